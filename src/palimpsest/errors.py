@@ -1,0 +1,56 @@
+"""Named errors. Every message says what happened, with which value, and what to do about it."""
+
+
+class PalimpsestError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class RequestError(PalimpsestError, ValueError):
+    """An edit request or an evaluation case is not usable as written."""
+
+
+class UnknownNameError(PalimpsestError, KeyError):
+    """A model, editor, profile, parameter or metric of that name does not exist."""
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        return f"unknown {self.kind} {self.name!r}; choose one of: {', '.join(self.known)}"
+
+
+class ResourceError(PalimpsestError, OSError):
+    """A pinned resource could not be fetched, verified or read."""
+
+
+class ModelError(PalimpsestError, ValueError):
+    """A network is of no supported family, or lacks what a family row promises."""
+
+
+class SiteError(PalimpsestError, RuntimeError):
+    """A site was asked for that does not exist, or never fired during a forward pass."""
+
+
+class NonFiniteError(PalimpsestError, ArithmeticError):
+    """A tensor holds NaN or infinity; nothing was changed."""
+
+
+class SingularProblemError(PalimpsestError, ArithmeticError):
+    """A least-squares problem has no unique solution; the message says what to raise."""
+
+
+class ShapeError(PalimpsestError, ValueError):
+    """Tensors do not fit together; the message names expected and given shapes."""
+
+
+class DataError(PalimpsestError, ValueError):
+    """A data file is malformed; the message lists the lines and the reasons."""
+
+
+class ProfileError(PalimpsestError, ValueError):
+    """A profile or a settings file holds a value that is not allowed."""
+
+
+class NotebookError(PalimpsestError, RuntimeError):
+    """A notebook failed or may not be run as asked; earlier results are untouched."""

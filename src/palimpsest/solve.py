@@ -1,0 +1,221 @@
+"""One least-squares problem behind every editor, solved in float64. Pure tensors, no model.
+
+    minimise over Δ (d_v, d_k):   ‖ΔK − R‖² + tr(Δ M Δᵀ) + λ‖Δ‖²     subject to   Δ = ΔP
+
+K (d_k, n) are the keys to edit, R (d_v, n) what each of them still lacks, M the second moment of what
+must be preserved, λ a ridge, P an orthogonal projector. MEMIT is M = λ₀C₀; AlphaEdit is a null-space P,
+λ = L2 and M = past keys; ROME is the same cost M under ΔK = R exactly (`solve_exact`).
+
+Two ways to the same Δ, both one symmetric positive definite Cholesky on range(P):
+
+    primal   Δ = R Xᵀ,       (M + λI + KKᵀ) X = K            one d_k × d_k system
+    dual     Δ = R G⁻¹ Yᵀ,   (M + λI) Y = K,  G = KᵀY + I    one n × n system when M is absent
+
+The published codes solve the unsymmetric (P(KKᵀ + M) + λI) Δᵀ = PKRᵀ in float32 instead, whose condition
+number also sees the protected part of K and can lose every digit.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError
+from palimpsest.projector import Projector
+
+CONDITION_LIMIT = 0.1 / torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The problem at the head of this module.
+
+    Args:
+        keys: K (d_k, n), one column per fact.
+        residual: R (d_v, n), wanted value minus present value of each key.
+        preserve: M (d_k, d_k), symmetric positive semidefinite; None for zero.
+        ridge: λ ≥ 0.
+        projector: P; None for the identity.
+
+    Raises:
+        ShapeError: if shapes do not fit or λ is negative.
+        NonFiniteError: if a tensor holds NaN or infinity.
+    """
+
+    keys: Float[Tensor, "d_k n"]
+    residual: Float[Tensor, "d_v n"]
+    preserve: Float[Tensor, "d_k d_k"] | None = None
+    ridge: float = 0.0
+    projector: Projector | None = None
+
+    def __post_init__(self) -> None:
+        d_k = self.keys.shape[0]
+        _expect("keys", self.keys, (d_k, self.keys.shape[-1]))
+        _expect("residual", self.residual, (self.residual.shape[0], self.keys.shape[1]))
+        if self.preserve is not None:
+            _expect("preserve", self.preserve, (d_k, d_k))
+        if self.projector is not None and self.projector.dim != d_k:
+            raise ShapeError(f"projector has width {self.projector.dim}, the keys have {d_k}")
+        if not self.ridge >= 0:
+            raise ShapeError(f"ridge must be 0 or more, got {self.ridge}")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An update and how far to trust it.
+
+    Attributes:
+        delta: Δ (d_v, d_k), float64.
+        condition: estimated 2-norm condition number of the factorised system (a lower bound, usually
+            within a few per cent); relative errors of Δ are of the order of 1e-16 times this.
+        fit: share of the residual left, ‖ΔK − R‖/‖R‖; 0 when R is zero.
+    """
+
+    delta: Float[Tensor, "d_v d_k"]
+    condition: float
+    fit: float
+
+
+def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) -> Solution:
+    """The unique minimiser of the problem.
+
+    Args:
+        problem: what to minimise.
+        path: force one of the two forms; by default the dual when M is absent and n is smaller than
+            the rank of P, else the primal.
+
+    Raises:
+        SingularProblemError: if the minimiser is not unique; the message says what to raise.
+
+    Source: MEMIT Eq. 14 (M = λ₀C₀) and AlphaEdit Eq. 14 (P, λ = L2) as one problem.
+    """
+    projector = _projector(problem)
+    if path is None:
+        few = problem.keys.shape[1] < projector.kept
+        path = "dual" if problem.preserve is None and few else "primal"
+    if projector.kept == 0 or problem.keys.shape[1] == 0:
+        return _solution(problem, torch.zeros_like(_zero_update(problem)), 1.0)
+    if path == "dual":
+        return _solve_dual(problem, projector, slack=1.0)
+    keys = projector.coordinates(problem.keys.double())
+    factor, condition = _factor(_metric(problem, projector) + keys @ keys.T, problem)
+    x = projector.embed(torch.cholesky_solve(keys, factor))
+    return _solution(problem, problem.residual.double() @ x.T, condition)
+
+
+def solve_exact(problem: LeastSquares) -> Solution:
+    """Minimise tr(Δ M Δᵀ) + λ‖Δ‖² subject to ΔK = R exactly and Δ = ΔP.
+
+    For one key and M = C₀ this is ROME's rank-one update Δ = r (C₀⁻¹k)ᵀ / (kᵀC₀⁻¹k); for several it is
+    EMMET's.
+
+    Raises:
+        SingularProblemError: if keys are linearly dependent on range(P), or M + λI is singular there.
+
+    Source: ROME Eq. 2; cost ‖r‖²/(kᵀC₀⁻¹k).
+    """
+    return _solve_dual(problem, _projector(problem), slack=0.0)
+
+
+def objective(problem: LeastSquares, delta: Float[Tensor, "d_v d_k"]) -> float:
+    """Value of the problem's objective at ``delta`` (the constraint is not checked)."""
+    delta = delta.double()
+    value = (delta @ problem.keys.double() - problem.residual.double()).square().sum()
+    value = value + problem.ridge * delta.square().sum()
+    if problem.preserve is not None:
+        value = value + (delta @ problem.preserve.double() * delta).sum()
+    return float(value)
+
+
+def _solve_dual(problem: LeastSquares, projector: Projector, slack: float) -> Solution:
+    """The N × N form; slack 1 gives the penalised problem, slack 0 the equality constraint."""
+    keys = projector.coordinates(problem.keys.double())
+    y, outer = _apply_inverse_metric(problem, projector, keys)
+    gram = keys.T @ y
+    gram = (gram + gram.T) / 2 + slack * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor, inner = _factor(gram, problem)
+    x = torch.cholesky_solve(projector.embed(y).T, factor)
+    return _solution(problem, problem.residual.double() @ x, max(inner, outer))
+
+
+def _apply_inverse_metric(
+    problem: LeastSquares, projector: Projector, keys: Float[Tensor, "c n"]
+) -> tuple[Float[Tensor, "c n"], float]:
+    """(M + λI)⁻¹ on range(P), applied to the keys, with its condition number."""
+    if problem.preserve is None:
+        if problem.ridge == 0:
+            raise SingularProblemError(_singular_message(problem, "no ridge and nothing preserved"))
+        return keys / problem.ridge, 1.0
+    factor, condition = _factor(_metric(problem, projector), problem)
+    return torch.cholesky_solve(keys, factor), condition
+
+
+def _metric(problem: LeastSquares, projector: Projector) -> Float[Tensor, "c c"]:
+    """M + λI on range(P), in the projector's coordinates."""
+    d_k = problem.keys.shape[0]
+    like = {"dtype": torch.float64, "device": problem.keys.device}
+    full = torch.zeros(d_k, d_k, **like) if problem.preserve is None else problem.preserve.double()
+    full = (full + full.T) / 2
+    full.diagonal().add_(problem.ridge)
+    return projector.restrict(full)
+
+
+def _factor(matrix: Float[Tensor, "c c"], problem: LeastSquares) -> tuple[Tensor, float]:
+    """Cholesky factor and condition number of a symmetric matrix that should be positive definite."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) != 0:
+        raise SingularProblemError(_singular_message(problem, f"pivot {int(info)} is not positive"))
+    condition = _condition(matrix, factor)
+    if condition > CONDITION_LIMIT:
+        raise SingularProblemError(_singular_message(problem, f"condition number {condition:.1e}"))
+    return factor, condition
+
+
+def _condition(matrix: Float[Tensor, "c c"], factor: Tensor, steps: int = 12) -> float:
+    """Condition number by power iterations on the matrix and on its inverse."""
+    start = torch.linspace(1.0, 2.0, len(matrix), dtype=matrix.dtype, device=matrix.device)
+    start = (start * (1 - 2 * (torch.arange(len(matrix), device=matrix.device) % 2)))[:, None]
+    big, small = start, start
+    for _ in range(steps):
+        big = matrix @ (big / big.norm())
+        small = torch.cholesky_solve(small / small.norm(), factor)
+    return float(big.norm() * small.norm())
+
+
+def _solution(problem: LeastSquares, delta: Tensor, condition: float) -> Solution:
+    if not torch.isfinite(delta).all():
+        raise SingularProblemError(_singular_message(problem, "the update is not finite"))
+    residual = problem.residual.double()
+    scale = residual.norm()
+    left = (delta @ problem.keys.double() - residual).norm()
+    return Solution(delta, condition, float(left / scale) if scale > 0 else 0.0)
+
+
+def _singular_message(problem: LeastSquares, what: str) -> str:
+    n = problem.keys.shape[1]
+    kept = _projector(problem).kept
+    return (
+        f"the problem has no unique solution ({what}): {n} keys on {kept} free directions, "
+        f"ridge {problem.ridge:g}, {'no preserve' if problem.preserve is None else 'preserve given'}. "
+        "Raise ridge above 0, give preserve a positive definite second moment (more tokens), or "
+        "remove repeated or dependent keys if the constraint must hold exactly"
+    )
+
+
+def _projector(problem: LeastSquares) -> Projector:
+    identity = Projector.identity(problem.keys.shape[0], problem.keys.device)
+    return problem.projector or identity
+
+
+def _zero_update(problem: LeastSquares) -> Tensor:
+    shape = problem.residual.shape[0], problem.keys.shape[0]
+    return torch.zeros(shape, dtype=torch.float64, device=problem.keys.device)
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ShapeError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"{name} holds NaN or infinity; nothing was solved")

@@ -1,0 +1,124 @@
+"""Shared types and the glossary of axes.
+
+Axes, used in every annotation and docstring:
+
+    d_k   width of a key: input of the edited weight (the MLP's hidden width)
+    d_v   width of a value: output of the edited weight (the model's hidden width)
+    n     facts in one problem; keys and values are columns, so K is (d_k, n), V is (d_v, n)
+    b, t  sequences in a batch, tokens in a sequence
+    r     rank of a projector or of its complement
+    m     steps of an optimisation
+
+Weights are always seen as W (d_v, d_k), so that W @ k is a value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from palimpsest.errors import RequestError
+
+SLOT = "{}"
+
+
+def _occurrences(text: str, part: str) -> int:
+    return text.count(part)
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to write into a model. It carries no paraphrases, so no method can see the test.
+
+    Args:
+        prompt: text with one ``{}`` where the subject stands; a prompt that contains the subject
+            itself exactly once is accepted and rewritten to that form.
+        subject: the entity the fact is about.
+        target: the new object, without a leading space.
+        id: any label; used in records and error messages.
+
+    Raises:
+        RequestError: if the subject is missing or occurs twice, or a text is empty.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "target"):
+            if not getattr(self, name).strip():
+                raise RequestError(
+                    f"request {self.id!r}: {name} is empty or only spaces "
+                    f"({getattr(self, name)!r}); give it a text"
+                )
+        if self.target != self.target.strip():
+            raise RequestError(
+                f"request {self.id!r}: target {self.target!r} begins or ends with a space; "
+                "remove it (the space before the target is added when it is tokenised)"
+            )
+        if SLOT not in self.prompt:
+            count = _occurrences(self.prompt, self.subject)
+            if count != 1:
+                raise RequestError(
+                    f"request {self.id!r}: subject {self.subject!r} occurs {count} times in prompt "
+                    f"{self.prompt!r}; write the prompt with one '{{}}' in the subject's place"
+                )
+            object.__setattr__(self, "prompt", self.prompt.replace(self.subject, SLOT))
+        if _occurrences(self.prompt, SLOT) != 1 or self.subject in self.prompt:
+            raise RequestError(
+                f"request {self.id!r}: subject {self.subject!r} must occur exactly once in prompt "
+                f"{self.prompt!r}; keep one '{{}}' and remove the other mentions"
+            )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace(SLOT, self.subject)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt and the object the unedited model should keep preferring there."""
+
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class EvalCase:
+    """One fact with all that is asked about it after an edit.
+
+    Attributes:
+        id: unique within its data set.
+        request: the edit itself.
+        target_true: the object before the edit; empty where the data set has none (ZsRE).
+        paraphrases: other wordings of the request's prompt, subject filled in.
+        neighbours: prompts about other subjects, each with its own true object.
+        relation: identifier of the relation (for example a Wikidata property), or empty.
+        perturbations: level 1 (light) to 6 (heavy) -> rewordings, subject filled in.
+    """
+
+    id: str
+    request: EditRequest
+    target_true: str
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Probe, ...] = ()
+    relation: str = ""
+    perturbations: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured value of one case, the row of every results table.
+
+    Attributes:
+        case: id of the case.
+        metric: name of the metric, as in ``palimpsest.metrics``.
+        value: mean over the case's prompts; success and accuracy lie in [0, 1].
+        prompts: number of prompts the mean is over.
+    """
+
+    case: str
+    metric: str
+    value: float
+    prompts: int
