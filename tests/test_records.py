@@ -122,7 +122,7 @@ def test_names_are_checked(results: Results) -> None:
         results.value("Gap 1", 2.0)
     with pytest.raises(DataError, match="'a b': use lower case"):
         results.table("a b", pd.DataFrame())
-    with pytest.raises(DataError, match="'../x' names no file"):
+    with pytest.raises(DataError, match=r"'\.\./x' names no file"):
         Results("../x", profile="smoke", parameters={})
 
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from palimpsest import paths
@@ -32,6 +33,7 @@ STAGING = "PALIMPSEST_RESULTS"
 
 UNITS = ("percent", "ratio", "count", "seconds", "norm", "score", "nats")
 OVER = ("cases", "seeds")
+Number = float | np.integer[Any] | np.floating[Any]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -135,9 +137,9 @@ class Results:
     def value(
         self,
         name: str,
-        value: float | str | bool,
-        low: float | None = None,
-        high: float | None = None,
+        value: Number | str | bool | np.bool_,
+        low: Number | None = None,
+        high: Number | None = None,
         *,
         unit: str = "score",
         over: str = "",
@@ -162,7 +164,7 @@ class Results:
         self.values[name] = entry
         _glue({name: entry["value"], f"{name}_text": readable(entry)})
 
-    def _check(self, name: str, unit: str, over: str, ends: Sequence[float | None]) -> None:
+    def _check(self, name: str, unit: str, over: str, ends: Sequence[Number | None]) -> None:
         if not _NAME.fullmatch(name):
             raise DataError(f"value name {name!r}: use lower case, digits and underscores")
         if name in self.values:
