@@ -96,7 +96,7 @@ def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) 
         few = problem.keys.shape[1] < projector.kept
         path = "dual" if problem.preserve is None and few else "primal"
     if projector.kept == 0 or problem.keys.shape[1] == 0:
-        return _solution(problem, torch.zeros_like(_zero_update(problem)), 1.0)
+        return _solution(problem, _zero_update(problem), 1.0)
     if path == "dual":
         return _solve_dual(problem, projector, slack=1.0)
     keys = projector.coordinates(problem.keys.double())
@@ -154,9 +154,11 @@ def _apply_inverse_metric(
 
 def _metric(problem: LeastSquares, projector: Projector) -> Float[Tensor, "c c"]:
     """M + λI on range(P), in the projector's coordinates."""
-    d_k = problem.keys.shape[0]
-    like = {"dtype": torch.float64, "device": problem.keys.device}
-    full = torch.zeros(d_k, d_k, **like) if problem.preserve is None else problem.preserve.double()
+    if problem.preserve is None:
+        d_k = problem.keys.shape[0]
+        full = torch.zeros(d_k, d_k, dtype=torch.float64, device=problem.keys.device)
+    else:
+        full = problem.preserve.double()
     full = (full + full.T) / 2
     full.diagonal().add_(problem.ridge)
     return projector.restrict(full)
