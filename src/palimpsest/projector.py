@@ -9,6 +9,7 @@ directions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,12 @@ def energy(share: float) -> Rule:
 def rank(r: int) -> Rule:
     """Keep exactly the ``r`` directions with the least key energy; protect the others."""
     _require(r >= 0, f"rank must be 0 or more, got {r}")
-    return Rule("rank", r, lambda s: max(len(s) - r, 0))
+
+    def protected(spectrum: Tensor) -> int:
+        _require(r <= len(spectrum), f"rank {r} is more than the {len(spectrum)} directions there are")
+        return len(spectrum) - r
+
+    return Rule("rank", r, protected)
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ class Projector:
         return float(self.apply(keys).square().sum() / total)
 
     # Coordinates on range(P), so that a solver needs no case distinction: with a basis they are
-    # r numbers per column; with a complement they stay d_k numbers and `restrict` pads the
-    # protected directions, where right-hand sides are zero, to keep the matrix invertible.
+    # r numbers per column; with a complement they stay d_k numbers, and `pad` fills the protected
+    # directions, where right-hand sides are zero, so that the matrix to factorise is invertible.
 
     def coordinates(self, x: Float[Tensor, "d_k n"]) -> Float[Tensor, "c n"]:
         """Columns of x, projected, in the coordinates the solver works in."""
@@ -138,16 +144,22 @@ class Projector:
         return self.basis.to(y) @ y if self.basis is not None else self.apply(y)
 
     def restrict(self, a: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "c c"]:
-        """The symmetric matrix ``a`` as it acts on range(P)."""
+        """The symmetric matrix ``a`` as it acts on range(P): Bᵀ a B, or P a P."""
         if self.basis is not None:
             b = self.basis.to(a)
             return b.T @ a @ b
+        return self.apply(self.apply(a).T)
+
+    def pad(self, a: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
+        """A restricted matrix with the mean of its eigenvalues on range(P) in protected directions.
+
+        The mean lies between the extremes, so the condition number stays that on range(P).
+        """
+        if self.basis is not None or self.kept == self.dim:
+            return a
         u = self._held.to(a)
-        inside = self.apply(self.apply(a).T)
-        if u.shape[1] == 0:
-            return inside
-        scale = inside.diagonal().sum() / max(self.kept, 1)
-        return inside + (scale if scale > 0 else 1.0) * (u @ u.T)
+        scale = a.diagonal().sum() / max(self.kept, 1)
+        return a + (scale if scale > 0 else 1.0) * (u @ u.T)
 
     @property
     def _held(self) -> Tensor:
@@ -156,18 +168,30 @@ class Projector:
         return held
 
 
-def null_space(c0: Float[Tensor, "d_k d_k"], rule: Rule | None = None) -> Projector:
+@runtime_checkable
+class HasValue(Protocol):
+    """Anything that carries a matrix as ``.value``, such as ``statistics.SecondMoment``."""
+
+    @property
+    def value(self) -> Tensor:
+        """The matrix."""
+        ...
+
+
+def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
     """Projector onto the directions in which the preserved keys have little energy.
 
     Args:
-        c0: mean second moment of the preserved keys, symmetric (an object with ``.value`` is taken too).
+        c0: mean second moment of the preserved keys (d_k, d_k), symmetric, or an object that holds it
+            as ``.value``.
         rule: where to draw the line; default ``absolute(2e-2)``, as published.
 
     Returns:
         Projector with the spectrum attached; basis or complement, whichever is smaller.
 
     Raises:
-        ShapeError: if ``c0`` is not square and symmetric, or is all zero.
+        ShapeError: if ``c0`` is not square and symmetric, is all zero, has a negative eigenvalue, or
+            the rule asks for more directions than there are.
         NonFiniteError: if ``c0`` holds NaN or infinity.
 
     Source: AlphaEdit Eq. 7 to 10 and its released code (threshold on the mean second moment).
@@ -176,6 +200,11 @@ def null_space(c0: Float[Tensor, "d_k d_k"], rule: Rule | None = None) -> Projec
     matrix = torch.as_tensor(getattr(c0, "value", c0)).double()
     _check_moment(matrix)
     values, vectors = torch.linalg.eigh(matrix)
+    _require(
+        float(values[0]) >= -1e-5 * float(values.abs().max()),
+        f"the second moment has the negative eigenvalue {float(values[0]):.1e}; a sum of k kᵀ has "
+        "none, so check what was collected",
+    )
     spectrum, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     protected = rule.protected(spectrum)
     if protected <= len(spectrum) // 2:
@@ -193,9 +222,7 @@ def _check_moment(matrix: Tensor) -> None:
         raise ShapeError("the second moment is all zero; collect it from at least one token")
     gap = (matrix - matrix.T).abs().max() / matrix.abs().max()
     if gap > 1e-6:
-        raise ShapeError(
-            f"the second moment must be symmetric; relative asymmetry {float(gap):.1e}"
-        )
+        raise ShapeError(f"the second moment must be symmetric; relative asymmetry {float(gap):.1e}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -26,6 +26,8 @@ from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError
 from palimpsest.projector import Projector
 
 CONDITION_LIMIT = 0.1 / torch.finfo(torch.float64).eps
+PROTECTED_KEY = 1e-12
+"""A key with a smaller share of its length inside range(P) has no part there but rounding."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class LeastSquares:
         projector: P; None for the identity.
 
     Raises:
-        ShapeError: if shapes do not fit or λ is negative.
+        ShapeError: if shapes do not fit, or λ is negative or infinite.
         NonFiniteError: if a tensor holds NaN or infinity.
     """
 
@@ -51,15 +53,15 @@ class LeastSquares:
     projector: Projector | None = None
 
     def __post_init__(self) -> None:
-        d_k = self.keys.shape[0]
-        _expect("keys", self.keys, (d_k, self.keys.shape[-1]))
-        _expect("residual", self.residual, (self.residual.shape[0], self.keys.shape[1]))
+        _expect("keys", self.keys, ("d_k", "n"))
+        d_k, n = self.keys.shape
+        _expect("residual", self.residual, ("d_v", n))
         if self.preserve is not None:
             _expect("preserve", self.preserve, (d_k, d_k))
         if self.projector is not None and self.projector.dim != d_k:
             raise ShapeError(f"projector has width {self.projector.dim}, the keys have {d_k}")
-        if not self.ridge >= 0:
-            raise ShapeError(f"ridge must be 0 or more, got {self.ridge}")
+        if not 0 <= self.ridge < float("inf"):
+            raise ShapeError(f"ridge must be 0 or more and finite, got {self.ridge}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) 
     if path == "dual":
         return _solve_dual(problem, projector, slack=1.0)
     keys = projector.coordinates(problem.keys.double())
-    factor, condition = _factor(_metric(problem, projector) + keys @ keys.T, problem)
+    system = projector.pad(_metric(problem, projector) + keys @ keys.T)
+    factor, condition = _factor(system, problem)
     x = projector.embed(torch.cholesky_solve(keys, factor))
     return _solution(problem, problem.residual.double() @ x.T, condition)
 
@@ -112,11 +115,19 @@ def solve_exact(problem: LeastSquares) -> Solution:
     EMMET's.
 
     Raises:
-        SingularProblemError: if keys are linearly dependent on range(P), or M + λI is singular there.
+        SingularProblemError: if keys are linearly dependent on range(P) or a key has no part in it,
+            or M + λI is singular there.
 
     Source: ROME Eq. 2; cost ‖r‖²/(kᵀC₀⁻¹k).
     """
-    return _solve_dual(problem, _projector(problem), slack=0.0)
+    projector = _projector(problem)
+    if problem.keys.shape[1] == 0:
+        return _solution(problem, _zero_update(problem), 1.0)
+    keys = problem.keys.double()
+    inside, length = projector.apply(keys).norm(dim=0), keys.norm(dim=0)
+    if (inside <= PROTECTED_KEY * length).any():
+        raise SingularProblemError(_singular_message(problem, "a key has no part in range(P)"))
+    return _solve_dual(problem, projector, slack=0.0)
 
 
 def objective(problem: LeastSquares, delta: Float[Tensor, "d_v d_k"]) -> float:
@@ -148,7 +159,7 @@ def _apply_inverse_metric(
         if problem.ridge == 0:
             raise SingularProblemError(_singular_message(problem, "no ridge and nothing preserved"))
         return keys / problem.ridge, 1.0
-    factor, condition = _factor(_metric(problem, projector), problem)
+    factor, condition = _factor(projector.pad(_metric(problem, projector)), problem)
     return torch.cholesky_solve(keys, factor), condition
 
 
@@ -176,14 +187,14 @@ def _factor(matrix: Float[Tensor, "c c"], problem: LeastSquares) -> tuple[Tensor
 
 
 def _condition(matrix: Float[Tensor, "c c"], factor: Tensor, steps: int = 12) -> float:
-    """Condition number by power iterations on the matrix and on its inverse."""
-    start = torch.linspace(1.0, 2.0, len(matrix), dtype=matrix.dtype, device=matrix.device)
-    start = (start * (1 - 2 * (torch.arange(len(matrix), device=matrix.device) % 2)))[:, None]
+    """Condition number by power iterations on the matrix and on its inverse, from four starts."""
+    seeded = torch.Generator().manual_seed(0)
+    start = torch.randn(len(matrix), 4, dtype=matrix.dtype, generator=seeded).to(matrix.device)
     big, small = start, start
     for _ in range(steps):
-        big = matrix @ (big / big.norm())
-        small = torch.cholesky_solve(small / small.norm(), factor)
-    return float(big.norm() * small.norm())
+        big = matrix @ (big / big.norm(dim=0))
+        small = torch.cholesky_solve(small / small.norm(dim=0), factor)
+    return float(big.norm(dim=0).max() * small.norm(dim=0).max())
 
 
 def _solution(problem: LeastSquares, delta: Tensor, condition: float) -> Solution:
@@ -202,7 +213,7 @@ def _singular_message(problem: LeastSquares, what: str) -> str:
         f"the problem has no unique solution ({what}): {n} keys on {kept} free directions, "
         f"ridge {problem.ridge:g}, {'no preserve' if problem.preserve is None else 'preserve given'}. "
         "Raise ridge above 0, give preserve a positive definite second moment (more tokens), or "
-        "remove repeated or dependent keys if the constraint must hold exactly"
+        "remove repeated, dependent or protected keys if the constraint must hold exactly"
     )
 
 
@@ -216,8 +227,13 @@ def _zero_update(problem: LeastSquares) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64, device=problem.keys.device)
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ShapeError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+def _expect(name: str, tensor: Tensor, shape: tuple[int | str, int | str]) -> None:
+    """Check a tensor's shape (a name stands for any length) and that it is finite."""
+    fits = tensor.ndim == len(shape) and all(
+        isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape))
+        raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
     if not torch.isfinite(tensor).all():
         raise NonFiniteError(f"{name} holds NaN or infinity; nothing was solved")
