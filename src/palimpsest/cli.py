@@ -1,0 +1,148 @@
+"""The command line. Every expected error is one message on standard error and exit status 2."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+import yaml
+
+from palimpsest.errors import PalimpsestError
+
+app = typer.Typer(
+    help="Sequential knowledge editing of language models, reproduced.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
+Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for this run, for example 0.")]
+
+
+def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the package's own errors into one message and exit status 2."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except PalimpsestError as error:
+            typer.echo(f"palimpsest: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return wrapper
+
+
+@app.command()
+@_clear_errors
+def fetch() -> None:
+    """Fetch and verify the embedded model and texts, once."""
+    from palimpsest import resources
+
+    resources.fetch_all()
+
+
+@app.command()
+@_clear_errors
+def run(
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook, or a path to one.")],
+    profile: Profile = "smoke",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Overrides the profile."),
+    ] = None,
+    gpu: Gpu = None,
+) -> None:
+    """Execute one notebook; its result replaces the earlier one only if it succeeded.
+
+    With -p the result goes to build/runs, since it is then no run of the profile.
+    """
+    from palimpsest import runner
+
+    overrides = _overrides(notebook, parameter or [])
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu)
+    state = "changed" if done.changed else "same as before"
+    typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
+
+
+def _overrides(notebook: str, texts: list[str]) -> dict[str, Any]:
+    """Values given as NAME=VALUE, in the types the notebook declares."""
+    from palimpsest.errors import ProfileError, UnknownNameError
+    from palimpsest.parameters import parsed, read_parameters
+    from palimpsest.profiles import find_notebook
+
+    path = find_notebook(notebook)
+    declared = read_parameters(path)
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ProfileError(f"-p {text}: write NAME=VALUE, for example -p seed=1")
+        if name not in declared:
+            raise UnknownNameError(f"parameter of {path.stem}", name, list(declared))
+        values[name] = parsed(declared[name], value)
+    return values
+
+
+@app.command()
+@_clear_errors
+def run_all(
+    profile: Profile = "laptop",
+    force: Annotated[bool, typer.Option("--force", help="Run fresh ones too.")] = False,
+    gpu: Gpu = None,
+) -> None:
+    """Run every notebook whose result is stale; after an interruption the same command resumes."""
+    from palimpsest import runner
+
+    runner.run_all(profile, force=force, gpu=gpu)
+
+
+@app.command()
+@_clear_errors
+def parameters(
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook, or a path to one.")],
+    profile: Profile = "smoke",
+) -> None:
+    """Print a notebook's parameters under a profile, as YAML for papermill's -f."""
+    from palimpsest.profiles import find_notebook, load_profile, parameters_for
+
+    values = parameters_for(load_profile(profile), find_notebook(notebook))
+    yaml.safe_dump(values, sys.stdout, sort_keys=False, allow_unicode=True)
+
+
+@app.command()
+@_clear_errors
+def status(profile: Profile = "laptop") -> None:
+    """Say of each notebook whether its result is up to date, and why not."""
+    from palimpsest import runner
+    from palimpsest.profiles import known_notebooks, load_profile
+
+    setting = load_profile(profile)
+    for name in known_notebooks():
+        typer.echo(f"{name}: {runner.stale(name, setting) or 'up to date'}")
+
+
+@app.command()
+@_clear_errors
+def book(profile: Profile = "laptop") -> None:
+    """Build the HTML book from the records of a profile; runs no notebook."""
+    from palimpsest.book import build
+
+    typer.echo(build.build(profile))
+
+
+@app.command()
+@_clear_errors
+def check_book() -> None:
+    """Open every page of the built book in a headless browser and report what is wrong."""
+    from palimpsest.book import browser_check
+
+    raise typer.Exit(browser_check.main())
+
+
+if __name__ == "__main__":
+    app()

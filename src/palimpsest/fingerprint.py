@@ -1,0 +1,119 @@
+"""What a result depends on, as one hash.
+
+Modification times mean nothing after a clone, so a result is stale when the content it came from has
+changed: the notebook's code, the package's code, the settings, the parameters, the data and the pinned
+resources. Prose, comments and docstrings do not count: correcting a sentence costs no hour of computing.
+"""
+
+import ast
+import hashlib
+import importlib
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from palimpsest import paths
+
+WITHOUT_EFFECT = {
+    "book": "turns records into pages",
+    "claims.py": "judges records that are already written",
+    "cli.py": "passes on parameters, which are hashed by value",
+    "fingerprint.py": "computes this hash",
+    "normalise.py": "tidies what a run has written",
+    "parameters.py": "checks parameters, which are hashed by value",
+    "profiles.py": "reads parameters, which are hashed by value",
+    "runner.py": "starts the notebook",
+}
+"""Parts of the package that cannot change a result, with the reason."""
+
+DATA = ("data/facts", "data/published", "config/models")
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()
+
+
+def code_of_notebook(notebook: Path) -> list[tuple[str, str]]:
+    """Id and source of each code cell, in order."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [(cell.id, str(cell.source)) for cell in cells if cell.cell_type == "code"]
+
+
+def _docstring_lines(source: str) -> set[int]:
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda) else []:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                lines |= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
+    return lines
+
+
+def bare_code(source: str) -> str:
+    """Python source without comments, docstrings, blank lines and trailing spaces."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    prose = _docstring_lines(source)
+    kept = (line.rstrip() for number, line in enumerate(lines, 1) if number not in prose)
+    return "\n".join(line for line in kept if line)
+
+
+def _files(folder: Path) -> list[Path]:
+    hidden = ("__pycache__", ".ipynb_checkpoints")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part in hidden for part in path.parts)
+    )
+
+
+def _tree(folder: Path, skip: Iterable[str] = ()) -> Iterable[bytes]:
+    """Names and contents below a folder, Python sources without their prose."""
+    for path in _files(folder):
+        name = path.relative_to(folder)
+        if name.parts[0] in skip:
+            continue
+        yield name.as_posix().encode()
+        content = path.read_bytes()
+        yield bare_code(content.decode()).encode() if path.suffix == ".py" else content
+
+
+def _pins() -> dict[str, str]:
+    pins = importlib.import_module("palimpsest.resources").PINS
+    return {name: pin.sha256 for name, pin in pins.items()}
+
+
+def components(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """One hash for each thing a result depends on, so that a change can be named.
+
+    Args:
+        notebook: path of the source.
+        parameters: all of them, as used.
+    """
+    root = paths.root()
+    as_text = {
+        "notebook code": code_of_notebook(notebook),
+        "parameters": dict(parameters),
+        "pinned resources": _pins(),
+    }
+    parts = {
+        name: _digest([json.dumps(content, sort_keys=True).encode()]) for name, content in as_text.items()
+    }
+    parts["package code"] = _digest(_tree(root / "src" / "palimpsest", WITHOUT_EFFECT))
+    parts["data and model settings"] = _digest(part for folder in DATA for part in _tree(root / folder))
+    return dict(sorted(parts.items()))
+
+
+def content_hash(parts: Mapping[str, str]) -> str:
+    """The hash of all components."""
+    return _digest(f"{name}={value}".encode() for name, value in sorted(parts.items()))
