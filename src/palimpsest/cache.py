@@ -1,0 +1,100 @@
+"""A content-addressed cache on disk: safetensors files named by the hash of everything they depend on.
+
+The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name
+and moved, so a killed process leaves nothing half-written.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from palimpsest.errors import ResourceError
+
+
+def cache_dir() -> Path:
+    """Root of the cache; created when first written to."""
+    return Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
+
+
+def digest(value: Any) -> str:
+    """Sha256 of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        ResourceError: if the disk is full or the folder cannot be written; ``path`` is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise ResourceError(f"cannot write in {path.parent}: {error}; choose another folder") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResourceError(
+            f"could not write {path}: {error}; free some space or set PALIMPSEST_CACHE to another disk. "
+            "What was there before is unchanged"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def tensors(
+    kind: str,
+    key: Mapping[str, Any],
+    compute: Callable[[], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The tensors that ``compute`` returns, read from disk when this key was computed before.
+
+    Args:
+        kind: folder inside the cache, for example ``statistics``.
+        key: everything the result depends on: model fingerprint, parameters, data hashes.
+        compute: called when the entry is missing.
+
+    Raises:
+        ResourceError: if the stored file is damaged; the message names it.
+    """
+    path = cache_dir() / kind / f"{digest(key)[:32]}.safetensors"
+    if not path.exists():
+        result = {name: t.detach().cpu().contiguous() for name, t in compute().items()}
+        with replacing(path) as temporary:
+            save_file(result, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Tensors of one safetensors file.
+
+    Raises:
+        ResourceError: if it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ResourceError(
+            f"cache file {path} is damaged ({error}); delete it and it will be computed again"
+        ) from error

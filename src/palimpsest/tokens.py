@@ -1,0 +1,95 @@
+"""The only code that talks to a tokenizer: special tokens, the space before a target, subject position, padding.
+
+Conventions. A prompt is encoded as the tokenizer does by default, with a beginning-of-sequence token where
+the model has one (Llama-3) and never with an end token. A target is encoded as a space plus the text,
+without special tokens, and its ids are appended to the prompt's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from palimpsest.errors import RequestError
+from palimpsest.types import SLOT, EditRequest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded sequences.
+
+    Attributes:
+        ids: token ids (b, t).
+        mask: True at real tokens (b, t).
+    """
+
+    ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+
+    @property
+    def positions(self) -> Int[Tensor, "b t"]:
+        """Position of each token in its own sequence; 0 at padding before it."""
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(self.ids.to(device), self.mask.to(device))
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a prompt, with the model's own beginning token and no end token."""
+    ids = list(tokenizer(text)["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+        ids.pop()
+    return ids
+
+
+def encode_target(tokenizer: Any, target: str) -> list[int]:
+    """Ids of ``" " + target``.
+
+    Raises:
+        RequestError: if the target is empty or gives no token.
+    """
+    ids = list(tokenizer(f" {target}", add_special_tokens=False)["input_ids"]) if target.strip() else []
+    if not ids:
+        raise RequestError(f"target {target!r} gives no token; give it a text")
+    return ids
+
+
+def encode_around_subject(tokenizer: Any, request: EditRequest, prefix: str = "") -> tuple[list[int], int]:
+    """Ids of ``prefix`` + the request's prompt, and the index of the subject's last token.
+
+    Args:
+        tokenizer: a fast tokenizer (offsets are needed).
+        request: prompt and subject.
+        prefix: a context in front of the prompt; holds no slot.
+
+    Raises:
+        RequestError: if the subject's last character belongs to no token.
+    """
+    before, after = request.prompt.split(SLOT)
+    text = prefix + before + request.subject + after
+    last = len(prefix + before + request.subject.rstrip()) - 1
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    hits = [i for i, (start, end) in enumerate(offsets) if start <= last < end]
+    if not hits:
+        raise RequestError(f"the subject {request.subject!r} has no token in {text!r}; check its characters")
+    return encode(tokenizer, text), hits[-1]
+
+
+def pad(
+    tokenizer: Any, sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
+) -> Batch:
+    """Sequences of ids as one batch; padding is masked, whatever its id."""
+    width = max(len(s) for s in sequences)
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    ids = torch.full((len(sequences), width), int(fill))
+    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        start = width - len(sequence) if side == "left" else 0
+        ids[row, start : start + len(sequence)] = torch.as_tensor(sequence)
+        mask[row, start : start + len(sequence)] = True
+    return Batch(ids, mask)
