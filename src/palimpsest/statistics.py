@@ -5,7 +5,6 @@ whatever special tokens the tokenizer adds at the start of a text, so does `key_
 counted.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,17 +118,14 @@ def key_statistics(
     Returns:
         One SecondMoment per layer, on the model's device.
     """
-    source = (
-        f"wikipedia-sample {PINS['wikipedia-sample'].sha256[:12]}, even articles"
-        if texts is None
-        else "own texts"
-    )
+    embedded = f"wikipedia-sample {PINS['wikipedia-sample'].sha256[:12]}, even articles"
+    source = embedded if texts is None else f"own texts {cache.digest(list(texts))[:12]}"
     key = {
         "model": fingerprint(model),
         "dtype": str(next(model.net.parameters()).dtype),
         "tokens": tokens,
         "window": window,
-        "texts": cache.digest(list(texts)) if texts is not None else source,
+        "texts": source,
     }
     found: dict[int, SecondMoment] = {}
     missing = []

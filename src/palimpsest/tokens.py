@@ -1,4 +1,4 @@
-"""The only code that talks to a tokenizer: special tokens, the space before a target, subject position, padding.
+"""The only code that talks to a tokenizer: special tokens, spaces before targets, subject position, padding.
 
 Conventions. A prompt is encoded as the tokenizer does by default, with a beginning-of-sequence token where
 the model has one (Llama-3) and never with an end token. A target is encoded as a space plus the text,
