@@ -48,12 +48,15 @@ def code_of_notebook(notebook: Path) -> list[tuple[str, str]]:
 
 
 def _docstring_lines(source: str) -> set[int]:
-    lines: set[int] = set()
+    """Numbers of the lines that hold nothing but a text standing as a statement."""
+    lines, found = source.splitlines(), set[int]()
     for node in ast.walk(ast.parse(source)):
-        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda) else []:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                lines |= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
-    return lines
+        if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+            continue
+        before = lines[node.lineno - 1].encode()[: node.col_offset]
+        if isinstance(node.value.value, str) and not before.strip():
+            found |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return found
 
 
 def bare_code(source: str) -> str:

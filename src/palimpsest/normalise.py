@@ -17,7 +17,8 @@ from palimpsest import paths
 _BAR = re.compile(r"\d+%\|.*|.*\d+(it|\w+)? \[\d+:\d\d.*|.*\[\d+:\d\d<.*")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
-_STYLED = re.compile(r"\bT_[0-9a-f]{5}\b")
+_STYLED = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' random name of a styled table
+_STAGING = re.compile(r"[\w.-]+\.tmp\.\w+/")
 COLOURS = 256
 """Size of a figure's palette; line charts and heat maps look the same with it."""
 
@@ -45,18 +46,17 @@ def _normalise_cell(cell: NotebookNode) -> None:
 def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
     kept: list[NotebookNode] = []
     for output in outputs:
-        if output.output_type == "stream":
-            if kept and kept[-1].get("name") == output.name:  # how a stream is cut varies
-                kept[-1].text += output.text
-                continue
-        else:
+        if output.output_type != "stream":
             for kind, content in output.get("data", {}).items():
                 output.data[kind] = _content(kind, content)
-        kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = without_bars(portable(output.text))
-    return [output for output in kept if output.output_type != "stream" or output.text]
+            kept.append(output)
+            continue
+        output.text = without_bars(portable(output.text))
+        if kept and kept[-1].get("name") == output.name:  # where a stream is cut varies
+            kept[-1].text += output.text
+        elif output.text:
+            kept.append(output)
+    return kept
 
 
 def without_bars(text: str) -> str:
@@ -72,8 +72,8 @@ def without_bars(text: str) -> str:
 
 
 def portable(text: str) -> str:
-    """Text without memory addresses, cell file names and this checkout's path."""
-    text = _CELL_FILE.sub("<cell>", _ADDRESS.sub("0x0", text))
+    """Text without memory addresses, names of temporary files and this checkout's path."""
+    text = _STAGING.sub("", _CELL_FILE.sub("<cell>", _ADDRESS.sub("0x0", text)))
     return text.replace(f"{paths.root()}/", "")
 
 

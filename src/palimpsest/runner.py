@@ -249,6 +249,18 @@ def refresh_prose(name: str | Path, profile: str) -> bool:
     return True
 
 
+def _in_own_process(command: list[str]) -> int:
+    """Exit status of a command; an interruption, which it gets too, waits until it has tidied up."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
+            process.kill()
+            raise
+
+
 def run_all(profile: str, *, force: bool = False, gpu: str | None = None) -> list[str]:
     """Run every notebook that is stale, each in a process of its own; returns the names run.
 
@@ -277,7 +289,7 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None) -> lis
         print(f"{line} ({reason})", flush=True)
         command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]
         command += [] if gpu is None else ["--gpu", gpu]
-        (ran if subprocess.run(command).returncode == 0 else failed).append(name)
+        (ran if _in_own_process(command) == 0 else failed).append(name)
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:
