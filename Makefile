@@ -1,0 +1,77 @@
+# Two commands matter: `make book` (run what is stale, build the book) and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PROFILE ?= laptop
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PALIMPSEST := $(BIN)/palimpsest
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup fetch book html test check lab bench lock clean lint notebooks
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v.major}.{v.minor}; call make with PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+setup: $(READY) ## make .venv from requirements.lock
+
+fetch: $(READY) ## download and verify the embedded model and texts, once
+	$(PALIMPSEST) fetch
+
+book: fetch ## run stale notebooks under PROFILE (default laptop), build the HTML book
+	$(PALIMPSEST) run-all --profile $(PROFILE)
+	$(PALIMPSEST) book --profile $(PROFILE)
+
+html: $(READY) ## build the book from the records the repository carries; runs no notebook
+	$(PALIMPSEST) book --profile $(PROFILE)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint ## the inner loop, at most two minutes: linters, types, fast tests
+	$(BIN)/python -m pytest -q -m "not slow and not model and not nightly"
+
+notebooks: fetch ## every notebook through papermill in the smoke profile, and through nbval
+	$(PALIMPSEST) run-all --profile smoke
+	PALIMPSEST_RESULTS="$$PWD/build/nbval" $(BIN)/python -m pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+test: fetch lint ## everything, at most thirty minutes on two cores
+	@mkdir -p build
+	$(BIN)/python -m pytest -m "not nightly" | tee build/pytest.log
+	$(MAKE) notebooks
+	$(PALIMPSEST) book --profile smoke
+	$(PALIMPSEST) book --profile laptop
+	@status=0; $(PALIMPSEST) check-book --profile laptop > build/browser.log || status=$$?; \
+	cat build/browser.log; \
+	echo "pytest:        $$(tail -n 1 build/pytest.log)"; \
+	echo "browser check: $$(tail -n 1 build/browser.log)"; \
+	test $$status = 0 -o $$status = 3
+
+lab: fetch ## Jupyter Lab with a kernel that sees the package
+	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3 (Palimpsest)"
+	$(BIN)/jupyter lab notebooks
+
+bench: fetch ## speed and memory of the library
+	$(BIN)/python scripts/bench.py
+
+lock: $(READY) ## rewrite requirements.lock and environment.yml; UPGRADE=1 takes newer versions
+	@if [ -n "$(UPGRADE)" ]; then $(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'; fi
+	$(BIN)/python scripts/lock.py
+	touch $(READY)
+
+clean: ## remove what can be made again, but not .venv and the cache of downloads
+	rm -rf build book/_pages book/_generated results/smoke results/*/*.tmp.*
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
