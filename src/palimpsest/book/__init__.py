@@ -1,0 +1,1 @@
+"""Generated pages and the extensions of the book build."""
