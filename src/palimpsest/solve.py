@@ -98,14 +98,13 @@ def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) 
         few = problem.keys.shape[1] < projector.kept
         path = "dual" if problem.preserve is None and few else "primal"
     if projector.kept == 0 or problem.keys.shape[1] == 0:
-        return _solution(problem, _zero_update(problem), 1.0)
+        return _nothing(problem)
     if path == "dual":
         return _solve_dual(problem, projector, slack=1.0)
     keys = projector.coordinates(problem.keys.double())
     system = projector.pad(_metric(problem, projector) + keys @ keys.T)
     factor, condition = _factor(system, problem)
-    x = projector.embed(torch.cholesky_solve(keys, factor))
-    return _solution(problem, problem.residual.double() @ x.T, condition)
+    return _solution(problem, projector, torch.cholesky_solve(keys, factor), condition)
 
 
 def solve_exact(problem: LeastSquares) -> Solution:
@@ -122,7 +121,7 @@ def solve_exact(problem: LeastSquares) -> Solution:
     """
     projector = _projector(problem)
     if problem.keys.shape[1] == 0:
-        return _solution(problem, _zero_update(problem), 1.0)
+        return _nothing(problem)
     keys = problem.keys.double()
     inside, length = projector.apply(keys).norm(dim=0), keys.norm(dim=0)
     if (inside <= PROTECTED_KEY * length).any():
@@ -147,8 +146,8 @@ def _solve_dual(problem: LeastSquares, projector: Projector, slack: float) -> So
     gram = keys.T @ y
     gram = (gram + gram.T) / 2 + slack * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, inner = _factor(gram, problem)
-    x = torch.cholesky_solve(projector.embed(y).T, factor)
-    return _solution(problem, problem.residual.double() @ x, max(inner, outer))
+    x = torch.cholesky_solve(y.T, factor).T
+    return _solution(problem, projector, x, max(inner, outer))
 
 
 def _apply_inverse_metric(
@@ -181,7 +180,7 @@ def _factor(matrix: Float[Tensor, "c c"], problem: LeastSquares) -> tuple[Tensor
     if int(info) != 0:
         raise SingularProblemError(_singular_message(problem, f"pivot {int(info)} is not positive"))
     condition = _condition(matrix, factor)
-    if condition > CONDITION_LIMIT:
+    if not condition <= CONDITION_LIMIT:  # also when it is not a number, after an overflow
         raise SingularProblemError(_singular_message(problem, f"condition number {condition:.1e}"))
     return factor, condition
 
@@ -197,13 +196,23 @@ def _condition(matrix: Float[Tensor, "c c"], factor: Tensor, steps: int = 12) ->
     return float(big.norm(dim=0).max() * small.norm(dim=0).max())
 
 
-def _solution(problem: LeastSquares, delta: Tensor, condition: float) -> Solution:
+def _solution(
+    problem: LeastSquares, projector: Projector, x: Float[Tensor, "c n"], condition: float
+) -> Solution:
+    """Δ = R Xᵀ, carried back from coordinates last, so that rounding stays inside range(P) too."""
+    residual = problem.residual.double()
+    delta = projector.embed(x @ residual.T).T
     if not torch.isfinite(delta).all():
         raise SingularProblemError(_singular_message(problem, "the update is not finite"))
-    residual = problem.residual.double()
-    scale = residual.norm()
-    left = (delta @ problem.keys.double() - residual).norm()
+    left, scale = (delta @ problem.keys.double() - residual).norm(), residual.norm()
     return Solution(delta, condition, float(left / scale) if scale > 0 else 0.0)
+
+
+def _nothing(problem: LeastSquares) -> Solution:
+    """The zero update: there is no key, or no direction to act in."""
+    shape = len(problem.residual), len(problem.keys)
+    zero = torch.zeros(shape, dtype=torch.float64, device=problem.keys.device)
+    return Solution(zero, 1.0, 1.0 if problem.residual.any() else 0.0)
 
 
 def _singular_message(problem: LeastSquares, what: str) -> str:
@@ -220,11 +229,6 @@ def _singular_message(problem: LeastSquares, what: str) -> str:
 def _projector(problem: LeastSquares) -> Projector:
     identity = Projector.identity(problem.keys.shape[0], problem.keys.device)
     return problem.projector or identity
-
-
-def _zero_update(problem: LeastSquares) -> Tensor:
-    shape = problem.residual.shape[0], problem.keys.shape[0]
-    return torch.zeros(shape, dtype=torch.float64, device=problem.keys.device)
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int | str, int | str]) -> None:
