@@ -1,0 +1,52 @@
+"""Shape and type checks inside the package, and how many random examples a property is tried on.
+
+The import hook must run before the first import of the package, hence here and not in a fixture:
+every jaxtyping annotation (shapes, dtypes) and every ordinary annotation of ``palimpsest`` is then
+checked at each call. A plain ``import palimpsest`` outside the tests is not slowed by it.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+install_import_hook("palimpsest", "typecheck.check")
+
+_SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "normal", max_examples=30, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "nightly", max_examples=300, deadline=None, print_blob=True, suppress_health_check=_SLOW_IS_FINE
+)
+
+
+def _nightly(config: pytest.Config) -> bool:
+    expression = config.getoption("-m") or ""
+    return "nightly" in expression and "not nightly" not in expression
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Examples per property: HYPOTHESIS_PROFILE, else 300 under ``-m nightly``, else 30."""
+    default = "nightly" if _nightly(config) else "normal"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", default))
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The package as users run it, without the type checks: for tests of its own error messages."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``-m nightly`` selects every property test; ``-m 'not nightly'`` deselects none of them."""
+    if not _nightly(config):
+        return
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("nightly")
