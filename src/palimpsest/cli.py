@@ -137,11 +137,11 @@ def book(profile: Profile = "laptop") -> None:
 
 @app.command()
 @_clear_errors
-def check_book() -> None:
+def check_book(profile: Profile = "laptop") -> None:
     """Open every page of the built book in a headless browser and report what is wrong."""
     from palimpsest.book import browser_check
 
-    raise typer.Exit(browser_check.main())
+    raise typer.Exit(browser_check.main(profile))
 
 
 if __name__ == "__main__":

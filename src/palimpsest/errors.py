@@ -54,3 +54,7 @@ class ProfileError(PalimpsestError, ValueError):
 
 class NotebookError(PalimpsestError, RuntimeError):
     """A notebook failed or may not be run as asked; earlier results are untouched."""
+
+
+class BookError(PalimpsestError, RuntimeError):
+    """The book was not built, or what was built is not as it should be."""

@@ -1,0 +1,194 @@
+"""Turn the executed notebooks of a profile into the pages of the book.
+
+Each page gets a banner that names the profile, a warning when the result is stale, the values of other
+profiles where someone has run them, and at its foot a box that says how it was made.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from palimpsest import paths, records
+from palimpsest.normalise import with_current_prose
+from palimpsest.profiles import Profile, find_notebook, known_notebooks, load_profile
+from palimpsest.runner import NOT_RUN, read_provenance, stale
+
+_TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
+_LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
+HIDDEN_PROFILES = ("smoke",)
+"""Never shown beside another profile: its numbers say nothing."""
+
+
+def assemble(profile: str) -> list[Path]:
+    """Write ``book/_pages`` and ``book/_generated`` from the records; returns the pages.
+
+    Args:
+        profile: whose executed notebooks become the pages.
+    """
+    setting = load_profile(profile)
+    pages, generated = paths.book_dir() / "_pages", paths.book_dir() / "_generated"
+    for folder in (pages, generated):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    written = [write_page(name, setting, pages) for name in known_notebooks()]
+    for writer, out in generators(generated):
+        writer(out)
+        written.append(out)
+    return written
+
+
+def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
+    """What writes the generated pages, and where each goes."""
+    claims, audit = import_module("palimpsest.claims"), import_module("palimpsest.book.audit")
+    return [
+        (lambda out: claims.write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
+        (audit.write_audit, folder / "audit.md"),
+    ]
+
+
+def write_page(name: str, setting: Profile, folder: Path) -> Path:
+    """One page: the executed notebook with what the build adds, or a stub where there is none."""
+    source = nbformat.read(find_notebook(name), as_version=4)
+    reason = stale(name, setting)
+    if reason == NOT_RUN:
+        path = folder / f"{name}.md"
+        path.write_text(stub(name, source, setting), "utf-8")
+        return path
+    results = paths.results_dir(setting.name)
+    executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
+    page = with_current_prose(executed, source) or executed
+    record_file = results / f"{name}.json"
+    record = records.read(record_file) if record_file.is_file() else {}
+    add_after_title(page, banner(setting, reason) + other_profiles(name, setting.name, record))
+    box = provenance_box(record, read_provenance(name, results), setting)
+    page.cells.append(_markdown(box, "provenance"))
+    path = folder / f"{name}.ipynb"
+    nbformat.write(page, path)
+    return path
+
+
+def title_of(notebook: NotebookNode) -> str:
+    """The first heading of a notebook."""
+    for cell in notebook.cells:
+        found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
+        if found:
+            return found.group(1).strip()
+    return "Untitled"
+
+
+def stub(name: str, source: NotebookNode, setting: Profile) -> str:
+    """A page for a result that has not been run; it keeps the labels that other pages refer to."""
+    text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
+    labels = "\n".join(_LABEL.findall(text))
+    return (
+        f"{labels}\n# {title_of(source)}: {NOT_RUN}\n\n"
+        f"```{{admonition}} {NOT_RUN.capitalize()}\n:class: warning\n"
+        f"There is no result of `{name}` in the profile {setting.name} ({setting.model}). "
+        f"Run `make book PROFILE={setting.name}`, or this one alone with "
+        f"`palimpsest run {name} --profile {setting.name}`.\n```\n"
+    )
+
+
+def banner(setting: Profile, reason: str | None) -> str:
+    """What every page says first: in which profile its numbers were made, and if they are stale."""
+    text = (
+        f"```{{admonition}} Profile {setting.name}: {setting.model}\n:class: note\n"
+        f"The numbers on this page come from {setting.description}. "
+        "Parameters, data and revision are in the box at the end.\n```\n"
+    )
+    if reason is None:
+        return text
+    return text + (
+        "\n```{admonition} Stale\n:class: warning\n"
+        f"This result is older than the sources it came from ({reason}). "
+        f"`make book PROFILE={setting.name}` runs it again.\n```\n"
+    )
+
+
+def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
+    """The values of the shown profile beside those of every other one that was run."""
+    columns = {shown: record.get("values", {})}
+    for path in sorted(paths.results_root().glob(f"*/{name}.json")):
+        if path.parent.name not in (shown, *HIDDEN_PROFILES):
+            columns[path.parent.name] = records.read(path)["values"]
+    if len(columns) == 1:
+        return ""
+    rows = list(dict.fromkeys(value for values in columns.values() for value in values))
+    lines = ["| value | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = [records.readable(values[row]) if row in values else "–" for values in columns.values()]
+        lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(map(_cell, cells)) + " |")
+    others = ", ".join(list(columns)[1:])
+    return (
+        f"\n````{{admonition}} Also run in: {others}\n:class: note dropdown\n\n"
+        + "\n".join(lines)
+        + "\n````\n"
+    )
+
+
+def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], setting: Profile) -> str:
+    """How the page was made, folded away."""
+    facts = dict(record.get("facts", {}))
+    rows = {
+        "profile": setting.name,
+        "parameters": _pairs(record.get("parameters", {})),
+        "model": _pairs(facts.pop("model", {"name": setting.model})),
+        "data": _pairs(facts.pop("data", {})),
+        "seed": facts.pop("seed", ""),
+        "dtype": facts.pop("dtype", ""),
+        "device": facts.pop("device", provenance.get("device", "")),
+        **{key: _pairs(value) for key, value in facts.items()},
+        "code revision": provenance.get("code_revision", "unknown"),
+        "content hash": provenance.get("content_hash", "")[:12],
+        "versions": _pairs(provenance.get("versions", {})),
+        "started": provenance.get("started", ""),
+        "wall time": f"{provenance.get('wall_seconds', 0):,.0f} s",
+        "peak memory": f"{provenance.get('peak_memory_mib', 0):,} MiB",
+    }
+    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items() if value != ""]
+    table = "\n".join(["| what | value |", "|---|---|", *lines])
+    return f"````{{admonition}} Provenance\n:class: note dropdown\n\n{table}\n````\n"
+
+
+def _pairs(content: Any) -> str:
+    """A mapping as ``name = value`` texts, long hashes cut to twelve digits."""
+    if not isinstance(content, Mapping):
+        return _short(content)
+    return ", ".join(f"{key} = {_pairs(value)}" for key, value in content.items())
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
+
+
+def _cell(value: Any) -> str:
+    """Text for a table cell, with nothing in it that markdown would read as markup."""
+    text = str(value).replace("\n", " ")
+    return re.sub(r"([\\|*_`$<>{}\[\]])", r"\\\1", text)
+
+
+def add_after_title(notebook: NotebookNode, text: str) -> None:
+    """Put markdown between a notebook's title and what follows it."""
+    for place, cell in enumerate(notebook.cells):
+        found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
+        if found:
+            before, after = cell.source[: found.end()], cell.source[found.end() :]
+            parts = [(before, cell.id), (text, "banner"), (after.strip(), "after-title")]
+            notebook.cells[place : place + 1] = _cells(parts)
+            return
+    notebook.cells.insert(0, _markdown(text, "banner"))
+
+
+def _cells(parts: Iterable[tuple[str, str]]) -> list[NotebookNode]:
+    return [_markdown(text, name) for text, name in parts if text]
+
+
+def _markdown(text: str, name: str) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(text, id=name)

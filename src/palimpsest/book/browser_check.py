@@ -1,0 +1,191 @@
+"""Open every page of the built book from disk in a headless browser and report what is wrong.
+
+Looked for: requests that leave the disk, errors on the console, links and anchors that lead nowhere,
+formulas and MyST roles left as text, pictures that do not load, a search that finds nothing. Screenshots
+in light and dark are kept for a look.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urldefrag, urlparse
+
+from palimpsest import paths
+from palimpsest.book.build import html_dir
+from palimpsest.errors import BookError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+NOT_RUN = (
+    "NOT RUN: no browser found; install Debian's or Ubuntu's package 'chromium' "
+    "(apt-get install chromium) or Google Chrome, and run 'make test' again"
+)
+SCHEMES = ("light", "dark")
+SEARCH_WORD = "edit"
+
+# Text of the page outside code and outside what MathJax has set.
+_TEXT = """() => {
+  const skip = 'pre, code, script, style, noscript, textarea, svg, mjx-container, template';
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    if (!walker.currentNode.parentElement.closest(skip)) found.push(walker.currentNode.data);
+  }
+  return found.join('\\n');
+}"""
+_FACTS = """() => ({
+  links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+  ids: [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name),
+  broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+  math: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
+  theme: document.documentElement.dataset.theme,
+})"""
+_SETTLED = """async () => {
+  if (window.MathJax && MathJax.startup && MathJax.startup.promise) await MathJax.startup.promise;
+  await Promise.allSettled([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }));
+}"""
+
+RAW = {
+    "raw TeX": re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$\$|\$[^\s$][^$\n]{0,80}\$"),
+    "raw MyST": re.compile(r"\{[a-z]+(:[a-z]+)?\}`|:::\{|```|^\([\w-]+\)=$", re.MULTILINE),
+}
+
+
+@dataclass
+class Report:
+    """What the check saw."""
+
+    faults: list[str] = field(default_factory=list)
+    anchors: dict[str, set[str]] = field(default_factory=dict)
+    links: dict[str, set[str]] = field(default_factory=dict)
+
+
+def find_browser() -> str | None:
+    """The first browser on the path that the check can use."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def check(html: Path, browser: str, screenshots: Path) -> Report:
+    """Visit every page in both colour schemes, then follow all links between them.
+
+    Args:
+        html: folder of the built book.
+        browser: executable.
+        screenshots: folder for the pictures; emptied first.
+    """
+    report = Report()
+    shutil.rmtree(screenshots, ignore_errors=True)
+    pages = sorted(path for path in html.rglob("*.html") if "_static" not in path.parts)
+    for scheme in SCHEMES:
+        with _tab(browser, scheme, report) as tab:
+            for path in pages:
+                name = path.relative_to(html).as_posix()
+                _visit(tab, path, f"{name} ({scheme})", scheme, report)
+                picture = name.removesuffix(".html").replace("/", "__")
+                tab.screenshot(path=screenshots / scheme / f"{picture}.png", full_page=True)
+            _search(tab, html, scheme, report)
+    report.faults += broken_links(report)
+    return report
+
+
+@contextmanager
+def _tab(browser: str, scheme: Any, report: Report) -> Iterator["Page"]:
+    """A tab that notes requests and errors in the report."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=browser, args=list(FLAGS))
+        tab = running.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()
+
+        def note(wrong: bool, kind: str, text: str) -> None:
+            if wrong:
+                report.faults.append(f"{Path(tab.url).name} ({scheme}): {kind}: {text}")
+
+        tab.on("request", lambda r: note(not is_local(r.url), "remote request", r.url))
+        tab.on("console", lambda m: note(m.type == "error", "console error", m.text))
+        tab.on("pageerror", lambda e: note(True, "page error", str(e)))
+        yield tab
+        running.close()
+
+
+def is_local(url: str) -> bool:
+    """Whether a request stays on this disk."""
+    return urlparse(url).scheme in ("file", "data", "blob", "about")
+
+
+def _visit(tab: "Page", path: Path, where: str, scheme: str, report: Report) -> None:
+    tab.goto(path.as_uri())
+    tab.evaluate(_SETTLED)
+    facts = tab.evaluate(_FACTS)
+    report.anchors[path.as_uri()] = set(facts["ids"])
+    report.links.setdefault(path.as_uri(), set()).update(facts["links"])
+    report.faults += [f"{where}: picture does not load: {source}" for source in facts["broken"]]
+    report.faults += [f"{where}: MathJax cannot read: {text}" for text in facts["math"]]
+    report.faults += [f"{where}: {fault}" for fault in raw_markup(tab.evaluate(_TEXT))]
+    if facts["theme"] != scheme:
+        report.faults.append(f"{where}: the page's theme is {facts['theme']!r}")
+
+
+def raw_markup(text: str) -> list[str]:
+    """Formulas and roles that reached the reader as markup."""
+    return [f"{kind}: {found[0]!r}" for kind, rule in RAW.items() if (found := rule.search(text))]
+
+
+def _search(tab: "Page", html: Path, scheme: str, report: Report) -> None:
+    tab.goto(f"{(html / 'search.html').as_uri()}?q={SEARCH_WORD}")
+    try:
+        tab.wait_for_selector("#search-results li a", timeout=10_000)
+    except Exception as error:  # playwright's own timeout class
+        report.faults.append(f"search.html ({scheme}): finds nothing for {SEARCH_WORD!r}: {error}")
+
+
+def broken_links(report: Report) -> list[str]:
+    """Links between pages whose file or anchor does not exist."""
+    faults = []
+    for page, links in sorted(report.links.items()):
+        for link in sorted(links):
+            target, anchor = urldefrag(link)
+            target = target.split("?")[0]
+            if not target.startswith("file:"):
+                continue
+            if not Path(unquote(urlparse(target).path)).is_file():
+                faults.append(f"{Path(page).name}: link to a missing file: {link}")
+            elif anchor and unquote(anchor) not in report.anchors.get(target, {unquote(anchor)}):
+                faults.append(f"{Path(page).name}: link to a missing anchor: {link}")
+    return faults
+
+
+def main(profile: str) -> int:
+    """Check the book of a profile; 0 if it passed, 1 if not, 3 if there is no browser.
+
+    Raises:
+        BookError: if that book has not been built.
+    """
+    html = html_dir(profile)
+    if not (html / "index.html").is_file():
+        raise BookError(f"{html} holds no book; build it with 'make html PROFILE={profile}'")
+    browser = find_browser()
+    if browser is None:
+        print(NOT_RUN)
+        return 3
+    screenshots = paths.build_dir() / "screenshots" / profile
+    report = check(html, browser, screenshots)
+    faults = sorted(set(report.faults))
+    print(*faults, f"screenshots are in {screenshots}", sep="\n")
+    verdict = "failed" if faults else "passed"
+    print(f"{verdict}: {len(report.anchors)} pages in light and dark, {len(faults)} faults")
+    return 1 if faults else 0

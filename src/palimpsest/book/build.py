@@ -1,0 +1,39 @@
+"""Build the HTML book strictly: every warning is an error."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from palimpsest import paths
+from palimpsest.book.assemble import assemble
+from palimpsest.errors import BookError
+
+STRICT = ("-W", "-n", "--keep-going", "-q")
+
+
+def html_dir(profile: str) -> Path:
+    """Folder of the built pages."""
+    return paths.build_dir() / "book" / profile / "_build" / "html"
+
+
+def build(profile: str) -> Path:
+    """Assemble and build the book of a profile; returns the path of its front page.
+
+    Raises:
+        BookError: if the build fails or warns; the messages are printed.
+    """
+    assemble(profile)
+    root = paths.root()
+    command = [
+        *(sys.executable, "-m", "jupyter_book", "build", str(root)),
+        *("--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")),
+        *("--path-output", str(html_dir(profile).parents[1]), *STRICT),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    index = html_dir(profile) / "index.html"
+    if done.returncode != 0 or not index.is_file():
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        raise BookError(
+            "the book was not built: the warnings above count as errors; correct the pages they name"
+        )
+    return index
