@@ -48,6 +48,10 @@ class DataError(PalimpsestError, ValueError):
     """A data file is malformed; the message lists the lines and the reasons."""
 
 
+class ScoreError(PalimpsestError, ValueError):
+    """Cases or measured values cannot be scored or averaged as given."""
+
+
 class ProfileError(PalimpsestError, ValueError):
     """A profile or a settings file holds a value that is not allowed."""
 
