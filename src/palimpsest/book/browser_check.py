@@ -59,6 +59,7 @@ _SETTLED = """async () => {
   await Promise.allSettled([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }));
 }"""
 
+_REDIRECT = re.compile(r'http-equiv="refresh"[^>]*url=([^">]+)', re.IGNORECASE)
 RAW = {
     "raw TeX": re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$\$|\$[^\s$][^$\n]{0,80}\$"),
     "raw MyST": re.compile(r"\{[a-z]+(:[a-z]+)?\}`|:::\{|```|^\([\w-]+\)=$", re.MULTILINE),
@@ -89,7 +90,7 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
     """
     report = Report()
     shutil.rmtree(screenshots, ignore_errors=True)
-    pages = sorted(path for path in html.rglob("*.html") if "_static" not in path.parts)
+    pages = real_pages(html, report)
     for scheme in SCHEMES:
         with _tab(browser, scheme, report) as tab:
             for path in pages:
@@ -100,6 +101,18 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
             _search(tab, html, scheme, report)
     report.faults += broken_links(report)
     return report
+
+
+def real_pages(html: Path, report: Report) -> list[Path]:
+    """All pages but those that only lead on to another, whose target is noted as a link."""
+    pages = []
+    for path in sorted(html.rglob("*.html")):
+        leads_to = _REDIRECT.search(path.read_text("utf-8"))
+        if leads_to:
+            report.links[path.as_uri()] = {(path.parent / leads_to.group(1)).as_uri()}
+        elif "_static" not in path.parts:
+            pages.append(path)
+    return pages
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def build(profile: str) -> Path:
     assemble(profile)
     root = paths.root()
     command = [
-        *(sys.executable, "-m", "jupyter_book", "build", str(root)),
+        *(str(Path(sys.executable).with_name("jupyter-book")), "build", str(root)),
         *("--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")),
         *("--path-output", str(html_dir(profile).parents[1]), *STRICT),
     ]

@@ -1,7 +1,10 @@
-"""Sphinx extension: formulas are set by a copy of MathJax inside the book, so it reads offline.
+"""Sphinx extension: the book reads from disk, without a network.
 
-The wheel sphinx-mathjax-offline carries MathJax with its fonts, 30 MB; the one file that draws formulas
-as SVG needs no fonts and is all that is copied.
+Formulas are set by a copy of MathJax inside the book. The wheel sphinx-mathjax-offline carries MathJax
+with its fonts, 30 MB; the one file that draws formulas as SVG needs no fonts and is all that is copied.
+
+jupyter-book loads sphinx-thebe always, which runs cells on a remote server and declares its script twice,
+an error on every page; what it adds is taken out again.
 """
 
 import importlib.util
@@ -9,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -41,8 +45,27 @@ def _copy(app: Sphinx, error: Exception | None) -> None:
         shutil.copyfile(source(), target)
 
 
+def _without_thebe(
+    _: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    for kind in ("script_files", "css_files"):
+        context[kind] = [
+            file
+            for file in context.get(kind, [])
+            if "thebe" not in f"{file} {getattr(file, 'attributes', '')}".lower()
+        ]
+
+
+def _without_thebe_settings(_: Sphinx, doctree: nodes.document, page: str) -> None:
+    for node in list(doctree.findall(nodes.raw)):
+        if "x-thebe-config" in node.astext():
+            node.parent.remove(node)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("config-inited", _use_the_copy, priority=900)
+    app.connect("doctree-resolved", _without_thebe_settings, priority=900)
+    app.connect("html-page-context", _without_thebe, priority=900)
     app.connect("build-finished", _copy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
