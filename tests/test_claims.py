@@ -127,10 +127,11 @@ def test_counterexample():
 
 
 def test_absent():
-    rule = Absent(effect="e", exact=("x",), tolerance=1e-8)
+    rule = Absent(what="carried over", effect="e", exact=("x",), tolerance=1e-8)
     assert label(rule, e=0, x=1e-12) == "wrong as printed"
     assert label(rule, e=0.1, x=1e-12) == "reproduced"
     assert label(rule, e=0, x=0.1) == "contradicted"
+    assert rule.judge({"e": entry(0), "x": entry(0)}).reason == "carried over: 0"
 
 
 @pytest.mark.parametrize(

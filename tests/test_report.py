@@ -81,6 +81,8 @@ def test_published_names_become_ours():
     ours = report.as_ours(report.published("alphaedit", 1, model="GPT-J", dataset="CounterFact"))
     assert {"unedited", "rome", "memit", "alphaedit"} <= set(ours["method"])
     assert {"efficacy", "generalisation", "specificity"} <= set(ours["metric"])
+    zsre = report.as_ours(report.published("alphaedit", 1, model="GPT-J", dataset="ZsRE"))
+    assert set(zsre["metric"]) == {"efficacy_tokens", "generalisation_tokens", "specificity_tokens"}
     plus = report.as_ours(report.published("alphaedit_plus", 1))
     assert "alphaedit_plus" in set(plus["method"])
 

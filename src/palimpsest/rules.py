@@ -184,6 +184,8 @@ class Absent(BaseRule):
     """A statement that relies on something whose computed size turns out to be zero."""
 
     kind: Literal["absent"] = "absent"
+    what: str = Field(min_length=1)
+    """What the text relies on, as the beginning of a sentence."""
     effect: str
     exact: tuple[str, ...] = ()
     tolerance: float = Field(1e-8, ge=0)
@@ -194,9 +196,8 @@ class Absent(BaseRule):
         size, error = abs(number(values, self.effect)), largest(values, self.exact)
         if error > self.tolerance:
             return Judgement("contradicted", f"the closed form beside it is off by {error:.2g}")
-        if size <= self.tolerance:
-            return Judgement("wrong as printed", f"what the text relies on has size {size:.2g}")
-        return Judgement("reproduced", f"what the text relies on occurs, with size {size:.2g}")
+        told = f"{self.what}: {size:.2g}"
+        return Judgement("wrong as printed" if size <= self.tolerance else "reproduced", told)
 
 
 class Effect(BaseRule):

@@ -25,6 +25,12 @@ PREFIXES: dict[str, str] = {
     "GR": "step size of values, and what a spread can be",
     "PL": "plausibility",
 }
+SOURCES: dict[str, str] = {
+    "alphaedit_plus": "AlphaEdit+",
+    "alphaedit": "AlphaEdit",
+    "labyrinth": "The Labyrinth and the Thread",
+    "uncertainty": "Diagnosing hidden instabilities",
+}
 OWN_CLAIMS = ("CL", "RK", "TX", "EQ", "SZ")
 """Checks of what the papers say; the others ask whether numbers fit together."""
 ANSWERS = ("yes", "no", "not checkable")
@@ -91,7 +97,8 @@ def _paper(name: str, rows: Sequence[Row], answer: str) -> str:
     fields = ("id", "place", "claim", "computed", "published", "note")
     lines = [[plain(row[field]) for field in fields] for row in picked]
     of = sum(row["paper"] == name for row in rows)
-    title = f"{name.replace('_', ' ')}: {len(picked)} of {of} checks"
+    title = " and ".join(SOURCES[part] for part in name.split(" / "))
+    title += f": {len(picked)} of {of} checks"
     return f"````{{dropdown}} {title}\n{table(head, lines)}\n````"
 
 

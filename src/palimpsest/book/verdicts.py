@@ -88,7 +88,7 @@ def _paper(paper: Paper, claims: Sequence[Claim], found: Found, profiles: Sequen
     for claim in claims:
         verdicts = [_label(claim, item) for item in found[claim.id]]
         row = [f"{{ref}}`{claim.id} <claim-{claim.id}>`", claim.place, claim.statement]
-        rows.append([*row, *verdicts, _evidence(found[claim.id]), _notebook(claim)])
+        rows.append([*row, *verdicts, _reason(found[claim.id]), _notebook(claim)])
     head = ["id", "place", "claim", *(f"`{name}`" for name in profiles), "found", "page"]
     source = f"Source: {{cite:t}}`{paper.cite}`.\n\n" if paper.cite else ""
     details = "\n\n".join(_detail(claim, found[claim.id]) for claim in claims)
@@ -104,10 +104,13 @@ def _label(claim: Claim, item: Verdict) -> str:
     return item.label
 
 
-def _evidence(verdicts: Sequence[Verdict]) -> str:
-    """The values behind the first profile that has any; the reason where the tables decide."""
-    if verdicts[0].profile == PUBLISHED:
-        return verdicts[0].reason
+def _reason(verdicts: Sequence[Verdict]) -> str:
+    """Why, under the first profile that has a verdict."""
+    return next((item.reason for item in verdicts if item.label != "not run"), "")
+
+
+def _values(verdicts: Sequence[Verdict]) -> str:
+    """The recorded values behind the first profile that has any."""
     shown = next((item.values for item in verdicts if item.values), {})
     return "; ".join(f"`{name}` {records.readable(entry)}" for name, entry in shown.items())
 
@@ -123,6 +126,8 @@ def _detail(claim: Claim, verdicts: Sequence[Verdict]) -> str:
     told = [f"**{claim.id}** ({KINDS[claim.kind]}; {claim.place})."]
     for item in verdicts[:1] if verdicts[0].profile == PUBLISHED else verdicts:
         told.append(f"*{item.label}* ({item.profile}): {item.reason}.")
+    if _values(verdicts):
+        told.append(f"Values: {_values(verdicts)}.")
     if claim.mathematics:
         told.append(f"On paper: {claim.mathematics}")
     if claim.audit is not None:
@@ -157,9 +162,8 @@ def _disagreement(claim: Claim, clashes: Sequence[Verdict]) -> str:
         f"Claim: {' '.join(claim.statement.split())}",
         *(f"Found ({item.profile}): *{item.label}*; {item.reason}." for item in seen),
     ]
-    evidence = _evidence(seen) if seen[0].profile != PUBLISHED else ""
-    if evidence:
-        lines.append(f"Values: {evidence}.")
+    if _values(seen):
+        lines.append(f"Values: {_values(seen)}.")
     if claim.mathematics:
         lines.append(f"What holds: {' '.join(claim.mathematics.split())}")
     page = _notebook(claim)
