@@ -1,0 +1,172 @@
+"""Reading record files: hashes, JSON and JSON lines, and the listing of malformed records."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.errors import DataError, RequestError
+from palimpsest.types import EvalCase
+
+LISTED = 20
+"""How many rejected records an error message names one by one."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that could not be used.
+
+    Attributes:
+        line: line of the file, from 1; for a file that is one JSON list, number of the record.
+        reason: what is wrong with it, with the value found.
+    """
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a data file held: the usable cases, and every record that is not usable.
+
+    Attributes:
+        cases: usable cases in file order.
+        rejected: the other records, in file order.
+        sha256: hash of the file, for the record of a run.
+    """
+
+    cases: list[EvalCase]
+    rejected: list[Rejected]
+    sha256: str
+
+
+def content_hash(path: str | Path) -> str:
+    """Sha256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_text(path: str | Path) -> str:
+    """Text of a UTF-8 file.
+
+    Raises:
+        DataError: if the file cannot be read or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def refusal(path: str | Path, rejected: list[Rejected], remedy: str) -> DataError:
+    """The error that lists malformed records, the first twenty of them one by one."""
+    lines = [f"  line {r.line}: {r.reason}" for r in rejected[:LISTED]]
+    if len(rejected) > LISTED:
+        lines.append(f"  and {len(rejected) - LISTED} more")
+    head = f"{path}: {len(rejected)} malformed record{'s' if len(rejected) > 1 else ''}:"
+    return DataError("\n".join([head, *lines, remedy]))
+
+
+def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalCase], strict: bool) -> Loaded:
+    """Parse every record of a JSON or JSON-lines file.
+
+    Args:
+        path: the file.
+        parse: makes a case of (record, 0-based index of the record), raising DataError or
+            RequestError with the reason where it cannot.
+        strict: raise if any record is malformed, instead of listing it in the result.
+
+    Raises:
+        DataError: if the file cannot be read, or (strict) holds a malformed record.
+    """
+    cases: list[EvalCase] = []
+    rejected: list[Rejected] = []
+    seen: dict[str, int] = {}
+    for index, (line, record) in enumerate(_records(path)):
+        try:
+            case = parse(_mapping(record), index)
+            if case.id in seen:
+                raise DataError(f"case id {case.id!r} was already used on line {seen[case.id]}")
+        except (DataError, RequestError) as error:
+            rejected.append(Rejected(line, str(error)))
+        else:
+            seen[case.id] = line
+            cases.append(case)
+    if rejected and strict:
+        remedy = (
+            f"correct the file, or pass strict=False to go on with the other {len(cases)} "
+            "records and find these in .rejected"
+        )
+        raise refusal(path, rejected, remedy)
+    return Loaded(cases, rejected, content_hash(path))
+
+
+def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line or record number, decoded record or the error met)."""
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), start=1)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}: not valid JSON ({error.msg} on line {error.lineno}); fetch it again"
+            ) from error
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _decoded(line)
+
+
+def _decoded(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return DataError(f"not valid JSON ({error.msg} at column {error.colno})")
+
+
+def _mapping(record: Any) -> Mapping[str, Any]:
+    if isinstance(record, DataError):
+        raise record
+    if not isinstance(record, Mapping):
+        raise DataError(f"a record must be a JSON object, not {type(record).__name__}")
+    return record
+
+
+def member(record: Mapping[str, Any], name: str) -> Any:
+    """A required member of a record, dots reaching into nested ones."""
+    value: Any = record
+    for step in name.split("."):
+        if not isinstance(value, Mapping) or step not in value:
+            raise DataError(f"field {name!r} is missing")
+        value = value[step]
+    return value
+
+
+def text_member(record: Mapping[str, Any], name: str) -> str:
+    """A required member that is a text of more than spaces; its outer spaces are cut off."""
+    value = member(record, name)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"field {name!r} must be a text, not {value!r}")
+    return value.strip()
+
+
+def texts_member(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A required member that is a list of texts."""
+    value = member(record, name)
+    if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+        raise DataError(f"field {name!r} must be a list of texts, not {value!r}")
+    return tuple(value)
+
+
+def perturbations_member(record: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+    """The optional ``perturbations`` member, which the original schemas do not have."""
+    if "perturbations" not in record:
+        return {}
+    try:
+        return {int(level): texts_member(record["perturbations"], level) for level in record["perturbations"]}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"field 'perturbations' must map levels to lists of texts: {error}") from error
