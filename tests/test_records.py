@@ -86,6 +86,7 @@ def test_a_failed_write_leaves_the_earlier_file(
     assert list(staging.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,9 +107,7 @@ def test_a_failed_write_leaves_the_earlier_file(
         ({"value": {1, 2}}, "gap.value is a set, which a record cannot hold"),
     ],
 )
-def test_what_a_value_may_not_be(
-    results: Results, arguments: dict[str, object], message: str
-) -> None:
+def test_what_a_value_may_not_be(results: Results, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         results.value("gap", **arguments)  # type: ignore[arg-type]
     assert results.values == {}

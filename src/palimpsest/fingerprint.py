@@ -26,7 +26,9 @@ WITHOUT_EFFECT = {
     "fingerprint.py": "computes this hash",
     "normalise.py": "tidies what a run has written",
     "parameters.py": "checks parameters, which are hashed by value",
+    "printed.py": "judges printed numbers",
     "profiles.py": "reads parameters, which are hashed by value",
+    "rules.py": "judges records that are already written",
     "runner.py": "starts the notebook",
 }
 """Parts of the package that cannot change a result, with the reason."""

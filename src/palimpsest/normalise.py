@@ -6,6 +6,7 @@ machine. Figures are stored as small PNG files.
 
 import base64
 import io
+import itertools
 import re
 from typing import Any
 
@@ -45,17 +46,25 @@ def _normalise_cell(cell: NotebookNode) -> None:
 
 def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
     kept: list[NotebookNode] = []
-    for output in outputs:
-        if output.output_type != "stream":
+    for streams, group in itertools.groupby(outputs, lambda out: out.output_type == "stream"):
+        if streams:
+            kept += _joined(list(group))
+            continue
+        for output in group:
             for kind, content in output.get("data", {}).items():
                 output.data[kind] = _content(kind, content)
             kept.append(output)
-            continue
-        output.text = without_bars(portable(output.text))
-        if kept and kept[-1].get("name") == output.name:  # where a stream is cut varies
-            kept[-1].text += output.text
-        elif output.text:
-            kept.append(output)
+    return kept
+
+
+def _joined(streams: list[NotebookNode]) -> list[NotebookNode]:
+    """What was printed, then what was reported: how the two are cut and interleaved varies."""
+    kept = []
+    for name in ("stdout", "stderr"):
+        parts = [stream for stream in streams if stream.name == name]
+        text = without_bars(portable("".join(part.text for part in parts)))
+        if text:
+            kept.append(NotebookNode({**parts[0], "text": text}))
     return kept
 
 
