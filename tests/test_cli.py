@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from clone import Clone, make_clone
+from typer.testing import CliRunner
+
+from palimpsest import cli, resources, runner
+from palimpsest.book import browser_check
+from palimpsest.errors import ResourceError
+
+COMMANDS = CliRunner()
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    return make_clone(tmp_path / "clone", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run 02_tiny", "unknown notebook '02_tiny'; choose one of: 01_tiny"),
+        ("run 01_tiny --profile lap", "unknown profile 'lap'; choose one of: laptop, smoke"),
+        ("run 01_tiny -p sed=1", "unknown parameter of 01_tiny 'sed'; choose one of: careful,"),
+        ("run 01_tiny -p seed=true", "parameter 'seed' is True (bool), but the notebook declares"),
+        ("run 01_tiny -p seed", "-p seed: write NAME=VALUE, for example -p seed=1"),
+        ("parameters 01_tiny --profile lap", "unknown profile 'lap'"),
+        ("run-all --profile lap", "unknown profile 'lap'"),
+        ("status --profile lap", "unknown profile 'lap'"),
+        ("book --profile lap", "unknown profile 'lap'"),
+        ("check-book", "holds no book; build it with 'make html PROFILE=laptop'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(clone: Clone, arguments: str, message: str) -> None:
+    result = COMMANDS.invoke(cli.app, arguments.split())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("palimpsest: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_fetch_reports_a_failed_download(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ResourceError("no network and an empty cache")
+
+    monkeypatch.setattr(resources, "fetch_all", fail)
+    result = COMMANDS.invoke(cli.app, ["fetch"])
+    assert (result.exit_code, result.stderr) == (2, "palimpsest: no network and an empty cache\n")
+
+
+def test_parameters_are_printed_for_papermill(clone: Clone) -> None:
+    result = COMMANDS.invoke(cli.app, ["parameters", "01_tiny", "--profile", "laptop"])
+    assert yaml.safe_load(result.stdout) == {
+        "profile": "laptop",
+        "seed": 2,
+        "rate": 0.5,
+        "careful": True,
+    }
+
+
+def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def pretend(notebook: str, profile: str, overrides: object, gpu: str | None) -> runner.Run:
+        seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu)
+        return runner.Run(Path("out.ipynb"), 61.0, True)
+
+    monkeypatch.setattr(runner, "run_notebook", pretend)
+    arguments = "run 01_tiny --profile laptop -p rate=1e-3 -p profile=7 -p careful=false --gpu 1"
+    result = COMMANDS.invoke(cli.app, arguments.split())
+    assert result.stdout == "out.ipynb (changed, 61 s)\n"
+    assert seen == {
+        "notebook": "01_tiny",
+        "profile": "laptop",
+        "overrides": {"rate": 1e-3, "profile": "7", "careful": False},
+        "gpu": "1",
+    }
+
+
+def test_status_says_what_is_stale_and_why(clone: Clone) -> None:
+    result = COMMANDS.invoke(cli.app, ["status"])
+    assert result.stdout == "01_tiny: not run yet in this profile\n"
+
+
+def test_without_a_browser_the_check_is_not_run_rather_than_passed(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    html = clone.root / "build/book/laptop/_build/html"
+    html.mkdir(parents=True)
+    (html / "index.html").touch()
+    monkeypatch.setattr(browser_check, "find_browser", lambda: None)
+    result = COMMANDS.invoke(cli.app, ["check-book"])
+    assert result.exit_code == 3
+    assert result.stdout.startswith("NOT RUN: no browser found; install")
+
+
+def test_outside_a_checkout_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(tmp_path))
+    result = COMMANDS.invoke(cli.app, ["status"])
+    assert result.exit_code == 2
+    assert "is not a checkout of Palimpsest" in result.stderr

@@ -1,0 +1,91 @@
+"""pyproject.toml, requirements.lock and environment.yml name the same versions."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+FIXED = [
+    *("jupyter-book", "jupyterlab", "matplotlib", "nbval", "papermill"),
+    *("pytest", "seaborn", "torch", "transformers"),
+]
+    "jupyter-book",
+    "jupyterlab",
+    "torch",
+    "transformers",
+    "matplotlib",
+    "seaborn",
+    "papermill",
+    "pytest",
+    "nbval",
+]
+
+
+def direct() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+
+
+def locked() -> dict[str, Version]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {name: Version(version) for name, version in pins}
+
+
+def conda() -> tuple[list[str], list[str]]:
+    """The conda and the pip section of environment.yml."""
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in content if isinstance(entry, dict))
+    return [entry for entry in content if isinstance(entry, str)], pip
+
+
+def test_the_lock_pins_every_line_exactly() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert lines[0].startswith("#")
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][\w.]*", line) for line in pins)
+    assert len(pins) == len(locked()) > 100
+
+
+@pytest.mark.parametrize("requirement", direct(), ids=lambda requirement: requirement.name)
+def test_every_direct_dependency_is_locked_to_a_version_it_admits(requirement: Requirement) -> None:
+    version = locked()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_packages_are_named_everywhere(name: str) -> None:
+    assert name in {canonicalize_name(requirement.name) for requirement in direct()}
+    assert f"{name}=={locked()[name]}" in conda()[1]
+
+
+def test_conda_installs_the_lock_and_agrees_with_it() -> None:
+    packages, pip = conda()
+    assert "python=3.11" in packages
+    assert "-r requirements.lock" in pip
+    assert "-e ." in pip
+    named = {entry for entry in pip if not entry.startswith("-")}
+    assert named == {
+        f"{name}=={locked()[name]}"
+        for name in (canonicalize_name(requirement.name) for requirement in direct())
+    }
+
+
+def test_torch_brings_its_own_cuda_and_optional_engines_stay_out() -> None:
+    unwanted = re.compile(r"nvidia|^cuda|^triton|^snakemake|^sentence-transformers")
+    assert [name for name in locked() if unwanted.search(name)] == []
+
+
+@pytest.mark.slow
+def test_what_is_installed_fits_together() -> None:
+    check = [sys.executable, "-m", "pip", "check"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
