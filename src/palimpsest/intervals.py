@@ -1,0 +1,178 @@
+"""How sure a mean is: seeded percentile bootstraps, over cases or over seeds, with numpy alone.
+
+Every function takes the seed as an argument and builds its own generator from it: the same values and seed
+give the same interval, whatever the order of the values. Units are those of the values.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from palimpsest.errors import ScoreError
+
+_DRAWS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with a confidence interval.
+
+    Attributes:
+        mean: of the values as given.
+        low: lower end.
+        high: upper end.
+        n: number of values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def bootstrap_mean(values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000) -> Interval:
+    """Percentile bootstrap interval of the mean (Efron 1979).
+
+    Resamples the values with replacement and takes the (1 - level)/2 and (1 + level)/2 quantiles of the
+    resampled means. It is somewhat narrow for few values (true coverage about 90 % at n = 10 for 95 %) and
+    has no width when all values are equal, which does not make their mean certain.
+
+    Args:
+        values: one number per case, (n,).
+        seed: of the generator made here.
+        level: share of repetitions the interval should cover.
+        resamples: number of resampled means.
+
+    Raises:
+        ScoreError: for fewer than two values, values that are not finite, or a level or number of resamples
+            that makes no sense.
+    """
+    sample = _checked(values, level, resamples)
+    mean = float(sample.mean())
+    if sample[0] == sample[-1]:
+        return Interval(float(sample[0]), float(sample[0]), float(sample[0]), len(sample))
+    generator = np.random.default_rng(seed)
+    means = np.concatenate(list(_resampled_means(sample, generator, resamples)))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), len(sample))
+
+
+def paired_difference(
+    a: Mapping[str, float] | pd.Series,
+    b: Mapping[str, float] | pd.Series,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """Interval of the mean of a - b over the same cases, matched by id whatever their order.
+
+    Narrower than two separate intervals suggest when hard cases are hard for both.
+
+    Args:
+        a: case id -> value, as a mapping or a series indexed by case id.
+        b: the same ids -> value.
+        seed: of the generator made here.
+        level: share of repetitions the interval should cover.
+        resamples: number of resampled means.
+
+    Raises:
+        ScoreError: if the ids differ or repeat, and as `bootstrap_mean`.
+    """
+    first, second = _by_case(a), _by_case(b)
+    alone = first.index.symmetric_difference(second.index)
+    if len(alone):
+        raise ScoreError(
+            f"{len(alone)} cases are on one side only, for example {list(alone[:3])}; "
+            "a paired difference needs the same cases on both sides: score both on one list"
+        )
+    return bootstrap_mean((first - second.loc[first.index]).to_numpy(), seed, level, resamples)
+
+
+def bootstrap_table(
+    frame: pd.DataFrame,
+    by: Sequence[str],
+    seed: int,
+    over: str = "case",
+    value: str = "value",
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> pd.DataFrame:
+    """`bootstrap_mean` of every group of a tidy table, each with the same seed.
+
+    Args:
+        frame: one row per group and case, as `palimpsest.evaluate.records_frame` gives it.
+        by: columns that tell the groups apart, for example method, metric and moment.
+        seed: of the generator made for each group, so that a group's interval does not depend on the others.
+        over: column of what is resampled; holds each value once per group.
+        value: column of the numbers.
+        level: share of repetitions the interval should cover.
+        resamples: number of resampled means.
+
+    Returns:
+        A table with the columns of ``by`` and mean, low, high, n; groups in their order of appearance.
+
+    Raises:
+        ScoreError: if a column is missing or a group holds a case twice, and as `bootstrap_mean`.
+    """
+    missing = [name for name in (*by, over, value) if name not in frame.columns]
+    if missing or not by:
+        raise ScoreError(
+            f"columns {missing or 'to group by'} are missing; the table has {list(frame.columns)}"
+        )
+    rows: list[dict[str, Any]] = []
+    for key, group in frame.groupby(list(by), sort=False, dropna=False):
+        _each_once(group[over], key)
+        try:
+            interval = bootstrap_mean(group[value].to_numpy(), seed, level, resamples)
+        except ScoreError as error:
+            raise ScoreError(f"group {key}: {error}") from error
+        rows.append(dict(zip(by, key, strict=True)) | vars(interval))
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.float64]:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) < 2:
+        raise ScoreError(
+            f"an interval needs a list of two or more values, got shape {sample.shape}; score more cases"
+        )
+    if not np.isfinite(sample).all():
+        raise ScoreError(
+            f"{int((~np.isfinite(sample)).sum())} of {len(sample)} values are not finite; "
+            "find out where they arise instead of averaging over them"
+        )
+    if not 0 < level < 1 or resamples < 1:
+        raise ScoreError(
+            f"level must lie between 0 and 1 and resamples be 1 or more, got {level} and {resamples}"
+        )
+    return np.sort(sample)
+
+
+def _resampled_means(
+    sample: NDArray[np.float64], generator: np.random.Generator, resamples: int
+) -> Iterator[NDArray[np.float64]]:
+    n = len(sample)
+    at_once = max(1, _DRAWS_AT_ONCE // n)
+    for start in range(0, resamples, at_once):
+        drawn = generator.integers(0, n, size=(min(at_once, resamples - start), n))
+        yield sample[drawn].mean(axis=1)
+
+
+def _by_case(values: Mapping[str, float] | pd.Series) -> "pd.Series[float]":
+    series = pd.Series(dict(values), dtype=float) if isinstance(values, Mapping) else values.astype(float)
+    if not series.index.is_unique:
+        twice = series.index[series.index.duplicated()][0]
+        raise ScoreError(f"case {twice!r} has more than one value; select one metric and moment first")
+    return series
+
+
+def _each_once(cases: pd.Series, key: Any) -> None:
+    if cases.duplicated().any():
+        raise ScoreError(
+            f"group {key} holds {cases.name} {cases[cases.duplicated()].iloc[0]!r} more than once; "
+            "group by the column that tells its rows apart as well"
+        )

@@ -1,0 +1,183 @@
+"""Bootstrap intervals: exact cases, coverage, seeds, pairing."""
+
+import subprocess
+import sys
+from random import Random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from palimpsest.errors import ScoreError
+from palimpsest.intervals import Interval, bootstrap_mean, bootstrap_table, paired_difference
+
+NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+
+
+def test_two_points_are_exact() -> None:
+    # resampled means are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4
+    assert bootstrap_mean([0.0, 1.0], seed=3) == Interval(0.5, 0.0, 1.0, 2)
+    assert bootstrap_mean([0.0, 1.0], seed=3, level=0.4) == Interval(0.5, 0.5, 0.5, 2)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(3, 10), (9, 10), (50, 100), (97, 100)])
+def test_zeros_and_ones_give_the_binomial_quantiles(hits: int, n: int) -> None:
+    found = bootstrap_mean([1] * hits + [0] * (n - hits), seed=0, resamples=100_000)
+    low, high = binom.ppf([0.025, 0.975], n, hits / n) / n
+    assert (found.mean, found.n) == (hits / n, n)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_equal_values_have_an_interval_without_width() -> None:
+    assert bootstrap_mean([0.1] * 7, seed=0) == Interval(0.1, 0.1, 0.1, 7)
+
+
+def test_coverage_of_a_normal_mean() -> None:
+    draws = np.random.default_rng(11).normal(5.0, 2.0, size=(400, 30))
+    found = [bootstrap_mean(row, seed=i, resamples=1000) for i, row in enumerate(draws)]
+    covered = np.mean([interval.low <= 5.0 <= interval.high for interval in found])
+    assert 0.90 <= covered <= 0.99
+    narrower = [bootstrap_mean(row, seed=i, level=0.5, resamples=1000) for i, row in enumerate(draws)]
+    assert 0.40 <= np.mean([interval.low <= 5.0 <= interval.high for interval in narrower]) <= 0.60
+
+
+def test_width_is_that_of_the_standard_error() -> None:
+    values = np.random.default_rng(5).normal(0.0, 1.0, 2000)
+    found = bootstrap_mean(values, seed=1)
+    expected = 1.96 * values.std() / np.sqrt(2000)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.05)
+
+
+def test_the_seed_and_nothing_else_decides() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    np.random.seed(1)  # noqa: NPY002 -- shows that the global generator is not used
+    first = bootstrap_mean(values, seed=7)
+    np.random.seed(2)  # noqa: NPY002
+    assert bootstrap_mean(values, seed=7) == first
+    other = bootstrap_mean(values, seed=8)
+    assert other.mean == first.mean
+    assert (other.low, other.high) != (first.low, first.high)
+
+
+@given(NUMBERS, st.randoms(use_true_random=False))
+def test_order_does_not_matter_and_the_interval_lies_within_the_values(
+    values: list[float], random: Random
+) -> None:
+    found = bootstrap_mean(values, seed=0, resamples=200)
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    assert bootstrap_mean(shuffled, seed=0, resamples=200) == found
+    slack = 1e-9 * max(map(abs, values))
+    assert min(values) - slack <= found.low <= found.high <= max(values) + slack
+
+
+def test_more_draws_than_fit_at_once_still_give_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    whole = bootstrap_mean(values, seed=0, resamples=333)
+    monkeypatch.setattr("palimpsest.intervals._DRAWS_AT_ONCE", 64 * 50)
+    assert bootstrap_mean(values, seed=0, resamples=333) == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, r"two or more values, got shape \(0,\); score more cases"),
+        ([1.0], {}, r"two or more values, got shape \(1,\)"),
+        ([[1.0, 2.0]], {}, r"two or more values, got shape \(1, 2\)"),
+        ([1.0, np.nan, np.inf], {}, "2 of 3 values are not finite"),
+        ([1.0, 2.0], {"level": 95.0}, "level must lie between 0 and 1 .*got 95.0"),
+        ([1.0, 2.0], {"resamples": 0}, "resamples be 1 or more, got 0.95 and 0"),
+    ],
+)
+def test_values_without_an_interval_are_refused(
+    values: list[Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ScoreError, match=message):
+        bootstrap_mean(values, seed=0, **options)
+
+
+def test_paired_difference_matches_cases_by_id() -> None:
+    a = {"x": 3.0, "y": 20.0, "z": 100.0}
+    b = {"z": 98.0, "x": 1.0, "y": 18.0}
+    assert paired_difference(a, b, seed=0) == Interval(2.0, 2.0, 2.0, 3)
+    assert paired_difference(pd.Series(b), pd.Series(a), seed=0) == Interval(-2.0, -2.0, -2.0, 3)
+
+
+def test_pairing_removes_what_cases_share() -> None:
+    generator = np.random.default_rng(3)
+    difficulty = generator.normal(0, 10, 200)
+    b = pd.Series(difficulty, index=[f"case {i}" for i in range(200)])
+    a = b + 0.5 + generator.normal(0, 0.1, 200)
+    paired = paired_difference(a.sample(frac=1, random_state=0), b, seed=0)
+    assert 0.4 < paired.low < 0.5 < paired.high < 0.6
+    alone = bootstrap_mean(a, seed=0)
+    assert alone.high - alone.low > 50 * (paired.high - paired.low)
+
+
+def test_paired_difference_refuses_other_cases_and_repeated_ones() -> None:
+    with pytest.raises(ScoreError, match=r"2 cases are on one side only, for example \['y', 'z'\]"):
+        paired_difference({"x": 1.0, "y": 2.0}, {"x": 1.0, "z": 2.0}, seed=0)
+    twice = pd.Series([1.0, 2.0, 3.0], index=["x", "x", "y"])
+    with pytest.raises(ScoreError, match="case 'x' has more than one value; select one metric"):
+        paired_difference(twice, twice, seed=0)
+
+
+def scores() -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    rows = [
+        {"method": method, "metric": metric, "case": f"c{i}", "value": float(generator.random() < rate)}
+        for method, rate in (("memit", 0.9), ("alphaedit", 0.7))
+        for metric in ("specificity", "efficacy")
+        for i in range(20)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_table_is_the_interval_of_every_group() -> None:
+    frame = scores()
+    table = bootstrap_table(frame, by=["method", "metric"], seed=4)
+    assert list(table.columns) == ["method", "metric", "mean", "low", "high", "n"]
+    assert list(table["method"] + " " + table["metric"]) == [
+        "memit specificity",
+        "memit efficacy",
+        "alphaedit specificity",
+        "alphaedit efficacy",
+    ]
+    for row in table.to_dict("records"):
+        method, metric = row.pop("method"), row.pop("metric")
+        values = frame[(frame["method"] == method) & (frame["metric"] == metric)]["value"]
+        assert row == vars(bootstrap_mean(values, seed=4))
+
+
+def test_a_group_does_not_depend_on_the_others() -> None:
+    frame = scores()
+    alone = bootstrap_table(frame[frame["method"] == "alphaedit"], by=["method", "metric"], seed=4)
+    table = bootstrap_table(frame, by=["method", "metric"], seed=4)
+    pd.testing.assert_frame_equal(alone, table.iloc[2:].reset_index(drop=True))
+
+
+def test_table_over_seeds() -> None:
+    frame = pd.DataFrame({"method": "memit", "seed": [0, 1, 2], "value": [1.0, 1.0, 1.0]})
+    table = bootstrap_table(frame, by=["method"], seed=0, over="seed")
+    assert table.to_dict("records") == [{"method": "memit", "mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}]
+
+
+def test_table_refuses_what_it_would_have_to_guess() -> None:
+    frame = scores()
+    with pytest.raises(ScoreError, match=r"group \('memit',\) holds case 'c0' more than once; group by"):
+        bootstrap_table(frame, by=["method"], seed=0)
+    with pytest.raises(ScoreError, match=r"columns \['moment'\] are missing; the table has \['method'"):
+        bootstrap_table(frame, by=["method", "moment"], seed=0)
+    with pytest.raises(ScoreError, match="columns to group by are missing"):
+        bootstrap_table(frame, by=[], seed=0)
+    with pytest.raises(ScoreError, match=r"group \('memit', 'efficacy'\): an interval needs .* shape \(1,\)"):
+        bootstrap_table(frame.iloc[[20]], by=["method", "metric"], seed=0)
+
+
+def test_intervals_need_no_torch() -> None:
+    code = "import sys, palimpsest.intervals; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
