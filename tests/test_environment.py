@@ -17,16 +17,6 @@ FIXED = [
     *("jupyter-book", "jupyterlab", "matplotlib", "nbval", "papermill"),
     *("pytest", "seaborn", "torch", "transformers"),
 ]
-    "jupyter-book",
-    "jupyterlab",
-    "torch",
-    "transformers",
-    "matplotlib",
-    "seaborn",
-    "papermill",
-    "pytest",
-    "nbval",
-]
 
 
 def direct() -> list[Requirement]:
