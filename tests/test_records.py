@@ -59,7 +59,7 @@ def test_without_a_runner_the_repository_not_the_current_folder_is_used(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
-    (repository / "notebooks").mkdir(parents=True)
+    (repository / "config" / "profiles").mkdir(parents=True)
     (repository / "pyproject.toml").touch()
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

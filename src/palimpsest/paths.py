@@ -14,14 +14,14 @@ def root() -> Path:
     """The repository's root: ``PALIMPSEST_ROOT``, else the checkout that holds this package.
 
     Raises:
-        NotebookError: if neither holds the project's ``pyproject.toml`` and ``notebooks`` folder.
+        NotebookError: if neither holds the project's ``pyproject.toml`` and ``config/profiles``.
     """
     given = os.environ.get("PALIMPSEST_ROOT")
     folder = Path(given).expanduser() if given else Path(__file__).parents[2]
-    if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+    if (folder / "pyproject.toml").is_file() and (folder / "config" / "profiles").is_dir():
         return folder.resolve()
     raise NotebookError(
-        f"{folder} is not a checkout of Palimpsest (no pyproject.toml beside a notebooks folder); "
+        f"{folder} is not a checkout of Palimpsest (no pyproject.toml beside config/profiles); "
         "install the package with 'pip install -e .' in a clone, "
         "or set PALIMPSEST_ROOT to the clone's folder"
     )
