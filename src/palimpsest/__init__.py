@@ -1,1 +1,47 @@
-"""Sequential knowledge editing of language models: one library behind every notebook of the book."""
+"""Sequential knowledge editing of language models: one library behind every notebook of the book.
+
+The names below are imported when first used, so that parts without a network (records, claims, reports, the
+command line) start without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.apply import WeightDelta as WeightDelta
+    from palimpsest.apply import commit as commit
+    from palimpsest.apply import installed as installed
+    from palimpsest.editors import AlphaEdit as AlphaEdit
+    from palimpsest.editors import Memit as Memit
+    from palimpsest.editors import Rome as Rome
+    from palimpsest.editors import State as State
+    from palimpsest.editors import edit as edit
+    from palimpsest.editors import editor_for as editor_for
+    from palimpsest.evaluate import evaluate as evaluate
+    from palimpsest.model import EditableModel as EditableModel
+    from palimpsest.model import generate as generate
+    from palimpsest.model import load as load
+    from palimpsest.types import EditRequest as EditRequest
+    from palimpsest.types import EvalCase as EvalCase
+
+_HOMES = {
+    "apply": ("WeightDelta", "commit", "installed"),
+    "editors": ("AlphaEdit", "Memit", "Rome", "State", "edit", "editor_for"),
+    "evaluate": ("evaluate",),
+    "model": ("EditableModel", "generate", "load"),
+    "types": ("EditRequest", "EvalCase"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f"palimpsest.{_HOME_OF[name]}"), name)
+    try:
+        return import_module(f"palimpsest.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"palimpsest.{name}":
+            raise
+        raise AttributeError(f"module 'palimpsest' has no attribute {name!r}") from None

@@ -123,7 +123,9 @@ def load(
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else None)
     source = unpacked_model() if str(name) == "smollm2-135m" else str(name)
     try:
-        net = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", trust_remote_code=False)
+        net: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or "auto", trust_remote_code=False
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise UnknownNameError(
@@ -192,10 +194,11 @@ def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_
 
 
 def fingerprint(model: EditableModel) -> str:
-    """A hash of all weights as they are now, edits included; changes when any bit changes.
+    """A hash of all weights as they are now, edits included; changes when a bit changes.
 
-    Exact integer checksums of the bits, weighted by position, so it does not depend on the number of
-    threads and costs one pass over the weights on whatever device they are.
+    Exact integer checksums of the bits by row and by column, weighted by position, so it does not depend on
+    the number of threads and costs one pass over the weights on whatever device they are. It guards
+    against mistakes, not against forgery.
     """
     sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
     return digest({"sums": sums, "vocabulary": len(model.tokenizer)})

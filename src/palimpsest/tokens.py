@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from palimpsest.errors import RequestError
-from palimpsest.types import SLOT, EditRequest
+from palimpsest.types import SLOT
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,27 @@ def encode_target(tokenizer: Any, target: str) -> list[int]:
     return ids
 
 
-def encode_around_subject(tokenizer: Any, request: EditRequest, prefix: str = "") -> tuple[list[int], int]:
-    """Ids of ``prefix`` + the request's prompt, and the index of the subject's last token.
+def encode_around_subject(
+    tokenizer: Any, prompt: str, subject: str, prefix: str = ""
+) -> tuple[list[int], int]:
+    """Ids of ``prefix`` + the filled prompt, and the index of the subject's last token.
 
     Args:
         tokenizer: a fast tokenizer (offsets are needed).
-        request: prompt and subject.
-        prefix: a context in front of the prompt; holds no slot.
+        prompt: text with one ``{}`` for the subject.
+        subject: the entity.
+        prefix: a context in front of the prompt; may hold braces, they are left alone.
 
     Raises:
         RequestError: if the subject's last character belongs to no token.
     """
-    before, after = request.prompt.split(SLOT)
-    text = prefix + before + request.subject + after
-    last = len(prefix + before + request.subject.rstrip()) - 1
+    before, after = prompt.split(SLOT)
+    text = prefix + before + subject + after
+    last = len(prefix + before + subject.rstrip()) - 1
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     hits = [i for i, (start, end) in enumerate(offsets) if start <= last < end]
     if not hits:
-        raise RequestError(f"the subject {request.subject!r} has no token in {text!r}; check its characters")
+        raise RequestError(f"the subject {subject!r} has no token in {text!r}; check its characters")
     return encode(tokenizer, text), hits[-1]
 
 

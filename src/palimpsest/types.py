@@ -12,6 +12,7 @@ Axes, used in every annotation and docstring:
 Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +21,9 @@ from palimpsest.errors import RequestError
 SLOT = "{}"
 
 
-def _occurrences(text: str, part: str) -> int:
-    return text.count(part)
+def _mentions(text: str, subject: str) -> int:
+    """How often the subject stands in a text as words of its own."""
+    return len(re.findall(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,23 @@ class EditRequest:
                 "remove it (the space before the target is added when it is tokenised)"
             )
         if SLOT not in self.prompt:
-            count = _occurrences(self.prompt, self.subject)
+            count = _mentions(self.prompt, self.subject)
             if count != 1:
                 raise RequestError(
                     f"request {self.id!r}: subject {self.subject!r} occurs {count} times in prompt "
                     f"{self.prompt!r}; write the prompt with one '{{}}' in the subject's place"
                 )
-            object.__setattr__(self, "prompt", self.prompt.replace(self.subject, SLOT))
-        if _occurrences(self.prompt, SLOT) != 1 or self.subject in self.prompt:
+            whole = rf"(?<!\w){re.escape(self.subject)}(?!\w)"
+            object.__setattr__(self, "prompt", re.sub(whole, SLOT, self.prompt))
+        if self.prompt.count(SLOT) != 1 or self._mentioned_again():
             raise RequestError(
                 f"request {self.id!r}: subject {self.subject!r} must occur exactly once in prompt "
                 f"{self.prompt!r}; keep one '{{}}' and remove the other mentions"
             )
+
+    def _mentioned_again(self) -> bool:
+        # One-word function words ("is", "a") may well be part of a sentence and a subject elsewhere.
+        return len(self.subject) > 3 and _mentions(self.prompt, self.subject) > 0
 
     @property
     def text(self) -> str:

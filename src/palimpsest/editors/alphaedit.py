@@ -1,0 +1,78 @@
+"""AlphaEdit: null-space constrained knowledge editing (Fang et al., ICLR 2025), Eq. 14.
+
+    Δ = R Kᵀ P (K_p K_pᵀ P + K Kᵀ P + λ I)⁻¹        P: null space of C₀, K_p: keys of earlier edits
+
+Departures from the released code: earlier keys enter as columns with no residual, so the system is
+facts × facts and symmetric (Cholesky, float64) where the released one is d_k × d_k, unsymmetric and float32;
+P is kept as a basis or its complement; keys of the edited model are not computed twice. C₀ is that of the
+model at the first edit of a sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from palimpsest.apply import Edit
+from palimpsest.editors.base import State, edit_layers, start
+from palimpsest.model import EditableModel
+from palimpsest.projector import PUBLISHED_THRESHOLD, Projector, absolute, energy, null_space, relative
+from palimpsest.settings import ContextSettings, TargetSettings
+from palimpsest.solve import LeastSquares
+from palimpsest.types import EditRequest
+
+RULES = {"absolute": absolute, "relative": relative, "energy": energy}
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class AlphaEdit:
+    """AlphaEdit with its settings.
+
+    Attributes:
+        layers: edited layers, ascending.
+        ridge: λ, called L2 in the released code.
+        rule: how the null space is cut, with `threshold` as its number.
+        threshold: 2e-2 on the mean second moment, as published.
+        keep_past: add the keys of earlier edits (released: yes).
+        statistics_tokens: tokens of text behind C₀.
+        targets: how values are optimised.
+        contexts: prefixes they are averaged over.
+    """
+
+    layers: tuple[int, ...]
+    ridge: float = Field(default=10.0, gt=0)
+    rule: Literal["absolute", "relative", "energy"] = "absolute"
+    threshold: float = Field(default=PUBLISHED_THRESHOLD, ge=0)
+    keep_past: bool = True
+    statistics_tokens: int = Field(default=100_000, ge=1)
+    targets: TargetSettings = TargetSettings()
+    contexts: ContextSettings = ContextSettings()
+
+    def edit(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+    ) -> tuple[Edit, State]:
+        """Write all requests in one batch; see `palimpsest.edit`."""
+        state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
+        projectors = state.projectors or self._projectors(state)
+
+        def problem(layer: int, keys: Tensor, residual: Tensor) -> LeastSquares:
+            past = state.past.get(layer, keys[:, :0])
+            nothing = residual.new_zeros(len(residual), past.shape[1])
+            return LeastSquares(
+                torch.cat([keys, past], 1),
+                torch.cat([residual, nothing], 1),
+                ridge=self.ridge,
+                projector=projectors[layer],
+            )
+
+        edit, keys = edit_layers(model, requests, self.layers, self.targets, state.contexts, problem)
+        past = {layer: torch.cat([state.past.get(layer, k[:, :0]), k], 1) for layer, k in keys.items()}
+        return edit, replace(state, projectors=projectors, past=past if self.keep_past else {})
+
+    def _projectors(self, state: State) -> dict[int, Projector]:
+        rule = RULES[self.rule](self.threshold)
+        return {layer: null_space(state.moments[layer], rule) for layer in self.layers}

@@ -1,0 +1,128 @@
+"""What editors share: the contract, the state of a sequence, and the spread of one residual over layers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from palimpsest.apply import Edit, WeightDelta
+from palimpsest.contexts import sample_contexts
+from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
+from palimpsest.projector import Projector
+from palimpsest.settings import ContextSettings, TargetSettings
+from palimpsest.solve import LeastSquares, Solution, solve
+from palimpsest.statistics import key_statistics
+from palimpsest.subjects import subject_hidden, subject_keys
+from palimpsest.targets import optimise_targets
+from palimpsest.types import EditRequest
+
+
+@dataclass(frozen=True)
+class State:
+    """What a sequence of edits carries from one call to the next.
+
+    Attributes:
+        contexts: prefixes drawn from the unedited model, the empty one first.
+        moments: layer -> C₀ (d_k, d_k), second moment of the unedited model's keys.
+        projectors: layer -> null-space projector of C₀, where an editor needs one.
+        past: layer -> keys (d_k, N) of all facts edited so far.
+    """
+
+    contexts: tuple[str, ...] = ()
+    moments: Mapping[int, Float[Tensor, "d_k d_k"]] = field(default_factory=dict)
+    projectors: Mapping[int, Projector] = field(default_factory=dict)
+    past: Mapping[int, Float[Tensor, "d_k n"]] = field(default_factory=dict)
+
+
+class Editor(Protocol):
+    """The contract: requests in, an edit and the next state out; the model is left as it was, bit by bit."""
+
+    def edit(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+    ) -> tuple[Edit, State]:
+        """Make an edit that writes all requests at once."""
+        ...
+
+
+def start(
+    model: EditableModel,
+    state: State | None,
+    contexts: ContextSettings,
+    layers: Sequence[int],
+    statistics_tokens: int,
+) -> State:
+    """The given state, with what it lacks taken from the model as it is: contexts and second moments."""
+    state = state or State()
+    if not state.contexts:
+        sampled = sample_contexts(model, contexts.count, contexts.length, contexts.seed)
+        state = replace(state, contexts=sampled)
+    if any(layer not in state.moments for layer in layers):
+        moments = key_statistics(model, layers, statistics_tokens)
+        state = replace(state, moments={layer: moment.value for layer, moment in moments.items()})
+    return state
+
+
+Problem = Callable[[int, Tensor, Tensor], LeastSquares]
+
+
+def edit_layers(
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    targets: TargetSettings,
+    contexts: Sequence[str],
+    problem: Problem,
+) -> tuple[WeightDelta, dict[int, Tensor]]:
+    """Move the last layer's output to its values, a share of what is missing in each layer.
+
+    In layer i of L (in order) the residual that is left is divided by the number of layers left, and the
+    problem is solved on the model with the lower layers already edited.
+
+    Args:
+        model: restored bit by bit before returning, also after an error.
+        requests: n facts.
+        layers: edited layers, ascending; values are optimised at the last one.
+        targets: settings of the values.
+        contexts: prefixes, the empty one first.
+        problem: layer, keys (d_k, n), residual (d_v, n) -> what to solve.
+
+    Returns:
+        The edit and the keys (d_k, n) of each layer. Keys of a layer depend on lower layers only, so these
+        are also its keys in the edited model.
+
+    Source: MEMIT Algorithm 1; AlphaEdit uses it unchanged.
+    """
+    values = optimise_targets(model, requests, layers[-1], targets, contexts)
+    base = fingerprint(model)
+    deltas: dict[int, Tensor] = {}
+    keys: dict[int, Tensor] = {}
+    solutions: dict[int, Solution] = {}
+    with _restored(model, layers):
+        for index, layer in enumerate(layers):
+            keys[layer] = subject_keys(model, requests, layer, contexts).double()
+            missing = values.values - subject_hidden(model, requests, layers[-1])
+            residual = missing.double() / (len(layers) - index)
+            solutions[layer] = solve(problem(layer, keys[layer], residual))
+            deltas[layer] = solutions[layer].delta
+            write_weight(model, layer, (read_weight(model, layer).double() + deltas[layer]))
+    notes = {
+        "contexts": list(contexts),
+        "facts": len(requests),
+        "condition": {layer: s.condition for layer, s in solutions.items()},
+        "fit": {layer: s.fit for layer, s in solutions.items()},
+        "loss": [float(row[row.isfinite()][-1]) for row in values.losses],
+    }
+    return WeightDelta(deltas, base, notes), keys
+
+
+@contextmanager
+def _restored(model: EditableModel, layers: Sequence[int]) -> Iterator[None]:
+    before = {layer: read_weight(model, layer).clone() for layer in layers}
+    try:
+        yield
+    finally:
+        for layer, weight in before.items():
+            write_weight(model, layer, weight)
