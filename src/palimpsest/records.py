@@ -84,9 +84,7 @@ def readable(entry: Mapping[str, Any]) -> str:
     text = _number(value, entry["unit"])
     if entry.get("low") is None:
         return text
-    return (
-        f"{text} [{_number(entry['low'], entry['unit'])}, {_number(entry['high'], entry['unit'])}]"
-    )
+    return f"{text} [{_number(entry['low'], entry['unit'])}, {_number(entry['high'], entry['unit'])}]"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -157,9 +155,7 @@ class Results:
             n: how many cases or seeds.
         """
         self._check(name, unit, over, (low, high))
-        entry = plain(
-            {"value": value, "low": low, "high": high, "unit": unit, "over": over, "n": n}, name
-        )
+        entry = plain({"value": value, "low": low, "high": high, "unit": unit, "over": over, "n": n}, name)
         _check_interval(name, entry)
         self.values[name] = entry
         _glue({name: entry["value"], f"{name}_text": readable(entry)})
@@ -238,9 +234,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a record ({error}); run the notebook again"
-        ) from error
+        raise DataError(f"{path}: cannot be read as a record ({error}); run the notebook again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a record of schema {SCHEMA}; run the notebook again")
     return content
