@@ -95,6 +95,24 @@ def knows(
     return formulas.success(nll[: len(true)], nll[len(true) :]).bool().tolist()
 
 
+def first_known(model: EditableModel, cases: Sequence[EvalCase], count: int) -> list[EvalCase]:
+    """The first ``count`` cases whose true object the model prefers; asks no more cases than needed.
+
+    Raises:
+        ScoreError: if the model knows fewer.
+    """
+    found: list[EvalCase] = []
+    step = max(2 * count, 16)
+    for start in range(0, len(cases), step):
+        some = cases[start : start + step]
+        found += [case for case, known in zip(some, knows(model, some), strict=True) if known]
+        if len(found) >= count:
+            return found[:count]
+    raise ScoreError(
+        f"{model.name} knows {len(found)} of {len(cases)} facts, {count} were asked for; ask for fewer"
+    )
+
+
 def _check(cases: Sequence[EvalCase], names: Sequence[str]) -> None:
     for name in names:
         if name not in METRICS:

@@ -226,3 +226,14 @@ def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str
             pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
         )
     return str(model.tokenizer.decode(ids[0], skip_special_tokens=True))
+
+
+def describe(model: EditableModel) -> dict[str, str]:
+    """Name, fingerprint, precision and place of a model, for the provenance of a record."""
+    dtype = str(next(model.net.parameters()).dtype).removeprefix("torch.")
+    return {
+        "name": model.name,
+        "fingerprint": fingerprint(model),
+        "dtype": dtype,
+        "device": str(model.device),
+    }

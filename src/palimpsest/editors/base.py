@@ -16,7 +16,7 @@ from palimpsest.settings import ContextSettings, TargetSettings
 from palimpsest.solve import LeastSquares, Solution, solve
 from palimpsest.statistics import key_statistics
 from palimpsest.subjects import subject_hidden, subject_keys
-from palimpsest.targets import optimise_targets
+from palimpsest.targets import Targets, optimise_targets
 from palimpsest.types import EditRequest
 
 
@@ -113,9 +113,14 @@ def edit_layers(
         "facts": len(requests),
         "condition": {layer: s.condition for layer, s in solutions.items()},
         "fit": {layer: s.fit for layer, s in solutions.items()},
-        "loss": [float(row[row.isfinite()][-1]) for row in values.losses],
+        "loss_history": loss_history(values),
     }
     return WeightDelta(deltas, base, notes), keys
+
+
+def loss_history(values: Targets) -> list[list[float]]:
+    """Losses of each fact, one list per fact, as long as it was optimised."""
+    return [row[row.isfinite()].tolist() for row in values.losses]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from palimpsest.apply import Edit, WeightDelta
-from palimpsest.editors.base import State, start
+from palimpsest.editors.base import State, loss_history, start
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint, read_weight
 from palimpsest.settings import ContextSettings, TargetSettings
@@ -75,7 +75,7 @@ class Rome:
             "contexts": list(state.contexts),
             "facts": len(requests),
             "condition": {layer: max(conditions)},
-            "loss": [float(row[row.isfinite()][-1]) for row in targets.losses],
+            "loss_history": loss_history(targets),
         }
         return WeightDelta({layer: total}, fingerprint(model), notes), state
 
