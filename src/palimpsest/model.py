@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest import resources
 from palimpsest.cache import cache_dir, digest, file_sha256
-from palimpsest.errors import ModelError, SiteError, UnknownNameError
+from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
 
 Part = Literal["key", "value", "hidden"]
+
+PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def load(
 
     Raises:
         UnknownNameError: if the name is none of the three.
-        ModelError: if the architecture has no row in FAMILIES.
+        ModelError: if it is found but cannot be read, or its architecture has no row in FAMILIES.
+        ResourceError: if the embedded model cannot be fetched or was damaged.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else None)
     source = unpacked_model() if str(name) == "smollm2-135m" else str(name)
@@ -130,6 +134,12 @@ def load(
     except OSError as error:
         raise UnknownNameError(
             "model", str(name), ["smollm2-135m", "a folder in Hugging Face format", "a hub id within reach"]
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{name} cannot be used as a causal language model with its tokenizer: {reason} "
+            f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
         ) from error
     return wrap(net.to(device), tokenizer, str(name))
 
@@ -145,7 +155,12 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
         raise ModelError(f"architecture {kind!r} is not supported; known: {', '.join(FAMILIES)}. Add a row")
     net.eval().requires_grad_(False)
     model = EditableModel(net, tokenizer, FAMILIES[kind], name)
-    model.projection(0)
+    try:
+        model.projection(0)
+    except AttributeError as error:
+        raise ModelError(
+            f"the family row of {kind!r} does not fit {name}: {error}. Correct the row"
+        ) from error
     return model
 
 
@@ -160,11 +175,9 @@ def unpacked_model() -> Path:
     seal = folder / "sha256.txt"
     if not seal.exists():
         _unpack_gguf(resources.fetch("smollm2-135m"), folder)
-    found = file_sha256(folder / "model.safetensors")
-    if found != seal.read_text().strip():
-        raise resources.ResourceError(
-            f"{folder / 'model.safetensors'} is damaged; delete {folder} and run `palimpsest fetch`"
-        )
+    weights = folder / "model.safetensors"
+    if not weights.exists() or file_sha256(weights) != seal.read_text().strip():
+        raise ResourceError(f"{weights} is damaged; delete {folder} and run `palimpsest fetch`")
     return folder
 
 
@@ -194,14 +207,15 @@ def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_
 
 
 def fingerprint(model: EditableModel) -> str:
-    """A hash of all weights as they are now, edits included; changes when a bit changes.
+    """A hash of all weights as they are now, edits included, and of how the tokenizer splits a text.
 
     Exact integer checksums of the bits by row and by column, weighted by position, so it does not depend on
     the number of threads and costs one pass over the weights on whatever device they are. It guards
     against mistakes, not against forgery.
     """
     sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
-    return digest({"sums": sums, "vocabulary": len(model.tokenizer)})
+    probe = model.tokenizer(PROBE)["input_ids"]
+    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe})
 
 
 def _checksum(parameter: Tensor) -> list[int]:
