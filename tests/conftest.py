@@ -7,6 +7,7 @@ checked at each call. A plain ``import palimpsest`` outside the tests is not slo
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Examples per property: HYPOTHESIS_PROFILE, else 300 under ``-m nightly``, else 30."""
     default = "nightly" if _nightly(config) else "normal"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", default))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for this test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

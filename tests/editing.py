@@ -1,0 +1,78 @@
+"""Requests, contexts, texts and a statistics stub that the tests of editing share."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from tiny import SENTENCES, tiny_model
+
+from palimpsest.model import EditableModel, Site
+from palimpsest.types import EditRequest
+
+KINDS = ("llama", "gpt2")
+
+# Subjects at the start, in the middle and at the end; one to many tokens; targets of one and more tokens.
+REQUESTS = [
+    EditRequest("The mother tongue of {} is", "Danielle Darrieux", "English"),
+    EditRequest("{} lives in", "Anna Berg", "Seattle, in the north"),
+    EditRequest("Where was the writer of the field guide to Rome born? It was {}", "Xu Ω", "Rome"),
+    EditRequest("The capital of {}, in the north, is the city of", "France", "Paris"),
+]
+CONTEXTS = ("", "Anna Berg plays the piano. ", "The city is {old}. ")
+
+
+def texts(count: int = 300, seed: int = 0) -> list[str]:
+    """Random sentences of known words and random bytes, varied enough for keys of full rank."""
+    chooser = random.Random(seed)
+    words = " ".join(SENTENCES).split()
+    letters = [chr(code) for code in range(33, 127)]
+    return [
+        " ".join(chooser.choice(words) + chooser.choice(letters) for _ in range(chooser.randint(4, 9)))
+        for _ in range(count)
+    ]
+
+
+def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics come from `texts`, so that no resource is fetched."""
+    monkeypatch.setattr("palimpsest.statistics.statistics_texts", texts)
+
+
+def double(kind: str, **options: Any) -> EditableModel:
+    """A tiny model in float64, for statements up to rounding."""
+    model = tiny_model(kind, **options)
+    model.net.double()
+    return model
+
+
+def plain_states(model: EditableModel, ids: list[int], site: Site) -> torch.Tensor:
+    """What passes a site in one whole, unpadded forward pass (t, d), by hooks of PyTorch alone."""
+    row: dict[str, torch.Tensor] = {}
+    layer = model.net.get_submodule(model.family.layers)[site.layer]
+    projection = layer.get_submodule(model.family.value_projection)
+
+    def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        row["key"], row["value"] = inputs[0][0], output[0]
+
+    def whole(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        row["hidden"] = (output[0] if isinstance(output, tuple) else output)[0]
+
+    handles = [projection.register_forward_hook(after), layer.register_forward_hook(whole)]
+    with torch.no_grad():
+        model.net(input_ids=torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    return row[site.part]
+
+
+def snapshot(model: EditableModel) -> dict[str, torch.Tensor]:
+    """A copy of every tensor of the network."""
+    return {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
+
+
+def same_bits(model: EditableModel, before: dict[str, torch.Tensor]) -> bool:
+    """Whether every tensor of the network is as it was, bit by bit (also NaN and signed zeros)."""
+    now = model.net.state_dict()
+    return now.keys() == before.keys() and all(
+        torch.equal(now[name].view(torch.uint8), old.view(torch.uint8)) for name, old in before.items()
+    )
