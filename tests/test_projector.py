@@ -14,7 +14,9 @@ from palimpsest.projector import (
     PUBLISHED_THRESHOLD,
     Projector,
     absolute,
+    eigendirections,
     energy,
+    energy_along,
     null_space,
     rank,
     relative,
@@ -131,6 +133,32 @@ def test_rank_rule_keeps_exactly_what_it_says(moment, data):
     # They are the directions of least key energy.
     least = projector.spectrum[len(moment) - wanted :].sum()
     assert float((matrix(projector) * moment).sum()) == pytest.approx(float(least), abs=1e-9)
+
+
+@every_rule
+@given(data=st.data(), moment=moments(), columns=st.integers(1, 20))
+def test_energy_along_kept_directions_is_what_the_projector_lets_through(rule, data, moment, columns):
+    chosen, keys = data.draw(rule), gaussian(columns, len(moment), columns)
+    spectrum, directions = eigendirections(moment)
+    along = energy_along(directions, keys @ keys.T / columns)
+    assert float(along.sum()) == pytest.approx(float(keys.square().sum() / columns))
+    kept = along[chosen.protected(spectrum) :].sum() / along.sum()
+    assert float(kept) == pytest.approx(null_space(moment, chosen).leakage(keys), abs=1e-9)
+
+
+@given(moment=moments())
+def test_eigendirections_carry_their_own_energy_largest_first(moment):
+    spectrum, directions = eigendirections(moment)
+    assert error(energy_along(directions, moment), spectrum, float(spectrum[0])) < 1e-12
+    assert error(directions * spectrum @ directions.T, moment) < 1e-12
+
+
+@given(moment=moments(), cut=st.floats(-6, 1), seed=st.integers(0, 99))
+def test_a_projected_update_changes_preserved_keys_by_at_most_the_cut(moment, cut, seed):
+    projector = null_space(moment, absolute(10**cut))
+    delta = projector.apply(gaussian(seed, len(moment), 3)).T  # rows inside range(P)
+    change = float((delta @ moment * delta).sum())  # mean of ‖Δk‖² over the preserved keys
+    assert change <= 10**cut * float(delta.square().sum()) * (1 + 1e-9) + 1e-12
 
 
 # Activations scaled by c scale the second moment by c².

@@ -197,6 +197,22 @@ def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
     Source: AlphaEdit Eq. 7 to 10 and its released code (threshold on the mean second moment).
     """
     rule = rule or absolute()
+    spectrum, vectors = eigendirections(c0)
+    protected = rule.protected(spectrum)
+    if protected <= len(spectrum) // 2:
+        held = vectors[:, :protected].contiguous()
+        return Projector(complement=held, spectrum=spectrum, rule=rule)
+    return Projector(basis=vectors[:, protected:].contiguous(), spectrum=spectrum, rule=rule)
+
+
+def eigendirections(c0: Tensor | HasValue) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
+    """Eigenvalues of a second moment, largest first, and its eigenvectors as columns, in float64.
+
+    A rule's ``protected`` applied to the eigenvalues says what it would keep without a new decomposition.
+
+    Raises:
+        ShapeError, NonFiniteError: as `null_space`.
+    """
     matrix = torch.as_tensor(getattr(c0, "value", c0)).double()
     _check_moment(matrix)
     values, vectors = torch.linalg.eigh(matrix)
@@ -205,12 +221,16 @@ def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
         f"the second moment has the negative eigenvalue {float(values[0]):.1e}; a sum of k kᵀ has "
         "none, so check what was collected",
     )
-    spectrum, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    protected = rule.protected(spectrum)
-    if protected <= len(spectrum) // 2:
-        held = vectors[:, :protected].contiguous()
-        return Projector(complement=held, spectrum=spectrum, rule=rule)
-    return Projector(basis=vectors[:, protected:].contiguous(), spectrum=spectrum, rule=rule)
+    return values.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def energy_along(directions: Float[Tensor, "d_k r"], moment: Float[Tensor, "d_k d_k"]) -> Float[Tensor, " r"]:
+    """Mean energy uᵀCu, along each column u, of the keys behind a second moment C.
+
+    Over the eigenvectors of C0 that a projector keeps, it adds up to what the projector lets through of those
+    keys, for example of held-out ones.
+    """
+    return (directions * (moment.to(directions) @ directions)).sum(0)
 
 
 def _check_moment(matrix: Tensor) -> None:
