@@ -22,6 +22,8 @@ from palimpsest.projector import (
     relative,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @st.composite
 def moments(draw: st.DrawFn, deficient: bool = True) -> Tensor:

@@ -16,6 +16,8 @@ from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError
 from palimpsest.projector import Projector, null_space, rank
 from palimpsest.solve import LeastSquares, Solution, objective, solve, solve_exact
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Every way to reach the update, one line each; the properties below hold for all of them.
 WAYS: dict[str, Callable[[Case], Solution]] = {
     "chosen by size": lambda case: solve(case.problem()),

@@ -14,6 +14,8 @@ from palimpsest.errors import ShapeError, SingularProblemError
 from palimpsest.projector import Projector, null_space
 from palimpsest.solve import LeastSquares, objective, solve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RIDGES = st.floats(-3, 2).map(lambda power: 10**power)
 
 
