@@ -75,7 +75,7 @@ class EditRequest:
 
     def _mentioned_again(self) -> bool:
         # One-word function words ("is", "a") may well be part of a sentence and a subject elsewhere.
-        return len(self.subject) > 3 and _mentions(self.prompt, self.subject) > 0
+        return len(self.subject) > 2 and _mentions(self.prompt, self.subject) > 0
 
     @property
     def text(self) -> str:
