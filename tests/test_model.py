@@ -44,7 +44,8 @@ def test_orientation(kind: str) -> None:
     ids = encode(model.tokenizer, PROMPT)
     for layer in range(model.n_layers):
         keys, values = (plain_states(model, ids, Site(layer, part)) for part in ("key", "value"))
-        weight, bias = read_weight(model, layer), model.projection(layer).bias
+        projection: Any = model.projection(layer)
+        weight, bias = read_weight(model, layer), projection.bias
         assert weight.shape == (32, {"llama": 64, "gpt2": 128}[kind])
         expected = weight @ keys.T + (0 if bias is None else bias[:, None])
         torch.testing.assert_close(values.T, expected, rtol=1e-12, atol=1e-12)
