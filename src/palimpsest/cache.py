@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from palimpsest.errors import ResourceError
+
+if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
+    from torch import Tensor
 
 
 def cache_dir() -> Path:
@@ -66,8 +67,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def tensors(
     kind: str,
     key: Mapping[str, Any],
-    compute: Callable[[], Mapping[str, Tensor]],
-) -> dict[str, Tensor]:
+    compute: Callable[[], Mapping[str, "Tensor"]],
+) -> dict[str, "Tensor"]:
     """The tensors that ``compute`` returns, read from disk when this key was computed before.
 
     Args:
@@ -78,6 +79,8 @@ def tensors(
     Raises:
         ResourceError: if the stored file is damaged; the message names it.
     """
+    from safetensors.torch import save_file
+
     path = cache_dir() / kind / f"{digest(key)[:32]}.safetensors"
     if not path.exists():
         result = {name: t.detach().cpu().contiguous() for name, t in compute().items()}
@@ -86,12 +89,14 @@ def tensors(
     return read(path)
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, "Tensor"]:
     """Tensors of one safetensors file.
 
     Raises:
         ResourceError: if it is damaged.
     """
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
