@@ -101,7 +101,7 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path: Path) -> None:
 
 FULL: list[tuple[str, Exception]] = [
     ("os.replace", OSError(28, "No space left on device")),
-    ("palimpsest.cache.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ("safetensors.torch.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
 ]
 
 
