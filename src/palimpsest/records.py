@@ -31,6 +31,9 @@ SCHEMA = 1
 STAGING = "PALIMPSEST_RESULTS"
 """Environment variable: the folder in which the runner collects the files of a run in progress."""
 
+DIGITS = 6
+"""Significant digits that are kept: linear algebra rounds differently from run to run, even on one thread."""
+
 UNITS = ("percent", "ratio", "count", "seconds", "norm", "score", "nats")
 OVER = ("cases", "seeds")
 Number = float | np.integer[Any] | np.floating[Any]
@@ -49,11 +52,13 @@ def plain(value: Any, where: str) -> Any:
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, (str, bool, int, float)) and hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(
-            f"{where} is {value}, not a finite number; "
-            "find where it arises instead of recording it (an empty mean gives nan)"
-        )
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(
+                f"{where} is {value}, not a finite number; "
+                "find where it arises instead of recording it (an empty mean gives nan)"
+            )
+        return float(f"{value:.{DIGITS}g}")
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise DataError(
@@ -178,7 +183,7 @@ class Results:
         """Keep per-case rows, written as ``<notebook>.<name>.parquet`` without the index."""
         if not _NAME.fullmatch(name):
             raise DataError(f"table name {name!r}: use lower case, digits and underscores")
-        self.tables[name] = frame
+        self.tables[name] = frame.map(lambda x: float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x)
 
     def save(self) -> Path:
         """Write all files, each moved into place when complete; returns the JSON file's path."""
