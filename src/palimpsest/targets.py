@@ -65,9 +65,11 @@ def optimise_targets(
 
     Raises:
         NonFiniteError: if a loss becomes NaN or infinite; names the request.
-        SiteError: if the loss layer lies below the edited one.
+        SiteError: if a layer does not exist, or the loss layer lies below the edited one.
     """
     last = settings.loss_layer if settings.loss_layer is not None else model.n_layers - 1
+    for needed in (layer, last):
+        model.layer(needed)
     if last < layer:
         raise SiteError(f"loss_layer {last} lies below the edited layer {layer}; raise it or leave it out")
     asked = [(r.prompt, r.subject, r.target) for r in requests]
@@ -225,7 +227,9 @@ class _UpperLayers:
             past = run_body(model, batch, use_cache=True).past_key_values
         self.hidden = seen["hidden"][:, column:].detach()
         first_row = torch.searchsorted(rows.request, torch.arange(len(rows.kl_row), device=model.device))
-        self.initial = seen[reference][first_row, column].detach()
+        # δ is optimised in float32 at least: Adam's small steps are lost in half precision.
+        exact = torch.promote_types(self.hidden.dtype, torch.float32)
+        self.initial = seen[reference][first_row, column].detach().to(exact)
         self.states = {
             i: (past.layers[i].keys[:, :, :column], past.layers[i].values[:, :, :column]) for i in self.layers
         }
@@ -241,7 +245,8 @@ class _UpperLayers:
         wanted = torch.isin(rows.request, active)
         chosen, prefix = self._rows_of(wanted)
         hidden = self.hidden[chosen]
-        hidden = torch.cat([hidden[:, :1] + delta[rows.request[chosen], None], hidden[:, 1:]], 1)
+        moved = hidden[:, :1] + delta[rows.request[chosen], None].to(hidden.dtype)
+        hidden = torch.cat([moved, hidden[:, 1:]], 1)
         hidden = self._run(hidden, chosen, prefix)
         place = torch.cumsum(wanted, 0) - 1  # row -> its place among the chosen ones
         kept = wanted[rows.label_row]
