@@ -13,6 +13,8 @@ from palimpsest.errors import SiteError
 from palimpsest.model import EditableModel, Part, Site
 from palimpsest.tokens import encode, pad
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["The mother tongue of Anna Berg is", "Rome", "Where does Marie Curie live? She lives in"]
 PARTS: tuple[Part, ...] = ("key", "value", "hidden")
 

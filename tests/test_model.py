@@ -30,6 +30,8 @@ from palimpsest.resources import PINS
 from palimpsest.subjects import states_at_subjects, subject_hidden, subject_keys
 from palimpsest.tokens import encode, encode_around_subject, pad
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT = "The mother tongue of Danielle Darrieux is"
 
 

@@ -20,6 +20,8 @@ from palimpsest.model import EditableModel, Site, read_weight
 from palimpsest.statistics import SecondMoment, collect, held_out_texts, key_statistics, statistics_texts
 from palimpsest.tokens import encode, pad
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
 
 

@@ -19,7 +19,7 @@ from palimpsest.targets import Targets, optimise_targets
 from palimpsest.tokens import encode, encode_target
 from palimpsest.types import EditRequest
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 SHORT = TargetSettings(steps=8, lr=0.2)
