@@ -79,7 +79,7 @@ def check_readable(model: EditableModel, texts: Sequence[str], limit: float | No
             logits = model.net(input_ids=ids).logits[0, :-1].float()
         nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
         scores.append(float(nll))
-        if nll > limit:
+        if not nll <= limit:  # also when it is not a number
             raise ModelError(
                 f"context {text!r} scores {float(nll):.1f} nats a token, above {limit:.1f}: it is noise. "
                 "Sample from an undamaged model, or give the editor readable contexts"
