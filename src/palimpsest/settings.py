@@ -5,14 +5,24 @@ papers' models, and for the embedded one what a search on validation facts found
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
+
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or list(layers) != sorted({*layers}):
+        raise ValueError(f"edited layers must be one or more, ascending and distinct, got {list(layers)}")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
+"""Edited layers; values are optimised at the last one, so their order matters."""
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

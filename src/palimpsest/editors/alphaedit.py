@@ -19,9 +19,10 @@ from torch import Tensor
 
 from palimpsest.apply import Edit
 from palimpsest.editors.base import State, edit_layers, start
+from palimpsest.errors import ProfileError
 from palimpsest.model import EditableModel
 from palimpsest.projector import PUBLISHED_THRESHOLD, Projector, absolute, energy, null_space, relative
-from palimpsest.settings import ContextSettings, TargetSettings
+from palimpsest.settings import ContextSettings, Layers, TargetSettings
 from palimpsest.solve import LeastSquares
 from palimpsest.types import EditRequest
 
@@ -43,7 +44,7 @@ class AlphaEdit:
         contexts: prefixes they are averaged over.
     """
 
-    layers: tuple[int, ...]
+    layers: Layers
     ridge: float = Field(default=10.0, gt=0)
     rule: Literal["absolute", "relative", "energy"] = "absolute"
     threshold: float = Field(default=PUBLISHED_THRESHOLD, ge=0)
@@ -57,7 +58,7 @@ class AlphaEdit:
     ) -> tuple[Edit, State]:
         """Write all requests in one batch; see `palimpsest.edit`."""
         state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
-        projectors = state.projectors or self._projectors(state)
+        projectors = self._projectors(state)
 
         def problem(layer: int, keys: Tensor, residual: Tensor) -> LeastSquares:
             past = state.past.get(layer, keys[:, :0])
@@ -74,5 +75,14 @@ class AlphaEdit:
         return edit, replace(state, projectors=projectors, past=past if self.keep_past else {})
 
     def _projectors(self, state: State) -> dict[int, Projector]:
+        """Those of the state, and new ones for layers that it has none for."""
         rule = RULES[self.rule](self.threshold)
-        return {layer: null_space(state.moments[layer], rule) for layer in self.layers}
+        missing = [layer for layer in self.layers if layer not in state.projectors]
+        fresh = {layer: null_space(state.moments[layer], rule) for layer in missing}
+        for layer, projector in fresh.items():
+            if projector.kept == 0:
+                raise ProfileError(
+                    f"layer {layer}: rule {self.rule!r} at {self.threshold} protects every direction, so "
+                    "no fact could be written; choose a threshold between the eigenvalues of C0"
+                )
+        return {**state.projectors, **fresh}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,7 @@ class State:
     past: Mapping[int, Float[Tensor, "d_k n"]] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Editor(Protocol):
     """The contract: requests in, an edit and the next state out; the model is left as it was, bit by bit."""
 
@@ -54,14 +55,16 @@ def start(
     layers: Sequence[int],
     statistics_tokens: int,
 ) -> State:
-    """The given state, with what it lacks taken from the model as it is: contexts and second moments."""
+    """The given state; what it lacks of contexts and second moments is taken from the model as it is."""
     state = state or State()
     if not state.contexts:
         sampled = sample_contexts(model, contexts.count, contexts.length, contexts.seed)
         state = replace(state, contexts=sampled)
-    if any(layer not in state.moments for layer in layers):
-        moments = key_statistics(model, layers, statistics_tokens)
-        state = replace(state, moments={layer: moment.value for layer, moment in moments.items()})
+    missing = [layer for layer in layers if layer not in state.moments]
+    if missing:
+        fresh = key_statistics(model, missing, statistics_tokens)
+        moments = {layer: moment.value for layer, moment in fresh.items()}
+        state = replace(state, moments={**state.moments, **moments})
     return state
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from palimpsest.apply import Edit
 from palimpsest.editors.base import State, edit_layers, start
 from palimpsest.model import EditableModel
-from palimpsest.settings import ContextSettings, TargetSettings
+from palimpsest.settings import ContextSettings, Layers, TargetSettings
 from palimpsest.solve import LeastSquares
 from palimpsest.types import EditRequest
 
@@ -33,7 +33,7 @@ class Memit:
         contexts: prefixes they are averaged over.
     """
 
-    layers: tuple[int, ...]
+    layers: Layers
     preserve_weight: float = Field(default=15_000.0, ge=0)
     statistics_tokens: int = Field(default=100_000, ge=1)
     targets: TargetSettings = TargetSettings()

@@ -53,14 +53,15 @@ class Rome:
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
     ) -> tuple[Edit, State]:
         """Write the requests one after another; see `palimpsest.edit`."""
-        state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
+        needed = self.layers if self.second_moment else ()
+        state = start(model, state, self.contexts, needed, self.statistics_tokens)
         (layer,) = self.layers
-        preserve = self._metric(state.moments[layer])
         targets = optimise_targets(model, requests, layer, self.targets, state.contexts)
         keys = subject_keys(model, requests, layer, state.contexts).double()
         bare = subject_keys(model, requests, layer, state.contexts[:1]).double()
         anchor = keys if self.denominator == "same_key" else bare
         original = read_weight(model, layer).double()
+        preserve = self._metric(state.moments[layer]) if self.second_moment else _identity(original)
         # δ moves the map's output, so the value to reach is W₀k + δ whatever bias the map has.
         values = original @ anchor + targets.deltas.double()
         total = torch.zeros_like(original)
@@ -80,10 +81,7 @@ class Rome:
         return WeightDelta({layer: total}, fingerprint(model), notes), state
 
     def _metric(self, c0: Tensor) -> Tensor:
-        identity = torch.eye(len(c0), dtype=c0.dtype, device=c0.device)
-        if not self.second_moment:
-            return identity
-        return c0 + self.ridge * c0.diagonal().mean() * identity
+        return c0 + self.ridge * c0.diagonal().mean() * _identity(c0)
 
     def _rescaled(self, delta: Tensor, residual: Tensor, point: Tensor, request: EditRequest) -> Tensor:
         """The same rank-one direction, scaled to reach the residual at ``point``."""
@@ -96,3 +94,8 @@ class Rome:
                 "use denominator='same_key'"
             )
         return delta / reached
+
+
+def _identity(like: Tensor) -> Tensor:
+    """The identity of width d_k, with the dtype and device of a matrix that has d_k columns."""
+    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
