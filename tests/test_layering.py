@@ -53,7 +53,7 @@ def behind(wall: str, names: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("room", "walls"),
     [
-        ("editors", ("datasets", "metrics", "evaluate")),
+        ("editors", ("datasets", "metrics", "evaluate", "answers")),
         ("evaluate", ("editors",)),
         ("metrics", ("editors",)),
         ("solve", ("model", "activations", "tokens", "transformers")),
