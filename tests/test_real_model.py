@@ -1,0 +1,76 @@
+"""Edits of the embedded model, from values to scores, with nothing but the model and the text from disk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from editing import same_bits, snapshot
+
+from palimpsest.apply import installed
+from palimpsest.contexts import check_readable
+from palimpsest.datasets import counterfact_style, load_facts
+from palimpsest.editors import State, edit, editor_for
+from palimpsest.evaluate import evaluate, knows
+from palimpsest.model import EditableModel, generate, load
+from palimpsest.statistics import statistics_texts
+from palimpsest.types import EvalCase
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+FACTS = 10
+TOKENS = 10_000  # of text behind the second moment: fewer than a laptop run reads, for time
+
+
+@dataclass
+class Room:
+    """The model, facts it knows, and the state of a sequence, shared by the tests of this file."""
+
+    model: EditableModel
+    cases: Sequence[EvalCase]
+    weights: dict[str, torch.Tensor]
+    state: State | None = None
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    """Model and text come from the cache, everything computed goes into a folder of this run."""
+    model, texts = load("smollm2-135m"), statistics_texts()
+    cases = counterfact_style(load_facts(), 60)
+    known = [case for case, known in zip(cases, knows(model, cases), strict=True) if known][:FACTS]
+    assert len(known) == FACTS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALIMPSEST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("palimpsest.statistics.statistics_texts", lambda: texts)
+        yield Room(model, known, snapshot(model))
+
+
+def efficacy(room: Room) -> float:
+    records = evaluate(room.model, room.cases, ["efficacy"])
+    return sum(record.value for record in records) / len(records)
+
+
+@pytest.mark.parametrize("name", ["memit", "alphaedit"])
+def test_facts_are_written_and_taken_out_again(name: str, room: Room) -> None:
+    editor = editor_for(name, "smollm2-135m", statistics_tokens=TOKENS)
+    assert efficacy(room) == 0  # it knows the facts, so it prefers none of the new objects
+    made, room.state = edit(editor, room.model, [case.request for case in room.cases], room.state)
+    assert same_bits(room.model, room.weights)
+    with installed(room.model, made):
+        assert efficacy(room) >= 0.9
+    assert same_bits(room.model, room.weights)
+    assert efficacy(room) == 0
+
+
+def test_contexts_are_readable(room: Room) -> None:
+    """Sampled by the first edit of this file, or now; scored by a plain pass."""
+    editor = editor_for("memit", "smollm2-135m", statistics_tokens=TOKENS)
+    if room.state is None:
+        _, room.state = edit(editor, room.model, [room.cases[0].request])
+    texts = [text.strip() for text in room.state.contexts[1:]]
+    assert len(check_readable(room.model, texts)) == editor.contexts.count  # type: ignore[attr-defined]
+
+
+def test_generation_continues_the_prompt(room: Room) -> None:
+    prompt = "The capital of France is"
+    assert generate(room.model, prompt, 5).startswith(f"{prompt} Paris")
