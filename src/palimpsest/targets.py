@@ -25,7 +25,7 @@ from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.model import EditableModel, Site, fingerprint
 from palimpsest.settings import TargetSettings
 from palimpsest.tokens import Batch, encode_around_subject, encode_target
-from palimpsest.types import EditRequest
+from palimpsest.types import SLOT, EditRequest
 
 KL_PROMPT = "{} is a"
 
@@ -76,7 +76,9 @@ def optimise_targets(
     key = {"model": fingerprint(model), "requests": asked, "layer": layer, "contexts": list(contexts)}
 
     def compute() -> dict[str, Tensor]:
-        order = sorted(range(len(requests)), key=lambda i: len(asked[i][0]) + len(asked[i][2]))
+        # Requests with as much text behind the subject go together: a chunk is as wide as its widest row.
+        behind = [len(r.prompt.split(SLOT)[1]) + len(r.target) for r in requests]
+        order = sorted(range(len(requests)), key=behind.__getitem__)
         parts, bar = [], tqdm(total=len(requests), desc="optimising values", unit="fact")
         for start in range(0, len(order), chunk):
             some = [requests[i] for i in order[start : start + chunk]]
@@ -235,7 +237,7 @@ class _UpperLayers:
         }
         self.positions = batch.positions[:, column:]
         self.bias = _causal_bias(batch, column, self.hidden.dtype)
-        self._subset: tuple[Tensor, _Prefix] | None = None
+        self._prefixes: dict[bool, tuple[Tensor, _Prefix]] = {}
 
     def losses(
         self, delta: Float[Tensor, "n d_v"], active: Int[Tensor, " a"]
@@ -243,28 +245,27 @@ class _UpperLayers:
         """NLL of the target (mean over contexts) and log-probabilities of the KL row, per active request."""
         rows, model = self.rows, self.model
         wanted = torch.isin(rows.request, active)
-        chosen, prefix = self._rows_of(wanted)
-        hidden = self.hidden[chosen]
-        moved = hidden[:, :1] + delta[rows.request[chosen], None].to(hidden.dtype)
-        hidden = torch.cat([moved, hidden[:, 1:]], 1)
-        hidden = self._run(hidden, chosen, prefix)
-        place = torch.cumsum(wanted, 0) - 1  # row -> its place among the chosen ones
+        wanted[rows.kl_row] = False
+        hidden = self._run(wanted.nonzero()[:, 0], delta)
+        place = torch.cumsum(wanted, 0) - 1  # row -> its place among the wanted ones
         kept = wanted[rows.label_row]
         at = (place[rows.label_row[kept]], rows.label_offset[kept])
         log_p = _log_probabilities(model, hidden[at])
         picked = -log_p.gather(1, rows.labels[kept, None])[:, 0] * rows.label_weight[kept]
         total = torch.zeros(len(rows.kl_row), device=model.device, dtype=picked.dtype)
         nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]
-        return nll, _log_probabilities(model, hidden[place[rows.kl_row[active]], 0])
+        return nll, _log_probabilities(model, self._run(rows.kl_row[active], delta, kl=True)[:, 0])
 
-    def _rows_of(self, wanted: Tensor) -> tuple[Tensor, _Prefix]:
-        chosen = wanted.nonzero()[:, 0]
-        if self._subset is None or len(self._subset[0]) != len(chosen):
-            self._subset = (chosen, _Prefix(self.states, chosen))
-        return self._subset
-
-    def _run(self, hidden: Tensor, chosen: Tensor, prefix: _Prefix) -> Tensor:
-        model, positions = self.model, self.positions[chosen]
+    def _run(
+        self, chosen: Int[Tensor, " rows"], delta: Float[Tensor, "n d_v"], kl: bool = False
+    ) -> Float[Tensor, "rows q d_v"]:
+        """The upper layers on some rows with their δ; rows of the KL term have one position."""
+        width = 1 if kl else self.hidden.shape[1]
+        model, end = self.model, self.rows.column + width
+        hidden, positions = self.hidden[chosen, :width], self.positions[chosen, :width]
+        moved = hidden[:, :1] + delta[self.rows.request[chosen], None].to(hidden.dtype)
+        hidden = torch.cat([moved, hidden[:, 1:]], 1)
+        prefix, bias = self._prefix_of(chosen, kl), self.bias[chosen, :, :width, :end]
         extra = {}
         if model.family.rotary is not None:
             rotary = model.net.get_submodule(model.family.rotary)
@@ -272,7 +273,7 @@ class _UpperLayers:
         for layer in self.layers:
             output = model.layer(layer)(
                 hidden,
-                attention_mask=self.bias[chosen],
+                attention_mask=bias,
                 position_ids=positions,
                 past_key_values=prefix,
                 use_cache=True,
@@ -280,6 +281,13 @@ class _UpperLayers:
             )
             hidden = first_tensor(output)
         return hidden
+
+    def _prefix_of(self, chosen: Tensor, kl: bool) -> _Prefix:
+        """Prefix states of the rows; requests only ever drop out, so as many rows are the same rows."""
+        held = self._prefixes.get(kl)
+        if held is None or len(held[0]) != len(chosen):
+            held = self._prefixes[kl] = (chosen, _Prefix(self.states, chosen))
+        return held[1]
 
 
 def _log_probabilities(model: EditableModel, hidden: Float[Tensor, "k d_v"]) -> Float[Tensor, "k vocabulary"]:
