@@ -17,6 +17,8 @@ from palimpsest.metrics import COUNTERFACT_METRICS, METRICS, ZSRE_METRICS
 from palimpsest.model import EditableModel, read_weight, write_weight
 from palimpsest.types import EditRequest, EvalCase, Probe, Record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True)]
 
 # Targets of one token, of several, and of many; prompts from one token to many.

@@ -12,6 +12,7 @@ from tiny import tiny_model
 from torch import Tensor
 
 from palimpsest import targets as targets_module
+from palimpsest.cache import cache_dir
 from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.model import EditableModel, Site, read_weight
 from palimpsest.settings import TargetSettings
@@ -298,3 +299,13 @@ def test_gradients_stay_with_delta() -> None:
     model = tiny_model("llama")
     optimise_targets(model, REQUESTS[:1], 1, SHORT)
     assert all(p.grad is None and not p.requires_grad for p in model.net.parameters())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"lr": 0.4}, {"clamp": 0.5}, {"kl": 0.0}, {"reference": "value"}, {"stop_below": 0.5}]
+)
+def test_other_settings_are_not_read_from_the_cache(changed: dict[str, object]) -> None:
+    model, requests = tiny_model("llama"), REQUESTS[:1]
+    for settings in (SHORT, replace(SHORT, **changed)):
+        optimise_targets(model, requests, 1, settings)
+    assert len(list((cache_dir() / "targets").glob("*.safetensors"))) == 2

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from palimpsest.editors import State as State
     from palimpsest.editors import edit as edit
     from palimpsest.editors import editor_for as editor_for
-    from palimpsest.evaluate import evaluate as evaluate
     from palimpsest.model import EditableModel as EditableModel
     from palimpsest.model import generate as generate
     from palimpsest.model import load as load
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "apply": ("WeightDelta", "commit", "installed"),
     "editors": ("AlphaEdit", "Memit", "Rome", "State", "edit", "editor_for"),
-    "evaluate": ("evaluate",),
     "model": ("EditableModel", "generate", "load"),
     "types": ("EditRequest", "EvalCase"),
 }

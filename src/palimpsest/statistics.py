@@ -23,6 +23,9 @@ from palimpsest.model import EditableModel, Site, fingerprint
 from palimpsest.resources import PINS, wikipedia_articles
 from palimpsest.tokens import encode, pad
 
+REVISION = 1
+"""Part of the cache key; raise it when the same tokens give other moments than before."""
+
 
 @dataclass
 class SecondMoment:
@@ -121,6 +124,7 @@ def key_statistics(
     embedded = f"wikipedia-sample {PINS['wikipedia-sample'].sha256[:12]}, even articles"
     source = embedded if texts is None else f"own texts {cache.digest(list(texts))[:12]}"
     key = {
+        "revision": REVISION,
         "model": fingerprint(model),
         "dtype": str(next(model.net.parameters()).dtype),
         "tokens": tokens,

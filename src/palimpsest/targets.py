@@ -28,6 +28,8 @@ from palimpsest.tokens import Batch, encode_around_subject, encode_target
 from palimpsest.types import SLOT, EditRequest
 
 KL_PROMPT = "{} is a"
+REVISION = 1
+"""Part of the cache key; raise it when the same settings give other values than before."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,14 @@ def optimise_targets(
     if last < layer:
         raise SiteError(f"loss_layer {last} lies below the edited layer {layer}; raise it or leave it out")
     asked = [(r.prompt, r.subject, r.target) for r in requests]
-    key = {"model": fingerprint(model), "requests": asked, "layer": layer, "contexts": list(contexts)}
+    key = {
+        "revision": REVISION,
+        "model": fingerprint(model),
+        "requests": asked,
+        "layer": layer,
+        "contexts": list(contexts),
+        "settings": asdict(settings),
+    }
 
     def compute() -> dict[str, Tensor]:
         # Requests with as much text behind the subject go together: a chunk is as wide as its widest row.
@@ -88,7 +97,7 @@ def optimise_targets(
         back = torch.argsort(torch.tensor(order))
         return {name: torch.cat([p[name] for p in parts])[back] for name in parts[0]}
 
-    found = cache.tensors("targets", key | {"settings": asdict(settings)}, compute)
+    found = cache.tensors("targets", key, compute)
     found = {name: tensor.to(model.device) for name, tensor in found.items()}
     return Targets((found["initial"] + found["delta"]).T, found["delta"].T, found["losses"])
 
