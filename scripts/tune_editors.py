@@ -7,8 +7,8 @@ true object the model prefers. One batch is edited with each candidate. The scor
 points, to the bar that the comparison page sets: efficacy at least 95, generalisation at least 85, at most 5
 points of specificity lost; the candidate with the best worst margin is chosen. All candidates and scores are
 written to config/models/<model>.search.csv; the chosen settings are copied into config/models/<model>.yaml
-by hand, and a test checks that they agree. How values are optimised (layers, steps, learning rate, clamp) is
-not searched here.
+by hand, and a test checks that they agree. How values are optimised (steps, learning rate, clamp) is
+the same for all and not searched here.
 """
 
 from dataclasses import replace
@@ -28,11 +28,15 @@ from palimpsest.settings import models_dir
 from palimpsest.types import EvalCase
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "memit": [{"preserve_weight": weight} for weight in (100, 300, 1000, 2000, 3000, 5000)],
+    "memit": [
+        {"layers": layers, "preserve_weight": weight}
+        for layers in ([4, 5, 6, 7, 8], [3, 4, 5])
+        for weight in (100, 300, 1000)
+    ],
     "alphaedit": [
-        {"rule": "absolute", "threshold": threshold, "ridge": ridge}
-        for threshold in (0.01, 0.02)
-        for ridge in (1, 10, 30)
+        {"layers": layers, "ridge": ridge}
+        for layers in ([4, 5, 6, 7, 8], [3, 4, 5])
+        for ridge in (1, 3, 10)
     ],
     "rome": [{"layers": [layer], "ridge": ridge} for layer in (5, 8) for ridge in (0.0, 0.03, 0.3)],
 }

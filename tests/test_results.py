@@ -1,0 +1,70 @@
+"""The carried laptop results: what the pages say of them is recomputed here from the records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palimpsest.claims import load_claims, load_records, verdict
+from palimpsest.paths import notebooks_dir, results_dir, results_root
+
+NOTEBOOKS = sorted(path.stem for path in notebooks_dir().glob("*.ipynb"))
+LAPTOP = results_dir("laptop")
+
+
+def values(notebook: str) -> dict[str, dict[str, float]]:
+    return json.loads((LAPTOP / f"{notebook}.json").read_text("utf-8"))["values"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_notebook_has_carried_results(notebook: str) -> None:
+    for ending in ("ipynb", "json", "provenance.json"):
+        assert (LAPTOP / f"{notebook}.{ending}").is_file()
+    assert json.loads((LAPTOP / f"{notebook}.json").read_text("utf-8"))["profile"] == "laptop"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_intervals_hold_their_value_and_say_what_they_are_over(notebook: str) -> None:
+    for name, entry in values(notebook).items():
+        if entry["low"] is not None:
+            assert entry["low"] <= entry["value"] <= entry["high"], name
+            assert entry["over"] in ("cases", "seeds"), name
+
+
+def test_one_edit_flips_its_fact_and_comes_out_without_a_trace() -> None:
+    found = values("01_one_edit")
+    assert found["margin_before"]["value"] < 0 < found["margin_after"]["value"]
+    assert found["weights_changed"]["value"] == 0
+    assert found["said_undone"]["value"] == found["said_before"]["value"] != found["said_after"]["value"]
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_a_batch_of_a_hundred_known_facts_is_stored(method: str) -> None:
+    found = values("14_comparison")
+    assert found["facts"]["value"] == 100
+    assert found[f"efficacy_{method}"]["value"] >= 95
+    assert found[f"generalisation_{method}"]["value"] >= 85
+    lost = found["specificity_unedited"]["value"] - found[f"specificity_{method}"]["value"]
+    assert lost == pytest.approx(found[f"{method}_specificity_lost"]["value"], abs=1e-3)
+
+
+LEMMAS = {
+    "P01": "wrong as printed",
+    "P02": "wrong as printed",
+    "P03": "proved",
+    "P04": "proved",
+    "P05": "proved",
+    "P06": "wrong as printed",
+    "P07": "wrong as printed",
+}
+
+
+@pytest.mark.parametrize(("claim", "label"), LEMMAS.items())
+def test_the_verdicts_on_the_lemmas_follow_from_the_records(claim: str, label: str) -> None:
+    rows = {row.id: row for row in load_claims().claims}
+    assert verdict(rows[claim], load_records(results_root(), "laptop")).label == label
+
+
+def test_carried_tables_are_not_pickles() -> None:
+    endings = {path.suffix for path in Path(LAPTOP).iterdir()}
+    assert endings <= {".ipynb", ".json", ".parquet", ".png"}
