@@ -34,9 +34,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         for weight in (100, 300, 1000)
     ],
     "alphaedit": [
-        {"layers": layers, "ridge": ridge}
-        for layers in ([4, 5, 6, 7, 8], [3, 4, 5])
-        for ridge in (1, 3, 10)
+        {"layers": layers, "ridge": ridge} for layers in ([4, 5, 6, 7, 8], [3, 4, 5]) for ridge in (1, 3, 10)
     ],
     "rome": [{"layers": [layer], "ridge": ridge} for layer in (5, 8) for ridge in (0.0, 0.03, 0.3)],
 }

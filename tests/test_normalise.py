@@ -83,3 +83,19 @@ def test_prose_is_replaced_only_around_the_same_code() -> None:
     assert renewed is not None
     assert renewed.cells[0].execution_count == 1
     assert with_current_prose(executed, other) is None
+
+
+def test_advice_about_widgets_is_no_part_of_a_result() -> None:
+    advice = (
+        "lib/tqdm/auto.py:21: TqdmWarning: IProgress not found. Please update jupyter and ipywidgets.\n"
+        "  from .autonotebook import tqdm as notebook_tqdm\n"
+    )
+    assert without_bars(advice) == ""
+    assert without_bars(f"{advice}a real warning") == "a real warning"
+
+
+def test_nested_bars_leave_nothing() -> None:
+    assert (
+        without_bars("   \n\n   \x1b[A\n\rscoring:  50%|█████     | 1/2 [00:01<00:01,  1.0s/batch]\x1b[A")
+        == ""
+    )

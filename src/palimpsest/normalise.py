@@ -15,6 +15,7 @@ from PIL import Image
 
 from palimpsest import paths
 
+_ADVICE = re.compile(r"[^\n]*TqdmWarning: IProgress not found[^\n]*\n[^\n]*autonotebook[^\n]*\n?")
 _BAR = re.compile(r"\d+%\|.*|.*\d+(it|\w+)? \[\d+:\d\d.*|.*\[\d+:\d\d<.*")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
@@ -69,7 +70,8 @@ def _joined(streams: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def without_bars(text: str) -> str:
-    """A stream's text without the lines that progress bars leave behind."""
+    """A stream's text without the lines that progress bars leave behind, and tqdm's advice about widgets."""
+    text = _ADVICE.sub("", text).replace("\x1b[A", "")  # nested bars move the cursor up
     lines = [line.split("\r") for line in text.split("\n")]
     kept = []
     for parts in lines:
