@@ -235,3 +235,11 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
 def test_the_check_needs_a_book(clone: Clone) -> None:
     with pytest.raises(BookError, match="holds no book; build it with 'make html PROFILE=laptop'"):
         browser_check.main("laptop")
+
+
+def test_a_page_about_formulas_names_no_model_in_its_banner() -> None:
+    record = {"facts": {"model": {"name": "none, random problems"}}}
+    text = banner(load_profile("laptop"), None, record)
+    assert "no language model (random problems)" in text
+    assert "smollm2" not in text
+    assert "smollm2" in banner(load_profile("laptop"), None, {"facts": {"model": {"name": "smollm2-135m"}}})

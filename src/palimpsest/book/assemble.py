@@ -65,7 +65,7 @@ def write_page(name: str, setting: Profile, folder: Path) -> Path:
     page = with_current_prose(executed, source) or executed
     record_file = results / f"{name}.json"
     record = records.read(record_file) if record_file.is_file() else {}
-    add_after_title(page, banner(setting, reason) + other_profiles(name, setting.name, record))
+    add_after_title(page, banner(setting, reason, record) + other_profiles(name, setting.name, record))
     box = provenance_box(record, read_provenance(name, results), setting)
     page.cells.append(_markdown(box, "provenance"))
     path = folder / f"{name}.ipynb"
@@ -95,11 +95,15 @@ def stub(name: str, source: NotebookNode, setting: Profile) -> str:
     )
 
 
-def banner(setting: Profile, reason: str | None) -> str:
+def banner(setting: Profile, reason: str | None, record: Mapping[str, Any] | None = None) -> str:
     """What every page says first: in which profile its numbers were made, and if they are stale."""
+    model = (record or {}).get("facts", {}).get("model", {}).get("name", setting.model)
+    bare = model.startswith("none")  # "none, random problems": a page about formulas
+    title = f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}"
+    origin = f"no language model ({model.removeprefix('none, ')})" if bare else setting.description
     text = (
-        f"```{{admonition}} Profile {setting.name}: {setting.model}\n:class: note\n"
-        f"The numbers on this page come from {setting.description}. "
+        f"```{{admonition}} {title}\n:class: note\n"
+        f"The numbers on this page come from {origin}. "
         "Parameters, data and revision are in the box at the end.\n```\n"
     )
     if reason is None:
