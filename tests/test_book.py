@@ -172,6 +172,7 @@ def test_a_warning_fails_the_build_and_a_clean_page_builds(
         ("left over: $x + y$ here", ["raw TeX: '$x + y$'"]),
         ("{cite:t}`someone`", ["raw MyST: '{cite:t}`'"]),
         ("(label)=", ["raw MyST: '(label)='"]),
+        ("| method | value | |:--|--:| | MEMIT | 1 |", ["raw table: '|:--|'"]),
     ],
 )
 def test_markup_that_reached_the_reader(text: str, faults: list[str]) -> None:

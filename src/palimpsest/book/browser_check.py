@@ -63,6 +63,7 @@ _REDIRECT = re.compile(r'http-equiv="refresh"[^>]*url=([^">]+)', re.IGNORECASE)
 RAW = {
     "raw TeX": re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$\$|\$[^\s$][^$\n]{0,80}\$"),
     "raw MyST": re.compile(r"\{[a-z]+(:[a-z]+)?\}`|:::\{|```|^\([\w-]+\)=$", re.MULTILINE),
+    "raw table": re.compile(r"\|:?-{2,}:?\|"),
 }
 
 
