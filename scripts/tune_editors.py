@@ -10,8 +10,8 @@ written to config/models/<model>.search.csv; the chosen settings are copied into
 by hand, and a test checks that they agree. How values are optimised (steps, learning rate, clamp) is
 the same for all and not searched here.
 
-The candidates were narrowed by trials by hand before this search, on validation facts too: learning rate, stopping
-loss and layers for MEMIT and AlphaEdit, hardly any for ROME. The table does not hold those trials.
+The candidates were narrowed by trials by hand before this search, on validation facts too: learning rate,
+stopping loss and layers for MEMIT and AlphaEdit, hardly any for ROME. The table does not hold those trials.
 """
 
 from dataclasses import replace
