@@ -62,3 +62,11 @@ class NotebookError(PalimpsestError, RuntimeError):
 
 class BookError(PalimpsestError, RuntimeError):
     """The book was not built, or what was built is not as it should be."""
+
+
+class LedgerError(PalimpsestError, ValueError):
+    """A ledger was asked for something its facts, site or file do not allow; it is unchanged."""
+
+
+class SequenceError(PalimpsestError, ValueError):
+    """A sequence of edits was continued on other weights than it left, or its settings contradict."""
