@@ -141,7 +141,10 @@ def test_sequential_equals_one_time_after_every_step(run):
 def test_one_time_solution_is_the_least_squares_one(run):
     # For a projector the penalty is λ‖D‖²; for another positive semidefinite P it is λ tr(DP⁺Dᵀ).
     found, wanted = eq.one_time(run.problem, run.batches), stacked_least_squares(run)
-    assert error(found, wanted, 1e-6) < solvable(run)
+    facts = eq.joined(run.batches)
+    lacking = float((facts.values - run.problem.weight @ facts.keys).norm())
+    # Updates far shorter than they could be, ‖R'‖/(2√λ), are rounding in the oracle.
+    assert error(found, wanted, 1e-4 * lacking / (2 * run.problem.ridge**0.5)) < solvable(run)
 
 
 @given(run=runs(kinds=("exact",)))
@@ -198,21 +201,21 @@ def test_other_matrices_do_not_solve_the_stated_problem(run):
 
 @st.composite
 def coupled(draw: st.DrawFn) -> Run:
-    """Two batches that share a unit key inside range(P), with unit residuals and 0.1 ≤ λ ≤ 10.
+    """Batches [u, a] and [u] with u ⟂ a unit keys inside range(P), C = 0 and 0.1 ≤ λ ≤ 10.
 
-    Orthogonal batches hide every departure; here they cannot.
+    The second residual of u is 1.2 to 2 times the first, so that on u everything is a scalar and no
+    departure can cancel; where batches are orthogonal, each of them could.
     """
     d_k, d_v, seed = draw(st.integers(3, 8)), draw(st.integers(1, 4)), draw(SEEDS)
     kept = torch.linalg.qr(gaussian(seed, d_k, d_k)).Q[:, : draw(st.integers(2, d_k))]
-    p = kept @ kept.T
-    shared, own = (kept @ gaussian(seed + i, kept.shape[1], 1) for i in (1, 2))
-    first = torch.cat([shared / shared.norm(), own / own.norm()], 1)
-    weight, lacking = gaussian(seed + 3, d_v, d_k), gaussian(seed + 4, d_v, 3)
+    weight, lacking = gaussian(seed + 3, d_v, d_k), gaussian(seed + 4, d_v, 2)
     lacking = lacking / lacking.norm(dim=0)
-    keys = torch.cat([first, first[:, :1]], 1)
+    lacking = torch.cat([lacking, draw(st.floats(1.2, 2)) * lacking[:, :1]], 1)
+    keys = kept[:, [0, 1, 0]]
     values = weight @ keys + lacking
     batches = [Batch(keys[:, :2], values[:, :2]), Batch(keys[:, 2:], values[:, 2:])]
-    problem = Problem(weight, torch.zeros(d_k, d_k).double(), p, 10 ** draw(st.floats(-1, 1)))
+    moment = torch.zeros(d_k, d_k).double()
+    problem = Problem(weight, moment, kept @ kept.T, 10 ** draw(st.floats(-1, 1)))
     return Run(problem, batches, Batch(keys[:, :0], values[:, :0]), "exact")
 
 
@@ -240,7 +243,7 @@ def test_misprinted_residual_of_a3(run):
 @given(run=coupled())
 def test_misprinted_residual_must_fail_where_keys_are_shared(run):
     _, wanted, *_ = two_steps(run)
-    assert error(eq.sequential(run.problem, run.batches, residuals="original")[-1], wanted) > 1e-3
+    assert error(eq.sequential(run.problem, run.batches, residuals="original")[-1], wanted) > 1e-2
 
 
 @given(run=runs(kinds=("identity",), ridge=(-2, 2), awkward=False))
@@ -272,7 +275,7 @@ def test_changing_ridge(run, factor):
 def test_changing_ridge_must_fail(run, factor):
     later = replace(run.problem, ridge=factor * run.problem.ridge)
     found = eq.sequential([run.problem, later], run.batches)[-1]
-    assert error(found, eq.one_time(later, run.batches)) > 1e-3
+    assert error(found, eq.one_time(later, run.batches)) > 1e-2
 
 
 def weights(level: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -296,7 +299,7 @@ def test_weight_on_past_keys(run, level):
 @given(run=coupled(), level=st.sampled_from([0.0, 0.3, 3.0, 100.0]))
 def test_weight_on_past_keys_must_fail(run, level):
     found = eq.sequential(run.problem, run.batches, past_weight=weights(level))[-1]
-    assert error(found, eq.one_time(run.problem, run.batches)) > 1e-3
+    assert error(found, eq.one_time(run.problem, run.batches)) > 1e-2
 
 
 @given(run=runs(steps=(1, 4)))
@@ -316,19 +319,15 @@ def test_changing_projector_must_fail(run):
     wanted = eq.one_time(later, run.batches)
     assert error(found[1] @ key, found[0] @ key) < 1e-8
     assert float((wanted @ key).norm()) < 1e-10
-    assert float((found[1] - wanted).norm()) > 1e-3 * float(found[1].norm())
+    assert float((found[1] - wanted).norm()) > 1e-2 * float(found[1].norm())
 
 
-@given(run=coupled(), seed=SEEDS, power=st.floats(-4, -1))
-def test_keys_remembered_with_an_error_must_fail_in_proportion(run, seed, power):
+@given(run=coupled(), power=st.floats(-4, -1))
+def test_keys_remembered_with_an_error_must_fail_in_proportion(run, power):
     noise = 10**power
-    off = [b.keys + noise * b.keys.norm() * _unit(gaussian(seed, *b.keys.shape)) for b in run.batches]
+    off = [(1 + noise) * batch.keys for batch in run.batches]
     found = eq.sequential(run.problem, run.batches, remembered=off)[-1]
-    assert 1e-4 * noise < error(found, eq.one_time(run.problem, run.batches)) < 100 * noise
-
-
-def _unit(tensor: Tensor) -> Tensor:
-    return tensor / tensor.norm()
+    assert 1e-2 * noise < error(found, eq.one_time(run.problem, run.batches)) < 10 * noise
 
 
 # L04 at λ = 0: which pseudo-inverse.
@@ -345,7 +344,7 @@ def effective_condition(run: Run) -> float:
         s = run.problem.projector @ eq.system(run.problem, eq.joined(run.batches[: t + 1]).keys)
         values = torch.linalg.svdvals(s)
         kept = values[values > eq.PSEUDO * values[0]]
-        found.append(float(kept[0] / kept[-1]))
+        found.append(float(kept[0] / kept[-1]) if len(kept) else 1.0)
     return max(found)
 
 
