@@ -14,34 +14,37 @@ new key instead; as printed that leaves the old fact in place.
 """
 
 import copy
-import hashlib
-import json
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.cache import replacing
-from palimpsest.errors import LedgerError, ResourceError
-from palimpsest.onetime import Facts, Fit, Problem, check
+from palimpsest.columns import Facts, check, unique
+from palimpsest.errors import LedgerError
+from palimpsest.ledgerfile import content_hash, read, write
+from palimpsest.onetime import Problem, Step
 from palimpsest.projector import Projector
+from palimpsest.solve import LeastSquares
 
-SCHEMA = 1
-Values = Float[Tensor, "d_v n"]
+PROJECTOR = ("basis", "complement", "spectrum")
 Resolve = Literal["new", "old", "mean"] | Callable[[Tensor, Tensor], Tensor]
+RESOLVE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "new": lambda old, new: new,
+    "old": lambda old, new: old,
+    "mean": lambda old, new: (old + new) / 2,
+}
 
 
 class EditLedger:
     """Facts at one site, and the weight that holds exactly them.
 
     Args:
-        weight: W₀ (d_v, d_k) in any floating dtype; kept as given.
-        preserve: M (d_k, d_k), symmetric positive semidefinite; None for zero.
+        weight: W₀ (d_v, d_k) in any floating dtype; copied, because a model's weight is edited in place.
+        preserve: M (d_k, d_k), symmetric positive semidefinite; None for zero. Not copied.
         ridge: λ ≥ 0.
         projector: P; None for the identity.
         site: a label of the weight, checked when a saved ledger is opened.
@@ -62,10 +65,16 @@ class EditLedger:
         *,
         site: str = "",
     ) -> None:
-        self.base = weight.detach()
+        self.base = weight.detach().clone()
         self.site = site
-        self._problem = Problem(self.base, preserve, float(ridge), projector)
-        self._solved = self._problem.fit(self._problem.empty)
+        check("weight", self.base, ("d_v", "d_k"))
+        d_v, d_k = self.base.shape
+        nothing = self.base.new_zeros(d_k, 0), self.base.new_zeros(d_v, 0)
+        LeastSquares(*nothing, preserve, ridge, projector)  # refuses what does not fit
+        self._problem = Problem(
+            preserve, float(ridge), projector or Projector.identity(d_k, self.base.device)
+        )
+        self._solved = self._problem.solve(self._facts((), *nothing, None))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -99,7 +108,7 @@ class EditLedger:
 
     @property
     def condition(self) -> float:
-        """Estimated condition number of what was factorised; 1 without facts."""
+        """Estimated condition number of what was factorised."""
         return self._solved.condition
 
     def __len__(self) -> int:
@@ -142,7 +151,9 @@ class EditLedger:
 
         Source: Lyu et al., Prop. 3.2 and, for ``resolve``, the corrected form of Prop. 3.5.
         """
-        fresh = self._problem.facts(ids, keys, values, weights)
+        if not (resolve is None or callable(resolve) or resolve in RESOLVE):
+            raise LedgerError(f"resolve must be one of {', '.join(RESOLVE)} or a function, got {resolve!r}")
+        fresh = self._facts(ids, keys, values, weights)
         held = set(self.ids)
         met = [i for i, name in enumerate(fresh.ids) if name in held]
         if met and resolve is None:
@@ -151,11 +162,11 @@ class EditLedger:
                 "which of the two values to keep"
             )
         if resolve == "old":
-            return self._change([], fresh.without(met), dtype)
+            return self._move(self._solved.change([], fresh.without(met)), dtype)
         stale = self._columns([fresh.ids[i] for i in met])
         if met and resolve is not None:
-            fresh = self._resolved(fresh, met, self._solved.facts.values[:, stale], resolve)
-        return self._change(stale, fresh, dtype)
+            fresh = self._resolved(fresh, met, self.values[:, stale], resolve)
+        return self._move(self._solved.change(stale, fresh), dtype)
 
     def replace(
         self, ids: Sequence[str], values: Float[Tensor, "d_v n"], *, dtype: torch.dtype = torch.float64
@@ -167,9 +178,8 @@ class EditLedger:
             ShapeError, NonFiniteError: if ``values`` has the wrong shape, or holds NaN or infinity.
         """
         columns = self._columns(ids)
-        chosen = self._solved.facts.take(columns)
-        fresh = self._problem.facts(chosen.ids, chosen.keys, values, chosen.weights)
-        return self._move(self._problem.fit(self._solved.facts.put(columns, fresh)), dtype)
+        check("values", values, (len(self.base), len(columns)))
+        return self._move(self._solved.put(columns, values.detach().to(self.values)), dtype)
 
     def forget(self, ids: Sequence[str], *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_v d_k"]:
         """Remove facts, as if they had never been inserted.
@@ -180,7 +190,8 @@ class EditLedger:
 
         Source: Lyu et al., Eq. 31.
         """
-        return self._change(self._columns(ids), self._problem.empty, dtype)
+        none = self._solved.facts.take([])
+        return self._move(self._solved.change(self._columns(ids), none), dtype)
 
     def reweight(
         self, ids: Sequence[str], weights: Float[Tensor, " n"], *, dtype: torch.dtype = torch.float64
@@ -193,47 +204,60 @@ class EditLedger:
         """
         columns = self._columns(ids)
         chosen = self._solved.facts.take(columns)
-        fresh = self._problem.facts(chosen.ids, chosen.keys, chosen.values, weights)
-        return self._change(columns, fresh, dtype)
+        fresh = dataclasses.replace(chosen, weights=self._weights(chosen.ids, weights))
+        return self._move(self._solved.change(columns, fresh), dtype)
 
     def copy(self) -> "EditLedger":
         """A ledger of its own; tensors are shared, because none is ever changed in place."""
         return copy.copy(self)
 
+    def _facts(self, ids: Sequence[str], keys: Tensor, values: Tensor, weights: Tensor | None) -> Facts:
+        """Facts from what a caller gave, checked, in float64."""
+        names = unique(ids)
+        d_v, d_k = self.base.shape
+        check("keys", keys, (d_k, len(names)))
+        check("values", values, (d_v, len(names)))
+        k, v = (t.detach().to(self.base.device, torch.float64) for t in (keys, values))
+        return Facts(names, k, v, self._weights(names, weights), self._outputs(k))
+
+    def _weights(self, names: Sequence[str], weights: Tensor | None) -> Tensor:
+        """Weights from what a caller gave, checked, in float64."""
+        if weights is None:
+            return torch.ones(len(names), dtype=torch.float64, device=self.base.device)
+        check("weights", weights, (len(names),))
+        for name, weight in zip(names, weights.tolist(), strict=True):
+            if not weight > 0:
+                raise LedgerError(
+                    f"the weight of {name!r} is {weight:g}; weights must be above 0, and forget "
+                    "removes a fact"
+                )
+        return weights.detach().to(self.base.device, torch.float64)
+
+    def _outputs(self, keys: Tensor) -> Tensor:
+        """W₀K in float64, some rows at a time, because W₀ may be large and of half precision."""
+        return torch.cat([rows.double() @ keys for rows in self.base.split(1024)])
+
     def _columns(self, ids: Sequence[str]) -> list[int]:
         """Columns of facts that are held."""
-        if isinstance(ids, str):
-            raise LedgerError(f"ids must be a list of names, got the one text {ids!r}; write [{ids!r}]")
         where = {name: i for i, name in enumerate(self.ids)}
-        for i, name in enumerate(ids):
+        for name in (names := unique(ids)):
             if name not in where:
                 raise LedgerError(
-                    f"no fact {name!r} at site {self.site!r}: {len(where)} facts are held, see .ids"
+                    f"no fact {name!r} at site {self.site!r}, where {len(where)} facts are held; see .ids"
                 )
-            if name in ids[:i]:
-                raise LedgerError(f"id {name!r} is given twice in one call; name every fact once")
-        return [where[name] for name in ids]
+        return [where[name] for name in names]
 
     def _resolved(self, fresh: Facts, met: Sequence[int], old: Tensor, resolve: Resolve) -> Facts:
         """The new facts with resolved values where an id was held already."""
-        new = fresh.values[:, met]
-        if callable(resolve):
-            chosen = resolve(old, new)
-        elif resolve in ("new", "mean"):
-            chosen = new if resolve == "new" else (old + new) / 2
-        else:
-            raise LedgerError(f"resolve must be 'new', 'old', 'mean' or a function, got {resolve!r}")
+        new = fresh.values[:, list(met)]
+        chosen = RESOLVE[resolve](old, new) if isinstance(resolve, str) else resolve(old, new)
         check("resolved values", chosen, tuple(new.shape))
-        values = fresh.values.index_copy(1, torch.tensor(met), chosen.to(new))
-        return self._problem.facts(fresh.ids, fresh.keys, values, fresh.weights)
+        return fresh.put(met, chosen.detach().to(new))
 
-    def _change(self, gone: Sequence[int], fresh: Facts, dtype: torch.dtype) -> Tensor:
-        return self._move(self._problem.fit(self._solved.facts.without(gone).join(fresh)), dtype)
-
-    def _move(self, after: Fit, dtype: torch.dtype) -> Tensor:
-        """Take the new solution, and what it adds to the old one."""
-        delta = (after.total() - self._solved.total()).to(dtype)
-        self._solved = after
+    def _move(self, step: Step, dtype: torch.dtype) -> Tensor:
+        """Multiply out what a step adds, then take it."""
+        delta = step.delta(dtype)
+        self._solved = step.after
         return delta
 
     def save(self, path: str | Path) -> None:
@@ -242,26 +266,11 @@ class EditLedger:
         Raises:
             ResourceError: if it cannot be written; what was there before is unchanged.
         """
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}
-        about = {
-            "schema": SCHEMA,
-            "site": self.site,
-            "ridge": self._problem.ridge,
-            "ids": self.ids,
-            "sha256": {name: content_hash(t) for name, t in tensors.items()},
-        }
-        with replacing(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata={"ledger": json.dumps(about)})
-
-    def _tensors(self) -> dict[str, Tensor]:
-        facts, p = self._solved.facts, self._problem.projector
-        found = {"base": self.base, "keys": facts.keys, "values": facts.values, "weights": facts.weights}
-        found |= {
-            "preserve": self._problem.preserve,
-            "basis": p and p.basis,
-            "complement": p and p.complement,
-        }
-        return {name: t for name, t in found.items() if t is not None}
+        parts = {name: getattr(self._problem.projector, name) for name in PROJECTOR}
+        facts = {name: getattr(self, name) for name in ("keys", "values", "weights")}
+        tensors = {"base": self.base, "preserve": self._problem.preserve} | parts | facts
+        about = {"site": self.site, "ridge": self._problem.ridge, "ids": self.ids}
+        write(Path(path), tensors, about)
 
     @classmethod
     def load(
@@ -278,8 +287,8 @@ class EditLedger:
             ResourceError: if the file is missing or damaged.
             LedgerError: if it holds no ledger, or one of another weight or site.
         """
-        tensors, about = _read(Path(path))
-        if weight is not None and content_hash(weight.detach().cpu()) != about["sha256"]["base"]:
+        tensors, about = read(Path(path))
+        if weight is not None and content_hash(weight) != about["sha256"]["base"]:
             raise LedgerError(
                 f"{path} is a ledger of another model: its unedited weight differs from the one given; pass "
                 "the weight as it was before any edit"
@@ -288,37 +297,8 @@ class EditLedger:
             raise LedgerError(
                 f"{path} is a ledger of site {about['site']!r}, not of {site!r}; open that one's"
             )
-        basis, complement = tensors.get("basis"), tensors.get("complement")
-        free = basis is None and complement is None
-        projector = None if free else Projector(basis, complement)
+        basis, complement, spectrum = (tensors.get(name) for name in PROJECTOR)
+        projector = Projector(basis, complement, spectrum)
         ledger = cls(tensors["base"], tensors.get("preserve"), about["ridge"], projector, site=about["site"])
         ledger.insert(tensors["keys"], tensors["values"], about["ids"], tensors["weights"])
         return ledger
-
-
-def content_hash(tensor: Tensor) -> str:
-    """Sha256 of a tensor's type, shape and bits."""
-    tensor = tensor.contiguous()
-    head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
-    return hashlib.sha256(head + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a ledger file and what is written about them."""
-    try:
-        with safe_open(path, framework="pt") as handle:
-            about = (handle.metadata() or {}).get("ledger")
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ResourceError(
-            f"ledger file {path} is missing or damaged ({error}); take an earlier copy of it"
-        ) from error
-    if about is None:
-        raise LedgerError(f"{path} holds no ledger; give a file written by EditLedger.save")
-    described = json.loads(about)
-    if described["schema"] != SCHEMA:
-        raise LedgerError(
-            f"{path} has format {described['schema']}, this version reads {SCHEMA}; open it with the "
-            "version that wrote it"
-        )
-    return tensors, described
