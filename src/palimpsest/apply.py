@@ -3,7 +3,7 @@
 Both check first and write afterwards, so that a refused edit leaves every weight as it was.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,10 +46,17 @@ def installed(model: EditableModel, edit: Edit) -> Iterator[EditableModel]:
         NonFiniteError, ShapeError, ModelError: as `commit`; the weights are then untouched.
     """
     updated = _updated_weights(model, edit)
-    before = {layer: read_weight(model, layer).clone() for layer in updated}
-    try:
+    with restored(model, updated):
         _write(model, updated)
         yield model
+
+
+@contextmanager
+def restored(model: EditableModel, layers: Iterable[int]) -> Iterator[None]:
+    """Whatever the block writes into these layers' weights, every bit is put back on leaving it."""
+    before = {layer: read_weight(model, layer).clone() for layer in layers}
+    try:
+        yield
     finally:
         _write(model, before)
 

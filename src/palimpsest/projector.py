@@ -69,6 +69,10 @@ def rank(r: int) -> Rule:
     return Rule("rank", r, protected)
 
 
+RULES = {"absolute": absolute, "relative": relative, "energy": energy}
+"""Rules by the name that settings give them; the number of each is then called threshold."""
+
+
 @dataclass(frozen=True)
 class Projector:
     """Orthogonal projector P (d_k, d_k), held as the smaller of its basis and its complement.

@@ -21,12 +21,10 @@ from palimpsest.apply import Edit
 from palimpsest.editors.base import State, edit_layers, start
 from palimpsest.errors import ProfileError
 from palimpsest.model import EditableModel
-from palimpsest.projector import PUBLISHED_THRESHOLD, Projector, absolute, energy, null_space, relative
+from palimpsest.projector import PUBLISHED_THRESHOLD, RULES, Projector, null_space
 from palimpsest.settings import ContextSettings, Layers, TargetSettings
 from palimpsest.solve import LeastSquares
 from palimpsest.types import EditRequest
-
-RULES = {"absolute": absolute, "relative": relative, "energy": energy}
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

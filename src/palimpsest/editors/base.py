@@ -1,14 +1,13 @@
 """What editors share: the contract, the state of a sequence, and the spread of one residual over layers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.apply import Edit, WeightDelta
+from palimpsest.apply import Edit, WeightDelta, restored
 from palimpsest.contexts import sample_contexts
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.projector import Projector
@@ -103,7 +102,7 @@ def edit_layers(
     deltas: dict[int, Tensor] = {}
     keys: dict[int, Tensor] = {}
     solutions: dict[int, Solution] = {}
-    with _restored(model, layers):
+    with restored(model, layers):
         for index, layer in enumerate(layers):
             keys[layer] = subject_keys(model, requests, layer, contexts).double()
             missing = values.values - subject_hidden(model, requests, layers[-1])
@@ -124,13 +123,3 @@ def edit_layers(
 def loss_history(values: Targets) -> list[list[float]]:
     """Losses of each fact, one list per fact, as long as it was optimised."""
     return [row[row.isfinite()].tolist() for row in values.losses]
-
-
-@contextmanager
-def _restored(model: EditableModel, layers: Sequence[int]) -> Iterator[None]:
-    before = {layer: read_weight(model, layer).clone() for layer in layers}
-    try:
-        yield
-    finally:
-        for layer, weight in before.items():
-            write_weight(model, layer, weight)

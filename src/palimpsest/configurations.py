@@ -1,0 +1,56 @@
+"""Named sequences: a row of ``config/sequences.yaml`` on the settings of a model."""
+
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from palimpsest import paths
+from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.sequential import Sequential
+from palimpsest.settings import editor_settings
+
+FROM_MEMIT = "from memit"
+"""Value of a setting that is taken from the model's MEMIT, whatever the host."""
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """Every row of ``config/sequences.yaml``: name -> host and overrides.
+
+    Raises:
+        ProfileError: if the file is not YAML, or a row is no mapping with a host.
+    """
+    path = paths.root() / "config" / "sequences.yaml"
+    try:
+        rows = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    bad = [name for name, row in rows.items() if not isinstance(row, dict) or "host" not in row]
+    if bad:
+        raise ProfileError(f"{path.name}: {', '.join(bad)} need a host, the editor whose settings they use")
+    return dict(rows)
+
+
+def configuration(name: str, model: str, **overrides: Any) -> Sequential:
+    """A sequence by name, with the settings on file for a model.
+
+    Args:
+        name: a row of ``config/sequences.yaml``.
+        model: short name, or a hub id listed in its settings file.
+        overrides: fields of `Sequential` to set otherwise.
+
+    Raises:
+        UnknownNameError: unknown sequence or model.
+        ProfileError: a setting that does not exist or is out of range, or settings that contradict.
+    """
+    rows = configurations()
+    if name not in rows:
+        raise UnknownNameError("sequence", name, list(rows))
+    row = dict(rows[name])
+    settings = editor_settings(model, row.pop("host")) | row | overrides
+    for key in [key for key, value in settings.items() if value == FROM_MEMIT]:
+        settings[key] = editor_settings(model, "memit")[key]
+    try:
+        return Sequential(**settings)
+    except ValidationError as error:
+        raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
