@@ -4,7 +4,7 @@
 position by position. What is kept of the unedited model is its final hidden state at every position, after
 the final norm: the head makes the next-token distribution from it again whenever it is needed, a few
 positions at a time, so that 49 152 probabilities a position are never stored. This is right as long as the
-head is the unedited one, as it is under every edit of MLP weights; a head that changed is noticed and refused.
+head is the unedited one, as it is under every edit of MLP weights; a head that changed is refused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from palimpsest.model import EditableModel
 from palimpsest.tokens import Batch, encode
 
 LINE = 80
-"""Characters from which a line counts as prose; headings and the entries of lists are shorter."""
+"""Characters from which a line of an article counts as prose; headings and entries of lists are shorter."""
 
 _WINDOWS_AT_ONCE = 8
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32; about six such tensors live at once
@@ -104,8 +104,8 @@ def reference(
         model: the model before any edit.
         tokens: how many to read, rounded down to whole windows.
         window: tokens per sequence. Each window is read on its own; its first token is not predicted.
-        texts: default the embedded Wikipedia articles that key statistics never see, without windows that are
-            mostly lists: those with less than half of their characters in lines of ``LINE`` or more.
+        texts: default the embedded Wikipedia articles that key statistics never see, without their lines of
+            fewer than ``LINE`` characters; own texts are read as they are.
 
     Raises:
         ShapeError: if the numbers make no sense or the texts hold too few whole windows.
@@ -123,7 +123,8 @@ def drift(model: EditableModel, reference: Reference) -> Drift:
     """Compare the model as it is now with what it was when the reference was made.
 
     A collapsed model is measured, not refused: logits are held within a quarter of the float32 range, which
-    keeps every NLL finite, and perplexity may be ``inf``. Only NaN is an error.
+    keeps every NLL finite, and perplexity may be ``inf``. Only NaN is an error: weights that hold NaN or
+    infinity, or squares of activations beyond float32, which takes weights of about 1e19.
 
     Raises:
         NonFiniteError: if the model gives NaN.
@@ -149,11 +150,9 @@ def _windows(model: EditableModel, tokens: int, window: int, texts: Sequence[str
             f"{tokens} tokens in windows of {window} hold no prediction; "
             "a window needs two tokens or more, and tokens at least one window"
         )
-    own = statistics.held_out_texts() if texts is None else texts
+    own = [_prose(text) for text in statistics.held_out_texts()] if texts is None else texts
     cut = (_whole(encode(model.tokenizer, text), window) for text in own)
     found = [ids for ids in chain(*zip_longest(*cut)) if ids]
-    if texts is None:
-        found = [ids for ids in found if _is_prose(model.tokenizer.decode(ids))]
     if len(found) < wanted:
         raise ShapeError(
             f"the texts hold {len(found)} whole windows of {window} tokens, {wanted} were asked for; "
@@ -166,9 +165,8 @@ def _whole(ids: list[int], window: int) -> list[list[int]]:
     return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
 
 
-def _is_prose(text: str) -> bool:
-    lengths = [len(line) for line in text.splitlines()]
-    return 2 * sum(length for length in lengths if length >= LINE) >= sum(lengths)
+def _prose(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if len(line) >= LINE)
 
 
 def _hidden(model: EditableModel, ids: Int[Tensor, "w t"]) -> Float[Tensor, "w p d_v"]:
