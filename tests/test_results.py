@@ -56,11 +56,17 @@ LEMMAS = {
     "P05": "proved",
     "P06": "wrong as printed",
     "P07": "wrong as printed",
+    "L02": "proved",
+    "L03": "proved",
+    "L04": "wrong as printed",
+    "L05": "proved",
+    "L06": "proved",
+    "L07": "wrong as printed",
 }
 
 
 @pytest.mark.parametrize(("claim", "label"), LEMMAS.items())
-def test_the_verdicts_on_the_lemmas_follow_from_the_records(claim: str, label: str) -> None:
+def test_the_verdicts_on_lemmas_and_propositions_follow_from_the_records(claim: str, label: str) -> None:
     rows = {row.id: row for row in load_claims().claims}
     assert verdict(rows[claim], load_records(results_root(), "laptop")).label == label
 
