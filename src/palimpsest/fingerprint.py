@@ -1,8 +1,9 @@
 """What a result depends on, as one hash.
 
 Modification times mean nothing after a clone, so a result is stale when the content it came from has
-changed: the notebook's code, the package's code, the settings, the parameters, the data and the pinned
-resources. Prose, comments and docstrings do not count: correcting a sentence costs no hour of computing.
+changed: the notebook's code, the package's code, the settings, the parameters, the data, the pinned
+resources and the long records shown beside. Prose, comments and docstrings do not count: correcting a
+sentence costs no hour of computing.
 """
 
 import ast
@@ -33,7 +34,10 @@ WITHOUT_EFFECT = {
 }
 """Parts of the package that cannot change a result, with the reason."""
 
-DATA = ("data/facts", "data/published", "config/models")
+DATA = ("data/facts", "data/published", "config/models", "config/sequences.yaml")
+
+LONG = "long"
+"""Profile whose tables a page shows beside its own."""
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -74,6 +78,9 @@ def bare_code(source: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
+    """The files below a folder, or the file itself."""
+    if folder.is_file():
+        return [folder]
     hidden = ("__pycache__", ".ipynb_checkpoints")
     return sorted(
         path
@@ -86,7 +93,7 @@ def _tree(folder: Path, skip: Iterable[str] = ()) -> Iterable[bytes]:
     """Names and contents below a folder, Python sources without their prose."""
     for path in _files(folder):
         name = path.relative_to(folder)
-        if name.parts[0] in skip:
+        if name.parts and name.parts[0] in skip:
             continue
         yield name.as_posix().encode()
         content = path.read_bytes()
@@ -116,6 +123,9 @@ def components(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     }
     parts["package code"] = _digest(_tree(root / "src" / "palimpsest", WITHOUT_EFFECT))
     parts["data and model settings"] = _digest(part for folder in DATA for part in _tree(root / folder))
+    if parameters.get("profile") != LONG:
+        shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))
+        parts["long records"] = _digest(path.read_bytes() for path in shown)
     return dict(sorted(parts.items()))
 
 

@@ -243,3 +243,12 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a record of schema {SCHEMA}; run the notebook again")
     return content
+
+
+def carried(notebook: str, table: str, profile: str = "long") -> pd.DataFrame | None:
+    """A table of a notebook's run under another profile, if the repository carries it.
+
+    For pages that show a long run beside their own. The page goes stale when the table changes.
+    """
+    path = paths.results_dir(profile) / f"{notebook}.{table}.parquet"
+    return pd.read_parquet(path) if path.exists() else None
