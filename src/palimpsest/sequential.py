@@ -25,7 +25,7 @@ Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,8 +35,10 @@ from torch import Tensor
 
 from palimpsest.apply import WeightDelta, commit, restored
 from palimpsest.deltas import Post
-from palimpsest.editors.base import State, loss_history, start
-from palimpsest.errors import SequenceError
+from palimpsest.editors import State
+from palimpsest.editors import edit as checked_edit
+from palimpsest.editors.base import loss_history, start
+from palimpsest.errors import ProfileError, SequenceError
 from palimpsest.ledger import EditLedger
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.projector import PUBLISHED_THRESHOLD, RULES, Projector, eigendirections, null_space
@@ -112,7 +114,8 @@ class Sequential:
         """Write one batch; commit it before the next call. See `palimpsest.edit`.
 
         Raises:
-            SequenceError: if the model's weights are not those the state was left at.
+            SequenceError: if the state is of other layers, or was left at other weights than the model's.
+            ProfileError: if the rule protects every direction.
         """
         at = self._started(model, state)
         ids = [request.id or request.text for request in requests]
@@ -134,7 +137,8 @@ class Sequential:
                 notes.layer(layer, ledgers[layer], delta, weights[layer] - at.unedited[layer].double())
                 write_weight(model, layer, weights[layer])
         now = {layer: read_weight(model, layer).double() for layer in self.layers}
-        edit = WeightDelta({i: weights[i] - now[i] for i in self.layers}, base, notes.of(values, len(ids)))
+        deltas = {layer: weights[layer] - now[layer] for layer in self.layers}
+        edit = WeightDelta(deltas, base, notes.of(values, at.contexts))
         return edit, replace(at, ledgers=ledgers, weights=weights, steps=at.steps + 1)
 
     def finish(self, model: EditableModel, state: SequenceState) -> tuple[WeightDelta, SequenceState] | None:
@@ -142,17 +146,20 @@ class Sequential:
         if self.post is None or not self.post.at_end:
             return None
         at = self._started(model, state)
-        weights = {}
+        weights, notes = {}, _Notes()
         for layer in self.layers:
             nothing = torch.zeros_like(at.weights[layer])
             delta = self.post(nothing, at.weights[layer], at.unedited[layer].double())
             weights[layer] = at.weights[layer] + delta
+            notes.norms(layer, delta, weights[layer] - at.unedited[layer].double())
         deltas = {i: weights[i] - read_weight(model, i).double() for i in self.layers}
-        return WeightDelta(deltas, fingerprint(model), {"facts": 0}), replace(at, weights=weights)
+        edit = WeightDelta(deltas, fingerprint(model), {"facts": 0, **notes.kept})
+        return edit, replace(at, weights=weights)
 
     def _started(self, model: EditableModel, state: State | None) -> SequenceState:
         """The given state if it fits the model's weights; what it lacks is taken from the model."""
         if isinstance(state, SequenceState) and state.steps > 0:
+            _same_layers(self.layers, state.weights)
             _same_weights(model, state.weights)
             return state
         basic = start(model, state, self.contexts, self.layers, self.statistics_tokens)
@@ -161,10 +168,18 @@ class Sequential:
             cut = RULES[self.rule](self.threshold)
             for layer in self.layers:
                 projectors.setdefault(layer, null_space(basic.moments[layer], cut))
+                self._require_room(layer, projectors[layer])
         unedited = {layer: read_weight(model, layer).clone() for layer in self.layers}
         weights = {layer: weight.double() for layer, weight in unedited.items()}
         fresh = SequenceState(basic.contexts, basic.moments, projectors, {}, {}, unedited, weights)
         return replace(fresh, ledgers={i: self._ledger(fresh, i, unedited[i]) for i in self.layers})
+
+    def _require_room(self, layer: int, projector: Projector) -> None:
+        if projector.kept == 0:
+            raise ProfileError(
+                f"layer {layer}: rule {self.rule!r} at {self.threshold} protects every direction, so "
+                "no fact could be written; choose a threshold between the eigenvalues of C0"
+            )
 
     def _ledger(self, state: SequenceState, layer: int, weight: Tensor) -> EditLedger:
         """A ledger without facts, anchored at a weight."""
@@ -236,15 +251,21 @@ class _Notes:
 
     def layer(self, layer: int, ledger: EditLedger, delta: Tensor, total: Tensor) -> None:
         self.kept["condition"][layer] = ledger.condition
+        self.norms(layer, delta, total)
+
+    def norms(self, layer: int, delta: Tensor, total: Tensor) -> None:
         self.kept["step_norm"][layer] = float(delta.norm())
         self.kept["total_norm"][layer] = float(total.norm())
 
-    def of(self, values: Targets, facts: int) -> dict[str, object]:
-        lengths = {
+    def of(self, values: Targets, contexts: Sequence[str]) -> dict[str, object]:
+        common = {
+            "contexts": list(contexts),
+            "facts": values.values.shape[1],
+            "loss_history": loss_history(values),
             "value_norm": values.values.norm(dim=0).tolist(),
             "delta_norm": values.deltas.norm(dim=0).tolist(),
         }
-        return {"facts": facts, "loss_history": loss_history(values), **lengths, **self.kept}
+        return {**common, **self.kept}
 
 
 def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k r"], list[str]]:
@@ -255,6 +276,7 @@ def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k
     return columns, [f"{PRESERVED}{i}" for i in range(columns.shape[1])]
 
 
+@runtime_checkable
 class LayerEditor(Protocol):
     """An editor that says which layers it writes to."""
 
@@ -297,7 +319,7 @@ def steps(
     state: State | None = None
     with restored(model, editor.layers):
         for number, requests in enumerate(batches):
-            edit, state = editor.edit(model, requests, state)
+            edit, state = checked_edit(editor, model, requests, state)
             commit(model, edit)
             yield Step(number, tuple(requests), edit, state)
         if isinstance(editor, Sequential) and isinstance(state, SequenceState):
@@ -310,6 +332,14 @@ def steps(
 def _write(model: EditableModel, weights: Mapping[int, Tensor]) -> None:
     for layer, weight in weights.items():
         write_weight(model, layer, weight)
+
+
+def _same_layers(layers: Sequence[int], weights: Mapping[int, Tensor]) -> None:
+    if list(layers) != sorted(weights):
+        raise SequenceError(
+            f"the state is of a sequence in layers {sorted(weights)}, this one edits {list(layers)}; go on "
+            "in the same layers, or start again without a state"
+        )
 
 
 def _same_weights(model: EditableModel, weights: Mapping[int, Tensor]) -> None:
