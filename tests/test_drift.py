@@ -123,12 +123,12 @@ def test_a_collapsed_model_is_measured_not_refused(kind: str, size: float) -> No
 
 
 def test_activations_beyond_float32_are_named() -> None:
-    """GPT-2's LayerNorm subtracts a mean from what has overflown: weights are finite, logits are not numbers."""
+    """GPT-2's LayerNorm subtracts a mean from what has overflown: finite weights, logits not a number."""
     model = tiny_model("gpt2", seed=3)
     found = reference(model, TOKENS, WINDOW, texts())
     with (
         installed(model, noise(model, 1e20, layer=3)),
-        pytest.raises(NonFiniteError, match="gives NaN in 15 of 15 windows .* or its activations overflow"),
+        pytest.raises(NonFiniteError, match=r"gives NaN in 15 of 15 windows .* or its activations overflow"),
     ):
         drift(model, found)
 
