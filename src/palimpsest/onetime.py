@@ -39,7 +39,7 @@ WELL_CONDITIONED = 1e4
 """Up to here no other form is looked for: errors are some 1e-15 times the condition number."""
 TELESCOPE = 1e5
 """Beyond this a step is the difference of both totals, so that a sum of steps stays as exact as the last."""
-EPS = torch.finfo(torch.float64).eps
+EPS, HUGE = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).max
 DRIFT = 3e-15
 """Relative backward error beyond which the factor and the coefficients are computed anew."""
 
@@ -128,9 +128,12 @@ class Problem:
 
     def _primal(self, facts: Facts) -> "Primal":
         keys = facts.scaled_keys
-        inside = self.projector.apply(keys).norm(dim=0) > PROTECTED_KEY * keys.norm(dim=0)
-        columns = keys * inside, facts.residual  # the rounding of a protected key would pass for a direction
-        found = solve(LeastSquares(*columns, self.preserve, self.ridge, self.projector), path="primal")
+        inside = self.projector.apply(keys).norm(dim=0)
+        protected = inside <= PROTECTED_KEY * keys.norm(dim=0).clamp(max=HUGE)
+        keys = torch.where(protected, 0.0, keys)  # their rounding would pass for a direction
+        found = solve(
+            LeastSquares(keys, facts.residual, self.preserve, self.ridge, self.projector), path="primal"
+        )
         return Primal(self, facts, found.delta, found.condition)
 
 
