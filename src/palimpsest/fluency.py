@@ -1,0 +1,89 @@
+"""What the field measures on generated text: n-gram entropy (fluency) and TF-IDF similarity (consistency).
+
+Both look at words alone. A high fluency says that a text does not repeat itself, not that it makes sense; a
+high consistency that it uses the words of the references. Units are bits and a cosine; the papers print both
+times 100.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from palimpsest.errors import ScoreError
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def fluency(text: str) -> float:
+    """Weighted mean of bigram and trigram entropy, (2/3 H₂ + 4/3 H₃) / 2, in bits.
+
+    H_n = -Σ_g f(g) log₂ f(g), with f the share of n-gram g among those of the text. Source:
+    ``n_gram_entropy`` in ROME's released evaluation, kept by MEMIT and AlphaEdit, called fluency or GE.
+    AlphaEdit (Eq. 22) and the Labyrinth (Eq. 36) print it without the half and with a minus sign before the
+    first sum only; values of about 620 (times 100) for texts of 100 tokens can come from the code alone.
+
+    Range [0, log₂ m) for m words; higher is less repetitive, and longer texts can reach more. Words and
+    single punctuation marks are found by a regular expression where the released code uses nltk, so
+    contractions are split elsewhere ("don", "'", "t" for "do", "n't"). A text of two words or fewer has
+    fluency 0.
+
+    Example: "a b a b a" has bigrams ab, ba twice each and trigrams aba twice, bab once: H₂ = 1,
+    H₃ = log₂ 3 - 2/3 = 0.918, fluency (0.667 + 1.224) / 2 = 0.946.
+    """
+    words = _WORD.findall(text)
+    return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
+    total = counts.total()
+    return sum(count / total * math.log2(total / count) for count in counts.values())
+
+
+def term_weights(corpus: Sequence[str]) -> TfidfVectorizer:
+    """Inverse document frequencies of a corpus, one text a document, for `consistency`.
+
+    scikit-learn's defaults, as in the released code: words of two or more characters in lower case,
+    idf = 1 + ln((1 + documents) / (1 + documents with the word)), vectors of length one.
+
+    Raises:
+        ScoreError: if the corpus holds no word.
+    """
+    try:
+        return TfidfVectorizer().fit(corpus)
+    except ValueError as error:
+        raise ScoreError(
+            f"term weights need a corpus with words, got {len(corpus)} texts without; pass reference texts"
+        ) from error
+
+
+def consistency(
+    generated: Sequence[str], references: Sequence[str], weights: TfidfVectorizer | None = None
+) -> float:
+    """Cosine of the TF-IDF vectors of all generated and of all reference texts, each joined into one.
+
+    Source: reference score (RS) of ROME (Meng et al. 2022), Consis. of AlphaEdit; the papers print it times
+    100. Range [0, 1], higher is closer. Generated texts without a word known to the weights, empty ones
+    included, give 0 (the released code: NaN). References and weights decide the level: compare scores of one
+    setting only.
+
+    Example: with equal weights "red car" against "red bike" is 1/2, "red car" against "blue bike" 0.
+
+    Args:
+        generated: texts of the model; their order does not matter.
+        references: texts they should be like; their order does not matter.
+        weights: from `term_weights`; default those of the references themselves, each a document.
+
+    Raises:
+        ScoreError: if the references hold no word, so that there is nothing to be like.
+    """
+    weights = weights or term_weights(references)
+    found, wanted = weights.transform([" ".join(generated), " ".join(references)]).toarray()
+    if not wanted.any():
+        raise ScoreError(
+            f"{len(references)} reference texts hold no word that has a weight; pass texts to compare with"
+        )
+    return min(1.0, float(found @ wanted))
