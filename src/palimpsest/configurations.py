@@ -1,5 +1,6 @@
 """Named sequences: a row of ``config/sequences.yaml`` on the settings of a model."""
 
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -25,6 +26,8 @@ def configurations() -> dict[str, dict[str, Any]]:
         rows = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(rows, dict):
+        raise ProfileError(f"{path.name} holds no mapping; it needs a row for each sequence, name: settings")
     bad = [name for name, row in rows.items() if not isinstance(row, dict) or "host" not in row]
     if bad:
         raise ProfileError(f"{path.name}: {', '.join(bad)} need a host, the editor whose settings they use")
@@ -54,3 +57,13 @@ def configuration(name: str, model: str, **overrides: Any) -> Sequential:
         return Sequential(**settings)
     except ValidationError as error:
         raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
+
+
+def with_strength(sequence: Sequential, factor: float) -> Sequential:
+    """The same sequence with its penalty multiplied: λ where it has a ridge, else the weight of C₀.
+
+    For studies over how strongly a method holds back; 1 is the setting on file.
+    """
+    if sequence.ridge:
+        return replace(sequence, ridge=sequence.ridge * factor)
+    return replace(sequence, preserve_weight=sequence.preserve_weight * factor)
