@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
 Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for this run, for example 0.")]
 
 
@@ -35,6 +37,53 @@ def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(2) from None
 
     return wrapper
+
+
+@app.command()
+@_clear_errors
+def edit(
+    facts: Annotated[Path, typer.Argument(help="JSON list or JSON lines: prompt, subject, target, id.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an edited one is continued.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id; default smollm2-135m.", show_default=False)
+    ] = None,
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="Row of config/sequences.yaml; default memit_aligned.", show_default=False),
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="Use the settings of this model in config/models.", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Facts written together.")] = 32,
+    device: Device = "cpu",
+) -> None:
+    """Write facts into a model and save it as a folder, with a ledger to take each out again.
+
+    Keys and values are read on the unedited model and computed once, so that they belong to each fact alone
+    and undo is exact. Killed in between, the same command goes on; facts that are held already are skipped.
+    """
+    from palimpsest.datasets.requests import load_requests
+    from palimpsest.workbench import edit_folder
+
+    requests = load_requests(facts)
+    done = edit_folder(requests, out, model, sequence, settings=settings, batch=batch, device=device)
+    typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
+
+
+@app.command()
+@_clear_errors
+def undo(
+    folder: Annotated[Path, typer.Argument(help="What palimpsest edit wrote.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of facts; the filled prompt if none.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Take facts out of an edited folder: its weights become those of a model never told them."""
+    from palimpsest.workbench import undo as take_out
+
+    done = take_out(folder, ids or [], everything=everything, device=device)
+    same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
+    typer.echo(f"{folder}: {len(done)} facts left{same}")
 
 
 @app.command()
