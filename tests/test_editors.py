@@ -12,9 +12,10 @@ from editing import CONTEXTS, KINDS, REQUESTS, double, plain_states, same_bits, 
 from tiny import tiny_model
 from torch import Tensor
 
-from palimpsest import subjects
+from palimpsest import sequential, subjects
 from palimpsest.apply import commit, installed
-from palimpsest.editors import EDITORS, AlphaEdit, Editor, Memit, Rome, State, base, edit, rome
+from palimpsest.deltas import Rect
+from palimpsest.editors import AlphaEdit, Editor, Memit, Rome, State, base, edit, rome
 from palimpsest.errors import (
     ModelError,
     NonFiniteError,
@@ -24,6 +25,7 @@ from palimpsest.errors import (
     UnknownNameError,
 )
 from palimpsest.model import EditableModel, Site, fingerprint, read_weight, write_weight
+from palimpsest.sequential import Sequential
 from palimpsest.settings import ContextSettings, TargetSettings
 from palimpsest.statistics import key_statistics
 from palimpsest.subjects import subject_hidden, subject_keys
@@ -46,6 +48,11 @@ MAKE: dict[str, Callable[..., Any]] = {
     "rome": lambda **o: Rome(
         **{"layers": (1,), **_common(), "targets": replace(VALUES, reference="value"), **o}
     ),
+    "naive sequence": lambda **o: _sequence(retain="none", preserve_weight=20.0, **o),
+    "aligned sequence": lambda **o: _sequence(ridge=1.0, rule="energy", threshold=0.5, **o),
+    "sequence with feedback": lambda **o: _sequence(
+        retain="latest", ridge=1.0, preserve_weight=1.0, post=Rect(keep=0.8), feedback=True, **o
+    ),
 }
 
 
@@ -53,12 +60,16 @@ def _common() -> dict[str, Any]:
     return {"statistics_tokens": TOKENS, "targets": VALUES}
 
 
+def _sequence(**options: Any) -> Sequential:
+    return Sequential(**{"layers": LAYERS, **_common(), **options})
+
+
 @pytest.fixture(autouse=True)
 def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
 
 
-every_editor = pytest.mark.parametrize("name", EDITORS)
+every_editor = pytest.mark.parametrize("name", MAKE)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -114,7 +125,7 @@ def test_contract(name: str, kind: str, own_cache: Path, monkeypatch: pytest.Mon
 @every_editor
 @every_kind
 def test_no_residual_no_edit(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (base, rome):
+    for module in (base, rome, sequential):
         monkeypatch.setattr(module, "optimise_targets", nothing_to_do)
     model = tiny_model(kind)
     before = snapshot(model)
@@ -162,14 +173,16 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(name: str, monkeypatch: 
     """The second layer's solve fails after the first was written."""
     model = tiny_model("llama")
     before, solves = snapshot(model), []
-    module, function = (rome, "solve_exact") if name == "rome" else (base, "solve")
+    where: dict[str, tuple[Any, str]] = {"rome": (rome, "solve_exact")}
+    where |= dict.fromkeys(("memit", "alphaedit"), (base, "solve"))
+    module, function = where.get(name, (sequential.EditLedger, "insert"))
     real = getattr(module, function)
 
-    def failing(problem: Any) -> Any:
+    def failing(*problem: Any, **options: Any) -> Any:
         solves.append(problem)
         if len(solves) == 2:
             raise NonFiniteError("made up")
-        return real(problem)
+        return real(*problem, **options)
 
     monkeypatch.setattr(module, function, failing)
     with pytest.raises(NonFiniteError, match="made up"):
@@ -216,11 +229,12 @@ def test_contexts_are_sampled_by_the_editors_settings(name: str, monkeypatch: py
         return CONTEXTS
 
     monkeypatch.setattr(base, "sample_contexts", sampled)
-    editor = MAKE[name](contexts=ContextSettings(count=2, length=7, seed=3))
-    _, state = edit(editor, tiny_model("llama"), REQUESTS[:1])
+    editor, model = MAKE[name](contexts=ContextSettings(count=2, length=7, seed=3)), tiny_model("llama")
+    made, state = edit(editor, model, REQUESTS[:1])
     assert asked == [(2, 7, 3)]
     assert state.contexts == CONTEXTS
-    edit(editor, tiny_model("llama"), REQUESTS[:1], state)
+    commit(model, made)
+    edit(editor, model, REQUESTS[:1], state)
     assert len(asked) == 1
 
 

@@ -9,12 +9,13 @@ import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from palimpsest import cache
 from palimpsest.drift import Reference, drift
-from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
+from palimpsest.errors import NonFiniteError, ResourceError, ScoreError, SingularProblemError
 from palimpsest.evaluate import evaluate
 from palimpsest.model import EditableModel, fingerprint
 from palimpsest.sequential import Sequential, Step, steps
@@ -47,6 +48,11 @@ class Watch:
     metrics: tuple[str, ...] = ("efficacy",)
     final: tuple[str, ...] = ("generalisation", "specificity")
 
+    def __post_init__(self) -> None:
+        sizes = self.batch, self.every, self.sample
+        if min(sizes) < 1:
+            raise ScoreError("batch, every and sample must be 1 or more, got {}, {} and {}".format(*sizes))
+
 
 def trajectory(
     model: EditableModel, sequence: Sequential, cases: Sequence[EvalCase], watch: Watch, reference: Reference
@@ -63,13 +69,15 @@ def trajectory(
     Returns:
         One row per measured step, group and metric: ``step`` (from 1), ``edits`` (facts written so far),
         ``group`` (``first`` batch, ``latest`` batch, ``all`` so far, or ``model`` for what concerns no fact),
-        ``metric``, ``value`` and ``n``, what the mean is over. Metrics of the model: perplexity,
-        perplexity_before, agreement, kl (nats), step_norm and total_norm (Frobenius, all layers together),
+        ``metric``, ``value`` and ``n``, how many the mean is over (no row where no case has prompts). Metrics
+        of the model: perplexity, perplexity_before, agreement, kl (nats), step_norm and total_norm
+        (Frobenius, all layers together),
         hidden_norm (mean length of the last edited layer's output at the first batch's subjects), seconds,
         and ``stopped`` = 1 where the run ended early (a value, an update or perplexity out of range).
 
     Raises:
         ScoreError: if the cases do not fill whole batches.
+        ResourceError: if the stored table is damaged or cannot be written.
     """
     if not cases or len(cases) % watch.batch:
         raise ScoreError(f"{len(cases)} cases do not fill batches of {watch.batch}; leave out or add some")
@@ -87,7 +95,16 @@ def trajectory(
         table = pd.DataFrame(rows, columns=COLUMNS)
         with cache.replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
-    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    return _read(path)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"cache file {path} is damaged ({error}); delete it and it will be computed again"
+        ) from error
 
 
 Row = tuple[int, int, str, str, float, int]
@@ -97,10 +114,11 @@ def _rows(
     model: EditableModel, sequence: Sequential, cases: Sequence[EvalCase], watch: Watch, reference: Reference
 ) -> Iterator[Row]:
     batches = [cases[i : i + watch.batch] for i in range(0, len(cases), watch.batch)]
-    began, number, written = time.perf_counter(), 0, 0
+    began, at, number, written = time.perf_counter(), 1, 0, 0
     try:
         for step in steps(model, sequence, [[case.request for case in batch] for batch in batches]):
-            number, written = step.number + 1, min((step.number + 1) * watch.batch, len(cases))
+            at = number = step.number + 1
+            written = min(number * watch.batch, len(cases))
             last = number >= len(batches)
             if number == 1 or number % watch.every == 0 or last:
                 found = list(_measure(model, sequence, step, cases[:written], watch, reference, last))
@@ -109,8 +127,9 @@ def _rows(
                 if values["perplexity"] > COLLAPSED * values["perplexity_before"]:
                     yield number, written, "model", "stopped", 1.0, 1
                     break
+            at = number + 1  # what fails from here on is the next batch
     except (NonFiniteError, SingularProblemError):
-        yield number + 1, written, "model", "stopped", 1.0, 1
+        yield at, written, "model", "stopped", 1.0, 1
     yield number, written, "model", "seconds", time.perf_counter() - began, 1
 
 
@@ -132,11 +151,11 @@ def _measure(
     for metric in watch.metrics:
         value = {record.case: record.value for record in evaluate(model, list(asked.values()), [metric])}
         for group, members in groups.items():
-            yield group, metric, sum(value[case.id] for case in members) / len(members), len(members)
+            yield from _mean(group, metric, [value[case.id] for case in members if case.id in value])
     if last:
         for metric in watch.final:
             records = evaluate(model, groups["all"], [metric])
-            yield "all", metric, sum(r.value for r in records) / max(len(records), 1), len(records)
+            yield from _mean("all", metric, [record.value for record in records])
     moved = drift(model, reference)
     for name in ("perplexity", "perplexity_before", "agreement", "kl"):
         yield "model", name, float(getattr(moved, name)), moved.tokens
@@ -147,8 +166,14 @@ def _measure(
     yield "model", "hidden_norm", float(hidden.double().norm(dim=0).mean()), watch.batch
 
 
+def _mean(group: str, metric: str, values: Sequence[float]) -> Iterator[tuple[str, str, float, int]]:
+    """One row, or none where no case has prompts for the metric."""
+    if values:
+        yield group, metric, sum(values) / len(values), len(values)
+
+
 def evenly(cases: Sequence[EvalCase], count: int) -> list[EvalCase]:
     """At most ``count`` cases, evenly spaced over the whole sequence, the first and the last among them."""
     if len(cases) <= count:
         return list(cases)
-    return [cases[round(i * (len(cases) - 1) / (count - 1))] for i in range(count)]
+    return [cases[round(i * (len(cases) - 1) / max(count - 1, 1))] for i in range(count)]
