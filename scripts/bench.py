@@ -16,6 +16,8 @@ import palimpsest as pl
 from palimpsest.cache import cache_dir
 from palimpsest.contexts import sample_contexts
 from palimpsest.datasets import counterfact_style, load_facts
+from palimpsest.ledger import EditLedger
+from palimpsest.onetime import Dual
 from palimpsest.projector import Projector, null_space, relative
 from palimpsest.settings import TargetSettings
 from palimpsest.solve import LeastSquares, solve
@@ -107,12 +109,82 @@ def bench_forward(tokens: int = 4096) -> dict[str, object]:
     }
 
 
+def once(what: str, work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """The result of a single run and its seconds, for what takes minutes."""
+    print(f"{what} ...", flush=True)
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def published_aligned_step(
+    complement: torch.Tensor, past: torch.Tensor, keys: torch.Tensor, residual: torch.Tensor, ridge: float
+) -> torch.Tensor:
+    """The released step, (P(KKᵀ + KpKpᵀ) + λI) Δᵀ = P K Rᵀ with d_k × d_k matrices in float32."""
+    complement, past, keys, residual = (t.float() for t in (complement, past, keys, residual))
+    p = torch.eye(len(keys)) - complement @ complement.T
+    left = p @ (keys @ keys.T).addmm_(past, past.T)
+    left.diagonal().add_(ridge)
+    right = p @ (keys @ residual.T)
+    del p
+    return torch.linalg.solve(left, right).T
+
+
+def held_megabytes(ledger: EditLedger) -> float:
+    """Memory of what a ledger keeps besides the unedited weight: facts, images, coefficients, factor."""
+    solved = ledger._solved
+    assert isinstance(solved, Dual)
+    parts = [*vars(solved.facts).values(), *vars(solved).values(), *vars(solved.factor).values()]
+    return sum(t.numel() * t.element_size() for t in parts if isinstance(t, torch.Tensor)) / 1e6
+
+
+def bench_ledger(
+    d_k: int = 14336, d_v: int = 4096, held: int = 2000, new: int = 100
+) -> list[dict[str, object]]:
+    """Inserting facts into a ledger against the released dense step, at the size of an 8B model's layer.
+
+    About 40 directions are protected. The dense step needs some 4 GB and minutes, so it runs once.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    complement = torch.linalg.qr(draw(d_k, 40)).Q
+    ledger = EditLedger(
+        draw(d_v, d_k).float() / d_k**0.5, ridge=10.0, projector=Projector(complement=complement)
+    )
+    size = []
+    for half in range(2):
+        count = held // 2
+        print(f"ledger, {count * (half + 1)} facts held ...", flush=True)
+        ledger.insert(draw(d_k, count), draw(d_v, count), [f"{half}-{i}" for i in range(count)])
+        size.append(held_megabytes(ledger))
+    keys, values, ids = draw(d_k, new), draw(d_v, new), [f"new-{i}" for i in range(new)]
+    residual, past = values - ledger.weight @ keys, ledger.keys
+    rows, what = [], f"ledger step, d_k {d_k}, {held} held, {new} new"
+    slow, slow_time = once(
+        "released dense step", lambda: published_aligned_step(complement, past, keys, residual, 10.0)
+    )
+    for dtype in (torch.float64, torch.float32):
+        insert = lambda dtype=dtype: ledger.copy().insert(keys, values, ids, dtype=dtype)  # noqa: E731
+        fast_time = seconds(insert)
+        rows.append(
+            {
+                "what": f"{what}, {str(dtype).removeprefix('torch.')}",
+                "seconds": fast_time,
+                "times the twin": slow_time / fast_time,
+                "difference": float((insert() - slow).norm() / slow.norm()),
+                "MB held at half": size[0],
+                "MB held": size[1],
+            }
+        )
+    return rows
+
+
 def main() -> None:
     """Run every bench and print one table."""
     print(f"threads {torch.get_num_threads()}, cache {cache_dir().name}")
     for dtype in (torch.float32, torch.float64):
         print(f"matrix products, {dtype}: {product_rate(dtype):.0f} GFLOP/s")
-    rows = [bench_solve(), bench_targets(), bench_forward()]
+    rows = [bench_solve(), bench_targets(), bench_forward(), *bench_ledger()]
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
 
 

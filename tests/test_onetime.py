@@ -127,6 +127,9 @@ def test_protected_keys_do_not_pass_for_directions():
         ledger.insert(site.span[:, :2], gaussian(1, 2, 2), ["a", "b"])
     ledger.insert(gaussian(2, 4, 1), gaussian(3, 2, 1), ["a"])  # the one free direction
     assert error(ledger.weight @ ledger.keys, ledger.values) < 1e-12
+    small = replace(site, ridge=1e-9).ledger()
+    small.insert(1e3 * site.span[:, :2], gaussian(1, 2, 2), ["a", "b"])
+    assert torch.equal(small.weight, site.base)
 
 
 @given(site=sites(unique=True), history=histories)

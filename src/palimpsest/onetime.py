@@ -81,6 +81,12 @@ class Problem:
             return 1.0 if self.ridge > 0 else float("inf")
         return float("inf") if self.factor is None else self.factor.condition
 
+    def keys(self, facts: Facts) -> Float64[Tensor, "d_k n"]:
+        """√w K, and 0 for protected keys: the rounding of their PK would count as a direction."""
+        keys = facts.scaled_keys
+        inside, whole = self.projector.apply(keys).norm(dim=0), keys.norm(dim=0)
+        return torch.where(inside <= PROTECTED_KEY * whole.clamp(max=HUGE), 0.0, keys)
+
     def metric(self, x: Float64[Tensor, "d_k n"]) -> Float64[Tensor, "d_k n"]:
         """P A P x."""
         x = self.projector.apply(x)
@@ -116,7 +122,7 @@ class Problem:
         """The dual form, or None where it has no accuracy at all."""
         if self.condition > CONDITION_LIMIT:
             return None
-        keys = facts.scaled_keys
+        keys = self.keys(facts)
         images = self.inverse(keys)
         try:
             factor = Cholesky.of(_plus_identity(keys.T @ images))
@@ -253,7 +259,7 @@ class Dual:
         """The solution with some more facts, and the two factors of what that adds."""
         if not len(fresh):
             return self, self.coefficients[:, :0], self.images[:, :0]
-        keys = fresh.scaled_keys
+        keys = self.problem.keys(fresh)
         y = self.problem.inverse(keys)
         cross = self.images.T @ keys
         factor = self.factor.append(cross, _plus_identity(keys.T @ y))
