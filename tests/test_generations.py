@@ -186,6 +186,21 @@ def test_draw_by_hand() -> None:
     assert draw(logits, u, temperature=0.5).tolist() == [1, 1, 1, 2, 2, 0]
 
 
+def test_the_edge_between_two_tokens_belongs_to_the_second() -> None:
+    edge = torch.tensor([0.0, 0.49, 0.5, 0.51], dtype=torch.float64)
+    first, same, second, after = draw(torch.zeros(4, 2), edge).tolist()
+    assert first == same != second == after
+
+
+@given(st.integers(1, 40), st.integers(0, 999), st.floats(0.05, 1))
+def test_the_largest_u_stays_within_what_is_kept(size: int, seed: int, top_p: float) -> None:
+    """u < 1 times a total is less than the total also in floating point."""
+    logits = gaussian(seed, 1, size)
+    last = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    drawn = int(draw(logits, last, top_p=top_p))
+    assert shares(logits[0], top_p=top_p)[drawn] > 0 or logits[0].softmax(0)[drawn] < 1 / GRID
+
+
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-1e30, 5.0, -1e30]]).expand(3, -1)
     u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)

@@ -198,7 +198,6 @@ def draw(
     kept = p.cumsum(1) - p < top_p  # the tokens before it do not hold top_p yet
     total = torch.where(kept, p, 0).cumsum(1)
     index = (total <= uniform[:, None] * total[:, -1:]).sum(1)
-    index = index.clamp(max=kept.sum(1) - 1)
     return top.indices.gather(1, index[:, None])[:, 0]
 
 
