@@ -231,6 +231,20 @@ def test_what_a_ledger_is_given_is_read_in_the_model_below_it(kind: str) -> None
         seen += n
 
 
+@pytest.mark.usefixtures("quick")
+@every_kind
+def test_what_a_ledger_is_given_with_unedited_reads_belongs_to_the_facts(kind: str) -> None:
+    """Keys of the unedited model; values W_0K plus an even share of what is missing there."""
+    model = double(kind)
+    share = (drawn()(model, FACTS, LAYERS[-1]).values - subject_hidden(model, FACTS, 2)) / len(LAYERS)
+    held = state_of(run(make(reads="unedited"), BATCHES, model)[0][-1]).ledgers
+    for layer in LAYERS:
+        keys = subject_keys(model, FACTS, layer, CONTEXTS)
+        torch.testing.assert_close(held[layer].keys, keys, rtol=1e-9, atol=1e-9)
+        wanted = read_weight(model, layer) @ keys + share
+        torch.testing.assert_close(held[layer].values, wanted, rtol=1e-9, atol=1e-9)
+
+
 Draft = list[list[tuple[int, bool]]]
 
 
