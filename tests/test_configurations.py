@@ -29,6 +29,12 @@ THE_SAME = {frozenset({"alphaedit_naive", "latest_simplified"})}
 every_row = pytest.mark.parametrize("name", ROWS)
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics and values of the unedited model are the same for all rows."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @every_row
 def test_every_row_builds_on_the_settings_of_its_host(name: str) -> None:
     built, host = configuration(name, MODEL), editor_for(ROWS[name]["host"], MODEL)
@@ -82,8 +88,9 @@ def test_no_two_rows_are_the_same_unless_said_so() -> None:
 
 
 @every_row
-def test_every_row_runs(name: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_runs(name: str, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches on a tiny model, in other layers and with another line through its spectrum."""
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(shared_cache))
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
     changes: dict[str, Any] = {

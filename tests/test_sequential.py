@@ -170,6 +170,7 @@ def test_naive_memit_is_the_memit_editor_called_again_and_again(kind: str) -> No
     assert apart(once[2], published[2], state_of(found[0])) > 1e-3  # other values from the second batch on
 
 
+@pytest.mark.usefixtures("quick")
 @every_kind
 @pytest.mark.parametrize(("keep_past", "retain"), [(True, "all"), (False, "none")])
 def test_alphaedit_with_and_without_past_keys(kind: str, keep_past: bool, retain: Any) -> None:
