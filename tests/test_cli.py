@@ -29,6 +29,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
         ("run-all --profile lap", "unknown profile 'lap'"),
         ("status --profile lap", "unknown profile 'lap'"),
         ("book --profile lap", "unknown profile 'lap'"),
+        ("edit absent.jsonl --out out", "absent.jsonl: cannot be read"),
+        ("undo absent 17", "absent holds no edited model (it has no palimpsest.json); give a folder that"),
         ("check-book", "holds no book; build it with 'make html PROFILE=laptop'"),
     ],
 )
@@ -38,6 +40,12 @@ def test_a_mistake_is_one_message_and_status_2(clone: Clone, arguments: str, mes
     assert result.stderr.startswith("palimpsest: ")
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_edit_says_when_undo_is_exact() -> None:
+    text = " ".join(COMMANDS.invoke(cli.app, ["edit", "--help"]).stdout.split())
+    assert "Keys and values are read on the unedited model and computed once" in text
+    assert "undo is exact: bit by bit, or, with a batch above 1, up to rounding in the optimisation" in text
 
 
 def test_fetch_reports_a_failed_download(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,24 +115,37 @@ def files_of(folder: Path) -> dict[str, bytes]:
 # Exactness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_of_200_forgotten_is_as_if_never_told(kind: str) -> None:
     every = facts(200)
     others = [fact for fact in every if fact.id != "17"]
-    for make, limit in ((double, 0.1), (tiny_model, 1e-3)):
-        undone, never = told(make(kind), every, 10), EditedModel(make(kind), EDITOR)
-        never.edit(others[:10], 10)
-        never.edit(others[10:19], 10)  # the batch that lacks it; all other batches are as before
-        never.edit(others[19:], 10)
-        before = gap(undone, never)
+    for make in (double, tiny_model):
+        undone, never = told(make(kind), every, 20), EditedModel(make(kind), EDITOR)
+        never.edit(others[:19], 20)  # the batch that lacks it; all other batches are as before
+        never.edit(others[19:], 20)
+        assert gap(undone, never) > 1e-4
         undone.forget(["17"])
-        assert before > 1e-4
-        assert gap(undone, never) <= 1e-9
         assert list(undone.facts) == list(never.facts)
-        if make is tiny_model:  # float32: 0 of them when this was written
-            assert differing(undone.model, never.model) <= limit * sum(
-                w.numel() for w in weights(never.model)
-            )
+        assert gap(undone, never) <= (1e-9 if make is double else 1e-6)
+    # In float32 the values of a batch depend on its company: 0 (llama) and 402 (gpt2) weights differed in
+    # the last bit when this was written.
+    entries = sum(weight.numel() for weight in weights(never.model))
+    assert differing(undone.model, never.model) <= entries / 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_written_one_by_one_leave_no_bit_behind(
+    kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, in another order, and with nothing taken from the cache of values."""
+    undone = told(tiny_model(kind), facts(12), 1)
+    undone.forget(["3", "7"])
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / "fresh"))
+    never = told(tiny_model(kind), [fact for fact in reversed(facts(12)) if fact.id not in ("3", "7")], 1)
+    assert differing(undone.model, never.model) == 0
+    never.forget(["0"])
+    assert differing(undone.model, never.model) > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,7 +221,7 @@ def test_a_folder_is_a_model_for_transformers_and_goes_on_where_it_was_left(
     assert torch.equal(net.get_submodule("model.layers.1.mlp.down_proj").weight, read_weight(done.model, 1))
     again = EditedModel.open(out)
     assert (again.facts, again.base, again.editor) == (done.facts, done.base, done.editor)
-    again.edit(facts(8)[6:])
+    again.edit(facts(8)[6:], 3)
     longer = written(base, out, 8)  # skips the six that are held
     straight = written(base, whole, 8)
     assert list(longer.facts) == [fact.id for fact in facts(8)]
@@ -413,14 +426,19 @@ def test_sequences_by_name() -> None:
 
 def test_weights_changed_by_someone_else(base: Path, tmp_path: Path) -> None:
     done = told(tiny_model("llama"), facts(2))
-    write_weight(done.model, 3, read_weight(done.model, 3) * 2)  # not even an edited layer
+    write_weight(done.model, 3, read_weight(done.model, 3) * 2)
+    with pytest.raises(ModelError, match="in layers that are not edited were changed by something else than"):
+        done.save(tmp_path / "x")
+    write_weight(done.model, 1, read_weight(done.model, 1) * 2)
     before = snapshot(done.model)
     for act in (
         lambda: done.edit(facts(3)[2:]),
         lambda: done.forget(["1"]),
         lambda: done.save(tmp_path / "x"),
     ):
-        with pytest.raises(ModelError, match="were changed since the last edit, by something else"):
+        with pytest.raises(
+            ModelError, match="in layer 1 were changed by something else than this EditedModel; take"
+        ):
             act()
     assert same_bits(done.model, before)
     out = tmp_path / "out"

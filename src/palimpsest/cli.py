@@ -54,13 +54,14 @@ def edit(
     settings: Annotated[
         str | None, typer.Option(help="Use the settings of this model in config/models.", show_default=False)
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Facts written together.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
     device: Device = "cpu",
 ) -> None:
     """Write facts into a model and save it as a folder, with a ledger to take each out again.
 
     Keys and values are read on the unedited model and computed once, so that they belong to each fact alone
-    and undo is exact. Killed in between, the same command goes on; facts that are held already are skipped.
+    and undo is exact: bit by bit, or, with a batch above 1, up to rounding in the optimisation of the values.
+    Killed in between, the same command goes on; facts that are held already are skipped.
     """
     from palimpsest.datasets.requests import load_requests
     from palimpsest.workbench import edit_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from palimpsest import editedfolder as files
-from palimpsest.edited import BATCH, DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel, sequence
+from palimpsest.edited import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel, sequence
 from palimpsest.errors import LedgerError, ModelError, SequenceError
 from palimpsest.model import load
 from palimpsest.sequential import Sequential
@@ -20,7 +20,7 @@ def edit_folder(
     editor: Sequential | str | None = None,
     *,
     settings: str | None = None,
-    batch: int = BATCH,
+    batch: int = 1,
     device: str | torch.device = "cpu",
 ) -> EditedModel:
     """Write facts into a model and save it; into an edited folder if ``out`` is one.
@@ -34,7 +34,8 @@ def edit_folder(
         model: name, folder or hub id of the unedited model; default that of ``out``, or smollm2-135m.
         editor: row of ``config/sequences.yaml``, or settings; default those of ``out``, or memit_aligned.
         settings: whose settings on file to use with a row, if not the model's own.
-        batch: facts written together.
+        batch: facts whose values are optimised together: faster, and a run without a forgotten fact then
+            finds the others' values with another rounding.
         device: where to compute.
 
     Returns:
