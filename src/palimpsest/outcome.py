@@ -1,0 +1,207 @@
+"""What a whole stream of edits leaves, case by case, for comparing ways to write the same facts.
+
+`palimpsest.trajectory` follows the means of one long run; here every fact and every window of text keeps its
+own row, so that two runs can be paired. All runs of a `Stream` write the same facts and share what depends
+on the unedited model alone. A run's rows are kept on disk under the hash of everything they depend on: an
+interrupted study goes on where it stopped.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+import pandas as pd
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings
+
+from palimpsest import cache
+from palimpsest.apply import WeightDelta, commit, restored
+from palimpsest.deltas import largest_singular_value
+from palimpsest.drift import Reference, drift
+from palimpsest.editors import State
+from palimpsest.editors.base import start
+from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
+from palimpsest.evaluate import evaluate
+from palimpsest.model import EditableModel, fingerprint, read_weight
+from palimpsest.projector import RULES, null_space
+from palimpsest.sequential import SequenceState, Sequential
+from palimpsest.subjects import subject_hidden
+from palimpsest.targets import Targets
+from palimpsest.trajectory import evenly
+from palimpsest.types import EditRequest, EvalCase
+
+REVISION = 1
+"""Part of the cache key; raise it when the same run gives other rows than before."""
+
+COLUMNS = ("of", "key", "metric", "value")
+SCORES = ("efficacy", "generalisation", "specificity")
+Row = tuple[str, str, str, float]
+
+
+@settings(frozen=True, config={"extra": "forbid"})
+class InParts(Sequential):
+    """A sequence whose batches have their values computed a part at a time.
+
+    One edit of all facts then writes the very values that a sequence in batches of ``part`` writes, and finds
+    them in the cache.
+    """
+
+    part: int = Field(default=1, ge=1)
+
+    def _values(self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState) -> Targets:
+        parts = [requests[i : i + self.part] for i in range(0, len(requests), self.part)]
+        found = [super(InParts, self)._values(model, part, state) for part in parts]
+        values = torch.cat([one.values for one in found], 1)
+        deltas = torch.cat([one.deltas for one in found], 1)
+        return Targets(values, deltas, torch.cat([one.losses for one in found]))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Facts in the order in which they are written, and what is asked at the end.
+
+    Attributes:
+        model: the unedited model; every run restores it.
+        cases: all facts, a multiple of the batch.
+        batch: facts per step.
+        reference: held-out text with the unedited model's predictions.
+        sample: how many of the facts are asked at the end, evenly spaced.
+        metrics: asked of each of them.
+        shared: contexts, moments and projectors of the unedited model by what they depend on; filled here.
+    """
+
+    model: EditableModel
+    cases: Sequence[EvalCase]
+    batch: int
+    reference: Reference
+    sample: int = 200
+    metrics: tuple[str, ...] = SCORES
+    shared: dict[str, State] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.cases or self.batch < 1 or len(self.cases) % self.batch:
+            raise ScoreError(
+                f"{len(self.cases)} cases do not fill batches of {self.batch}; leave out or add some"
+            )
+
+    def outcome(self, sequence: Sequential, once: bool = False) -> pd.DataFrame:
+        """The rows of one run, from disk when the same run was made before.
+
+        Args:
+            sequence: settings of the run.
+            once: write all facts in one batch, with the values they have in the batches.
+
+        Returns:
+            One row per thing measured, with columns ``of``, ``key``, ``metric`` and ``value``:
+            ``fact``, case id: the metrics, in [0, 1], of the asked facts; and of every fact the length of
+            the last edited layer's output at its subject, ``hidden_before`` any edit, ``hidden_written``
+            right after its own, ``hidden_end``; and ``value_norm``, that of the value it was given.
+            ``window``, its number: nll, nll_before (nats per token), agreement and kl as
+            `palimpsest.drift.Drift`.
+            ``step``, its number from 1: ``edits`` so far; step_norm and total_norm as shares of ‖W_0‖ (all
+            layers together, Frobenius); ``spectrum``, the largest σ_max(Δ)/σ_max(W) of a layer, W before
+            the step; and ``stopped`` = 1 at a step that could not be made: all else is as the step before
+            left it.
+
+        Raises:
+            NonFiniteError: if the model that is left cannot be asked.
+        """
+        if once:
+            given = {member.name: getattr(sequence, member.name) for member in fields(sequence)}
+            sequence = InParts(**given, part=self.batch)
+        path = cache.cache_dir() / "outcomes" / f"{cache.digest(self._key(sequence, once))[:32]}.parquet"
+        if not path.exists():
+            rows = list(self._rows(sequence, len(self.cases) if once else self.batch))
+            table = pd.DataFrame(rows, columns=COLUMNS)
+            with cache.replacing(path) as temporary:
+                table.to_parquet(temporary, index=False)
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+
+    def unedited(self) -> pd.DataFrame:
+        """The rows of the asked facts before any edit."""
+        return pd.DataFrame(self._scores(), columns=COLUMNS)
+
+    def _key(self, sequence: Sequential, once: bool) -> dict[str, object]:
+        return {
+            "revision": REVISION,
+            "model": fingerprint(self.model),
+            "sequence": asdict(sequence),
+            "cases": cache.digest([asdict(case) for case in self.cases]),
+            "batch": self.batch,
+            "once": once,
+            "asked": [self.sample, *self.metrics],
+            "text": cache.digest(self.reference.ids.tolist()),
+        }
+
+    def _rows(self, sequence: Sequential, size: int) -> Iterator[Row]:
+        yield from self._hidden(sequence, "hidden_before", self.cases)
+        with restored(self.model, sequence.layers):
+            state: State = self._start(sequence)
+            norms = [float(read_weight(self.model, layer).double().norm()) for layer in sequence.layers]
+            for number, first in enumerate(range(0, len(self.cases), size), 1):
+                batch = self.cases[first : first + size]
+                try:
+                    edit, state = sequence.edit(self.model, [case.request for case in batch], state)
+                    spectrum = self._spectrum(edit)
+                    commit(self.model, edit)
+                except (NonFiniteError, SingularProblemError):
+                    yield "step", str(number), "stopped", 1.0
+                    break
+                yield "step", str(number), "edits", float(first + len(batch))
+                yield "step", str(number), "spectrum", spectrum
+                yield from _noted(edit, batch, number, math.hypot(*norms))
+                yield from self._hidden(sequence, "hidden_written", batch)
+            self._finish(sequence, state)
+            yield from self._hidden(sequence, "hidden_end", self.cases)
+            yield from self._scores()
+            yield from self._drift()
+
+    def _finish(self, sequence: Sequential, state: State) -> None:
+        final = sequence.finish(self.model, state) if isinstance(state, SequenceState) else None
+        if final is not None:
+            commit(self.model, final[0])
+
+    def _start(self, sequence: Sequential) -> State:
+        """Contexts, moments and projectors, computed once for all sequences that agree in them."""
+        names = ("layers", "rule", "threshold", "statistics_tokens", "contexts")
+        key = cache.digest({name: getattr(sequence, name) for name in names})
+        if key not in self.shared:
+            state = start(self.model, None, sequence.contexts, sequence.layers, sequence.statistics_tokens)
+            projectors = {}
+            if sequence.rule is not None:
+                cut = RULES[sequence.rule](sequence.threshold)
+                projectors = {layer: null_space(state.moments[layer], cut) for layer in sequence.layers}
+            self.shared[key] = State(state.contexts, state.moments, projectors)
+        return self.shared[key]
+
+    def _spectrum(self, edit: WeightDelta) -> float:
+        shares = [
+            largest_singular_value(delta) / largest_singular_value(read_weight(self.model, layer).double())
+            for layer, delta in edit.deltas.items()
+        ]
+        return float(max(shares))
+
+    def _hidden(self, sequence: Sequential, name: str, cases: Sequence[EvalCase]) -> Iterator[Row]:
+        hidden = subject_hidden(self.model, [case.request for case in cases], sequence.layers[-1])
+        for case, length in zip(cases, hidden.double().norm(dim=0).tolist(), strict=True):
+            yield "fact", case.id, name, length
+
+    def _scores(self) -> Iterator[Row]:
+        for record in evaluate(self.model, evenly(self.cases, self.sample), self.metrics):
+            yield "fact", record.case, record.metric, record.value
+
+    def _drift(self) -> Iterator[Row]:
+        windows = drift(self.model, self.reference).windows
+        for row in windows.to_dict("records"):
+            for name in ("nll", "nll_before", "agreement", "kl"):
+                yield "window", str(row["window"]), name, float(row[name])
+
+
+def _noted(edit: WeightDelta, batch: Sequence[EvalCase], number: int, whole: float) -> Iterator[Row]:
+    """What the edit itself notes: lengths of updates as shares of the unedited weights', and of values."""
+    for name in ("step_norm", "total_norm"):
+        yield "step", str(number), name, math.hypot(*edit.notes[name].values()) / whole
+    for case, norm in zip(batch, edit.notes["value_norm"], strict=True):
+        yield "fact", case.id, "value_norm", norm
