@@ -1,0 +1,257 @@
+"""What a run leaves, row by row, against a plain loop; what runs share, and how a run ends."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
+from test_sequential import ANCHORS, TOKENS, VALUES, drawn
+from test_trajectory import CASES
+from tiny import tiny_model
+
+import palimpsest.outcome as room
+from palimpsest import sequential
+from palimpsest.apply import commit
+from palimpsest.deltas import Prune, Rect, largest_singular_value
+from palimpsest.drift import Reference, drift, reference
+from palimpsest.editors import base
+from palimpsest.errors import NonFiniteError, ScoreError
+from palimpsest.evaluate import evaluate
+from palimpsest.model import EditableModel, read_weight
+from palimpsest.outcome import COLUMNS, SCORES, InParts, Stream
+from palimpsest.sequential import Sequential, steps
+from palimpsest.subjects import subject_hidden
+from palimpsest.targets import Targets, optimise_targets
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LAYERS = (0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
+    monkeypatch.setattr(sequential, "optimise_targets", drawn())
+
+
+@pytest.fixture
+def model() -> EditableModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def text(model: EditableModel) -> Reference:
+    return reference(model, tokens=64, window=16, texts=texts())
+
+
+@pytest.fixture
+def stream(model: EditableModel, text: Reference) -> Stream:
+    return Stream(model, CASES, 2, text)
+
+
+def make(**options: Any) -> Sequential:
+    common = {"layers": LAYERS, "ridge": 1.0, "statistics_tokens": TOKENS, "targets": VALUES}
+    return Sequential(**{**common, **options})
+
+
+def column(table: pd.DataFrame, metric: str) -> "pd.Series[float]":
+    return table[table["metric"] == metric].set_index("key")["value"]
+
+
+def lengths(model: EditableModel, cases: Sequence[Any] = CASES) -> dict[str, float]:
+    hidden = subject_hidden(model, [case.request for case in cases], LAYERS[-1]).double()
+    return dict(zip([case.id for case in cases], hidden.norm(dim=0).tolist(), strict=True))
+
+
+def same(found: "pd.Series[float]", wanted: dict[str, float]) -> bool:
+    return found.to_dict() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_rows_are_what_a_plain_loop_finds(stream: Stream, model: EditableModel, text: Reference) -> None:
+    before, unedited = snapshot(model), lengths(model)
+    start = {i: read_weight(model, i).double().clone() for i in LAYERS}
+    table = stream.outcome(make())
+    assert same_bits(model, before)
+    assert tuple(table.columns) == COLUMNS
+    assert not table.duplicated(["of", "key", "metric"]).any()
+    assert same(column(table, "hidden_before"), unedited)
+    written: dict[str, float] = {}
+    whole = sum(float(w.square().sum()) for w in start.values()) ** 0.5
+    last = {i: w.clone() for i, w in start.items()}
+    for step in steps(model, make(), [[c.request for c in CASES[i : i + 2]] for i in (0, 2, 4)]):
+        number, batch = str(step.number + 1), CASES[2 * step.number : 2 * step.number + 2]
+        now = {i: read_weight(model, i).double().clone() for i in LAYERS}
+        written |= lengths(model, batch)
+        for name, old in (("step_norm", last), ("total_norm", start)):
+            moved = sum(float((now[i] - old[i]).square().sum()) for i in LAYERS) ** 0.5
+            assert column(table, name)[number] == pytest.approx(moved / whole, rel=1e-4)
+        shares = [largest_singular_value(now[i] - last[i]) / largest_singular_value(last[i]) for i in LAYERS]
+        assert column(table, "spectrum")[number] == pytest.approx(float(max(shares)), rel=1e-4)
+        assert column(table, "edits")[number] == 2 * (step.number + 1)
+        last = now
+        if step.number == 2:
+            assert same(column(table, "hidden_end"), lengths(model))
+            for metric in SCORES:
+                assert same(
+                    column(table, metric), {r.case: r.value for r in evaluate(model, CASES, [metric])}
+                )
+            windows = drift(model, text).windows
+            for name in ("nll", "nll_before", "agreement", "kl"):
+                found = column(table, name).to_numpy()
+                assert found == pytest.approx(windows[name].to_numpy(), rel=1e-4, abs=1e-6)
+    assert same(column(table, "hidden_written"), written)
+    assert column(table, "hidden_end").to_dict() != pytest.approx(written, rel=1e-5)  # they are two things
+
+
+def test_one_edit_of_all_facts_is_one_step_over_the_values_of_the_batches(
+    stream: Stream, model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def counted(net: EditableModel, requests: Sequence[Any], *rest: Any) -> Targets:
+        asked.append([request.id for request in requests])
+        return optimise_targets(net, requests, *rest)
+
+    monkeypatch.setattr(sequential, "optimise_targets", counted)
+    in_steps, once = stream.outcome(make()), stream.outcome(make(), once=True)
+    ids = [case.request.id for case in CASES]
+    assert asked == 2 * [ids[:2], ids[2:4], ids[4:]]
+    assert same(column(once, "value_norm"), column(in_steps, "value_norm").to_dict())
+    assert column(once, "edits").to_dict() == {"1": len(CASES)}
+    whole = [case.request for case in CASES]
+    alone = {f: getattr(make(), f) for f in ("layers", "ridge", "statistics_tokens", "targets")}
+    edit, _ = InParts(**alone, part=2).edit(model, whole)
+    plain, _ = make().edit(model, whole)  # the same values, computed together
+    for layer in LAYERS:
+        assert (edit.deltas[layer] - plain.deltas[layer]).norm() < 1e-4 * plain.deltas[layer].norm()
+
+
+@pytest.mark.parametrize("options", [ANCHORS["memit"], ANCHORS["alphaedit"]], ids=["memit", "alphaedit"])
+def test_what_runs_share_is_what_each_would_find(
+    stream: Stream, options: dict[str, Any], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = replace(stream, shared={}).outcome(make(**options))
+    for path in (own_cache / "outcomes").glob("*"):
+        path.unlink()
+    stream.outcome(make())
+    stream.outcome(make(**options))
+    for path in (own_cache / "outcomes").glob("*"):
+        path.unlink()
+    known = len(stream.shared)
+    monkeypatch.setattr(room, "start", None)  # a second start would fail
+    pd.testing.assert_frame_equal(stream.outcome(make(**options)), alone)
+    assert len(stream.shared) == known
+
+
+def test_a_run_made_before_is_read_and_any_other_is_made(
+    stream: Stream, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stream.outcome(make())
+    assert len(list((own_cache / "outcomes").glob("*"))) == 1
+    others = [
+        (stream, make(ridge=2.0), False),
+        (stream, make(post=Rect(keep=0.5)), False),
+        (stream, make(), True),
+        (replace(stream, sample=3), make(), False),
+        (replace(stream, batch=3), make(), False),
+        (replace(stream, cases=CASES[::-1]), make(), False),
+        (replace(stream, metrics=("efficacy",)), make(), False),
+    ]
+    for other, sequence, once in others:
+        other.outcome(sequence, once)
+    assert len(list((own_cache / "outcomes").glob("*"))) == 1 + len(others)
+    monkeypatch.setattr(Sequential, "edit", None)
+    pd.testing.assert_frame_equal(stream.outcome(make()), first)
+
+
+def test_a_part_of_the_facts_is_asked_and_all_of_them_measured(stream: Stream) -> None:
+    table = replace(stream, sample=3, metrics=("efficacy",)).outcome(make())
+    assert len(column(table, "efficacy")) == 3
+    assert "specificity" not in set(table["metric"])
+    assert len(column(table, "hidden_end")) == len(CASES)
+
+
+def test_unedited_scores_are_those_of_the_model_as_it_is(stream: Stream, model: EditableModel) -> None:
+    table = stream.unedited()
+    for metric in SCORES:
+        assert same(column(table, metric), {r.case: r.value for r in evaluate(model, CASES, [metric])})
+    assert not column(table, "efficacy").equals(column(stream.outcome(make()), "efficacy"))
+
+
+def test_where_no_update_outgrows_its_weight_pruning_is_another_name_for_the_same_run(stream: Stream) -> None:
+    for options in ({"retain": "none"}, {"retain": "all"}, {"retain": "all", "feedback": True}):
+        without = {name: value for name, value in options.items() if name != "feedback"}
+        plain = stream.outcome(make(**without))
+        assert column(plain, "spectrum").max() <= 1
+        pruned = stream.outcome(make(**options, post=Prune(bound="current")))
+        pd.testing.assert_frame_equal(pruned, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_where_one_does_pruning_is_not(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequential, "optimise_targets", drawn(60.0))
+    plain = stream.outcome(make(retain="none"))
+    assert column(plain, "spectrum").max() > 1
+    pruned = stream.outcome(make(retain="none", post=Prune(bound="current")))
+    assert column(pruned, "total_norm").iloc[-1] < 0.99 * column(plain, "total_norm").iloc[-1]
+
+
+def test_pruning_at_the_end_is_in_what_is_left(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Prune(of="total", when="end", doubled=True)
+    plain, doubled = stream.outcome(make()), stream.outcome(make(post=post))
+    assert column(doubled, "total_norm").equals(column(plain, "total_norm"))  # of the steps before it
+    assert column(doubled, "hidden_end").to_dict() != pytest.approx(column(plain, "hidden_end").to_dict())
+
+
+def test_a_step_that_cannot_be_made_leaves_the_one_before(
+    stream: Stream, model: EditableModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, calls = snapshot(model), []
+
+    def failing(net: EditableModel, edit: Any) -> None:
+        calls.append(edit)
+        if len(calls) == 2:
+            raise NonFiniteError("too large")
+        commit(net, edit)
+
+    whole = replace(stream, cases=CASES[:2]).outcome(make())
+    monkeypatch.setattr(room, "commit", failing)
+    table = stream.outcome(make())
+    assert same_bits(model, before)
+    assert column(table, "stopped").to_dict() == {"2": 1.0}
+    assert column(table, "edits").to_dict() == {"1": 2.0}
+    kept = [case.id for case in CASES[:2]]
+    for metric in ("hidden_written", "hidden_end", "efficacy"):
+        assert column(table, metric)[kept].to_dict() == pytest.approx(column(whole, metric).to_dict())
+
+
+def test_an_error_on_the_way_leaves_the_model_and_no_file(
+    stream: Stream, model: EditableModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(model)
+    monkeypatch.setattr(room, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stream.outcome(make())
+    assert same_bits(model, before)
+    assert not list(own_cache.rglob("outcomes/*"))
+
+
+@pytest.mark.parametrize(("cases", "batch"), [(CASES, 4), ([], 2), (CASES, 0)])
+def test_facts_fill_whole_batches(stream: Stream, cases: list[Any], batch: int) -> None:
+    with pytest.raises(ScoreError, match=f"{len(cases)} cases do not fill batches of {batch}; leave out"):
+        replace(stream, cases=cases, batch=batch)
+
+
+def test_values_in_parts_keep_their_order() -> None:
+    model, requests = tiny_model("llama"), [case.request for case in CASES[:3]]
+    state = InParts(layers=LAYERS, ridge=1.0, statistics_tokens=TOKENS, part=2)._started(model, None)
+    parts = InParts(layers=LAYERS, ridge=1.0, statistics_tokens=TOKENS, part=2)._values(
+        model, requests, state
+    )
+    whole = make()._values(model, requests, state)
+    assert torch.allclose(parts.values, whole.values, atol=1e-4)
+    assert torch.allclose(parts.deltas, whole.deltas, atol=1e-4)
+    assert len(parts.losses) == 3
