@@ -11,22 +11,31 @@ if TYPE_CHECKING:
     from palimpsest.apply import WeightDelta as WeightDelta
     from palimpsest.apply import commit as commit
     from palimpsest.apply import installed as installed
+    from palimpsest.configurations import configuration as configuration
+    from palimpsest.edited import EditedModel as EditedModel
     from palimpsest.editors import AlphaEdit as AlphaEdit
     from palimpsest.editors import Memit as Memit
     from palimpsest.editors import Rome as Rome
     from palimpsest.editors import State as State
     from palimpsest.editors import edit as edit
     from palimpsest.editors import editor_for as editor_for
+    from palimpsest.ledger import EditLedger as EditLedger
     from palimpsest.model import EditableModel as EditableModel
     from palimpsest.model import generate as generate
     from palimpsest.model import load as load
+    from palimpsest.sequential import Sequential as Sequential
+    from palimpsest.sequential import steps as steps
     from palimpsest.types import EditRequest as EditRequest
     from palimpsest.types import EvalCase as EvalCase
 
 _HOMES = {
     "apply": ("WeightDelta", "commit", "installed"),
+    "configurations": ("configuration",),
+    "edited": ("EditedModel",),
     "editors": ("AlphaEdit", "Memit", "Rome", "State", "edit", "editor_for"),
+    "ledger": ("EditLedger",),
     "model": ("EditableModel", "generate", "load"),
+    "sequential": ("Sequential", "steps"),
     "types": ("EditRequest", "EvalCase"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -174,7 +174,7 @@ class EditedModel:
         path = Path(folder)
         files.recover(path)
         about = files.read_description(path)
-        ledgers = files.read_ledgers(path, about)
+        ledgers = files.read_ledgers(path, about, device)
         model = load(path, getattr(torch, about.base["dtype"]), device)
         edited = cls(model, about.editor)
         if edited.base["fingerprint"] != about.fingerprint:
@@ -206,7 +206,7 @@ class EditedModel:
                 f"{folder} holds an unfinished run on {about.base['name']}, whose weights are others than "
                 f"those of {self.model.name}; give the same model, or delete that folder to begin anew"
             )
-        ledgers = files.read_ledgers(folder, about)
+        ledgers = files.read_ledgers(folder, about, self.model.device)
         self._adopt(about, ledgers)
         self._write(ledgers)
 

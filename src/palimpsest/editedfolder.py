@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
@@ -127,7 +128,7 @@ def read_description(folder: Path) -> Description:
     return about
 
 
-def read_ledgers(folder: Path, about: Description) -> dict[int, EditLedger]:
+def read_ledgers(folder: Path, about: Description, device: torch.device | str) -> dict[int, EditLedger]:
     """Layer -> ledger, each holding exactly the facts that the description names.
 
     Raises:
@@ -138,7 +139,7 @@ def read_ledgers(folder: Path, about: Description) -> dict[int, EditLedger]:
     found = {}
     for layer in about.editor.layers:
         path = ledger_path(folder, layer)
-        ledger = EditLedger.load(path, site=f"layer {layer}")
+        ledger = EditLedger.load(path, site=f"layer {layer}", device=device)
         if content_hash(ledger.base) != about.unedited.get(layer):
             raise LedgerError(
                 f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "

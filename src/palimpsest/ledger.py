@@ -9,7 +9,7 @@ that are left,
 and D = 0 without facts. Each operation returns the ΔW that takes the weight from the old D to the new.
 `palimpsest.onetime` finds the solution; its docstring states what a step costs, and when it is refactored.
 
-A fact is removed at the key it was stored with. Lyu et al., Prop. 3.5, subtracts the resolved value at the
+A fact is removed at the key it was stored with. The Labyrinth's Prop. 3.5 subtracts the resolved value at the
 new key instead; as printed that leaves the old fact in place.
 """
 
@@ -152,7 +152,7 @@ class EditLedger:
             ShapeError, NonFiniteError: if a tensor has the wrong shape, or holds NaN or infinity.
             SingularProblemError: if the one-time problem has no unique solution.
 
-        Source: Lyu et al., Prop. 3.2 and, for ``resolve``, the corrected form of Prop. 3.5.
+        Source: Labyrinth, Prop. 3.2 and, for ``resolve``, the corrected form of Prop. 3.5.
         """
         if not (resolve is None or callable(resolve) or resolve in RESOLVE):
             raise LedgerError(f"resolve must be one of {', '.join(RESOLVE)} or a function, got {resolve!r}")
@@ -191,7 +191,7 @@ class EditLedger:
             LedgerError: for repeated or unknown ids.
             SingularProblemError: if the one-time problem over the rest has no unique solution.
 
-        Source: Lyu et al., Eq. 31.
+        Source: Labyrinth, Eq. 31.
         """
         none = self._solved.facts.take([])
         return self._move(self._solved.change(self._columns(ids), none), dtype)
@@ -277,7 +277,11 @@ class EditLedger:
 
     @classmethod
     def load(
-        cls, path: str | Path, weight: Float[Tensor, "d_v d_k"] | None = None, site: str = ""
+        cls,
+        path: str | Path,
+        weight: Float[Tensor, "d_v d_k"] | None = None,
+        site: str = "",
+        device: torch.device | str = "cpu",
     ) -> "EditLedger":
         """Read what `save` wrote, and solve its one-time problem anew.
 
@@ -285,6 +289,7 @@ class EditLedger:
             path: the file.
             weight: the unedited weight it should belong to; not checked if absent.
             site: the site it should belong to; not checked if empty.
+            device: where its tensors are to be.
 
         Raises:
             ResourceError: if the file is missing or damaged.
@@ -300,6 +305,7 @@ class EditLedger:
             raise LedgerError(
                 f"{path} is a ledger of site {about['site']!r}, not of {site!r}; open that one's"
             )
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         basis, complement, spectrum = (tensors.get(name) for name in PROJECTOR)
         projector = Projector(basis, complement, spectrum)
         ledger = cls(tensors["base"], tensors.get("preserve"), about["ridge"], projector, site=about["site"])
