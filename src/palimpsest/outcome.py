@@ -9,7 +9,7 @@ interrupted study goes on where it stopped.
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import pandas as pd
 import torch
@@ -143,12 +143,13 @@ class Stream:
             for number, first in enumerate(range(0, len(self.cases), size), 1):
                 batch = self.cases[first : first + size]
                 try:
-                    edit, state = sequence.edit(self.model, [case.request for case in batch], state)
+                    edit, after = sequence.edit(self.model, [case.request for case in batch], state)
                     spectrum = self._spectrum(edit)
-                    commit(self.model, edit)
+                    commit(self.model, replace(edit, base=""))  # made for this model a moment ago
                 except (NonFiniteError, SingularProblemError):
                     yield "step", str(number), "stopped", 1.0
                     break
+                state = after
                 yield "step", str(number), "edits", float(first + len(batch))
                 yield "step", str(number), "spectrum", spectrum
                 yield from _noted(edit, batch, number, math.hypot(*norms))
