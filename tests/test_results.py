@@ -10,6 +10,7 @@ from palimpsest.paths import notebooks_dir, results_dir, results_root
 
 NOTEBOOKS = sorted(path.stem for path in notebooks_dir().glob("*.ipynb"))
 LAPTOP = results_dir("laptop")
+KINDS = ("aligned", "naive")
 
 
 def values(notebook: str) -> dict[str, dict[str, float]]:
@@ -69,6 +70,17 @@ LEMMAS = {
 def test_the_verdicts_on_lemmas_and_propositions_follow_from_the_records(claim: str, label: str) -> None:
     rows = {row.id: row for row in load_claims().claims}
     assert verdict(rows[claim], load_records(results_root(), "laptop")).label == label
+
+
+def test_drift_is_judged_by_the_runs_that_are_hardest_for_the_claim() -> None:
+    found = {name: entry["value"] for name, entry in values("07_drift").items()}
+    ends = {name: value for name, value in found.items() if not name.startswith(("l13_", "l15_"))}
+    ratio = {kind: [v for n, v in ends.items() if n.endswith(f"_{kind}_perplexity_ratio")] for kind in KINDS}
+    agreement = [value for name, value in ends.items() if name.endswith("_aligned_agreement")]
+    assert all(len(ratio[kind]) > 1 for kind in KINDS)
+    assert found["l13_aligned_perplexity_ratio"] == max(ratio["aligned"])
+    assert found["l13_naive_perplexity_ratio"] == min(ratio["naive"])
+    assert found["l13_aligned_agreement"] == min(agreement)
 
 
 def test_carried_tables_are_not_pickles() -> None:
