@@ -1,5 +1,6 @@
 """What every notebook source has to be, so that it runs under any profile and reads without outputs."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -63,6 +64,40 @@ def test_parameters_are_typed_and_commented(path: Path) -> None:
     assert [name for name, parameter in declared.items() if not parameter.comment] == []
     assert declared["profile"].default == "smoke"
     assert "import" not in parameters_cell(path)
+
+
+def rebound(source: str, names: set[str]) -> list[str]:
+    """Those of the names that the cell's own code gives another meaning, functions' bodies aside."""
+    found, queue = [], list(ast.parse(source).body)
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif not isinstance(node, ast.Lambda):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.append(node.id)
+            queue.extend(ast.iter_child_nodes(node))
+    return sorted(set(found) & names)
+
+
+def test_no_cell_rebinds_a_parameter(path: Path, notebook: NotebookNode) -> None:
+    names, first = set(read_parameters(path)), parameters_cell(path)
+    cells = {cell.id: rebound(cell.source, names) for cell in code_cells(notebook) if cell.source != first}
+    assert {name: found for name, found in cells.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("facts = 3", ["facts"]),
+        ("for batch in range(2):\n    pass", ["batch"]),
+        ("def facts():\n    batch = 2", ["facts"]),
+        ("total = facts + batch", []),
+        ("f = lambda batch: batch", []),
+    ],
+)
+def test_what_counts_as_rebinding(source: str, found: list[str]) -> None:
+    assert rebound(source, {"facts", "batch"}) == found
 
 
 def test_ids_are_stable(path: Path, notebook: NotebookNode) -> None:
