@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
-from test_sequential import ANCHORS, TOKENS, VALUES, drawn
+from sequences import ANCHORS, TOKENS, VALUES, drawn
 from test_trajectory import CASES
 from tiny import tiny_model
 

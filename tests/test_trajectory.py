@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
-from test_sequential import FACTS, TOKENS, VALUES, drawn
+from sequences import FACTS, TOKENS, VALUES, drawn
 from tiny import tiny_model
 
 import palimpsest.trajectory as room
