@@ -149,6 +149,7 @@ def histories(draw: st.DrawFn) -> Draft:
     return draw(st.lists(some, min_size=1, max_size=3))
 
 
+@pytest.mark.slow
 @given(
     histories(), st.sampled_from(["all", "latest"]), st.sampled_from(list(ANCHORS)), st.sampled_from(KINDS)
 )

@@ -86,6 +86,7 @@ def test_everything_forgotten_is_the_unedited_model_bit_by_bit(kind: str) -> Non
 POOL = facts(8)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 7), max_size=4)), max_size=6))
 def test_only_the_facts_that_are_held_matter(history: list[tuple[bool, list[int]]]) -> None:
