@@ -42,7 +42,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint ## the inner loop, at most two minutes: linters, types, fast tests
-	$(BIN)/python -m pytest -q -m "not slow and not model and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook through papermill in the smoke profile, and through nbval
 	$(PALIMPSEST) run-all --profile smoke

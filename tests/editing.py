@@ -12,6 +12,9 @@ from palimpsest.types import EditRequest
 
 KINDS = ("llama", "gpt2")
 
+# For tests that take a second or more on each family: `make test` runs both, `make check` one.
+every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+
 # Subjects at the start, in the middle and at the end; one to many tokens; targets of one and more tokens.
 REQUESTS = [
     EditRequest("The mother tongue of {} is", "Danielle Darrieux", "English"),

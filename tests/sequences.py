@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from editing import CONTEXTS, KINDS, REQUESTS, stub_texts
+from editing import CONTEXTS, REQUESTS, stub_texts
 from torch import Tensor
 
 from palimpsest import sequential
@@ -39,7 +39,6 @@ ANCHORS: dict[str, dict[str, Any]] = {
     "plain": {"ridge": 1.0},
 }
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
 every_anchor = pytest.mark.parametrize("anchor", ANCHORS)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from editing import CONTEXTS, KINDS, REQUESTS, double, plain_states, same_bits, snapshot, stub_texts
+from editing import (
+    CONTEXTS,
+    REQUESTS,
+    double,
+    every_kind,
+    plain_states,
+    same_bits,
+    snapshot,
+    stub_texts,
+)
 from tiny import tiny_model
 from torch import Tensor
 
@@ -70,7 +79,6 @@ def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 every_editor = pytest.mark.parametrize("name", MAKE)
-every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def nothing_to_do(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from editing import CONTEXTS, KINDS, double
+from editing import CONTEXTS, KINDS, double, every_kind
 from hypothesis import given
 from hypothesis import strategies as st
 from sequences import (
@@ -20,7 +20,6 @@ from sequences import (
     direct,
     drawn,
     every_anchor,
-    every_kind,
     make,
     offline,
     quicken,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from editing import double, same_bits, snapshot
+from editing import double, every_kind, same_bits, snapshot
 from sequences import (
     BATCHES,
     LAYERS,
@@ -14,7 +14,6 @@ from sequences import (
     direct,
     drawn,
     every_anchor,
-    every_kind,
     make,
     offline,
     quicken,

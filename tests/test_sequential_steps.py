@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from editing import CONTEXTS, double, same_bits, snapshot
+from editing import CONTEXTS, double, every_kind, same_bits, snapshot
 from pydantic import ValidationError
 from sequences import (
     BATCHES,
@@ -16,7 +16,6 @@ from sequences import (
     OTHERS,
     apart,
     drawn,
-    every_kind,
     make,
     offline,
     quicken,
