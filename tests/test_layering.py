@@ -11,7 +11,18 @@ PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 TORCH_FREE = ("report", "claims", "records", "runner", "book", "profiles", "cli")
 BLIND = ("editors", "sequential", "ledger", "deltas", "configurations")
 """No method sees the test: what edits a model reaches neither the data nor the scores."""
-PURE = ("solve", "projector", "cholesky", "onetime", "ledger", "deltas", "equivalence")
+PURE = (
+    "solve",
+    "projector",
+    "cholesky",
+    "onetime",
+    "ledger",
+    "deltas",
+    "equivalence",
+    "conflict",
+    "gains",
+    "smoothing",
+)
 """Tensors in, tensors out, no model."""
 LONGEST = 400
 

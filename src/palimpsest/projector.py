@@ -1,76 +1,40 @@
-"""Null-space projectors of the preserved keys, from the spectrum of their second moment.
+"""Null-space projectors of the preserved keys, from the spectrum of their second moment, and relaxed ones.
 
 AlphaEdit (Eq. 7 to 10) keeps every update inside the directions where preserved keys have little
 energy: P = U Uᵀ over the eigenvectors of C0 whose eigenvalue is below 2e-2. The rule that draws that
 line is a parameter here, because an absolute threshold depends on the scale of the activations.
 P acts on the right of an update, that is on its rows: ΔP = Δ means that Δ ignores the protected
-directions.
+directions. AlphaEdit+ (Algorithm 1) gives some of the protected directions back where new facts need them:
+`candidates` and `admit`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from palimpsest.errors import NonFiniteError, ShapeError
+from palimpsest.cuts import PUBLISHED_THRESHOLD as PUBLISHED_THRESHOLD
+from palimpsest.cuts import RULES as RULES
+from palimpsest.cuts import HasValue as HasValue
+from palimpsest.cuts import Rule as Rule
+from palimpsest.cuts import absolute as absolute
+from palimpsest.cuts import eigendirections as eigendirections
+from palimpsest.cuts import energy as energy
+from palimpsest.cuts import energy_along as energy_along
+from palimpsest.cuts import rank as rank
+from palimpsest.cuts import relative as relative
+from palimpsest.errors import NonFiniteError, ShapeError, UnknownNameError
+from palimpsest.gains import Gains
 
-PUBLISHED_THRESHOLD = 2e-2
+if TYPE_CHECKING:  # solve.py imports this module
+    import palimpsest.solve
 
-
-@dataclass(frozen=True)
-class Rule:
-    """How many leading directions of a spectrum are protected.
-
-    Attributes:
-        name: ``absolute``, ``relative``, ``energy`` or ``rank``.
-        parameter: the rule's number.
-        protected: spectrum (d_k,), largest first -> number of protected directions.
-    """
-
-    name: str
-    parameter: float
-    protected: Callable[[Tensor], int]
-
-
-def absolute(threshold: float = PUBLISHED_THRESHOLD) -> Rule:
-    """Protect eigenvalues at or above ``threshold`` (AlphaEdit's published rule, 2e-2)."""
-    _require(threshold >= 0, f"absolute threshold must be 0 or more, got {threshold}")
-    return Rule("absolute", threshold, lambda s: int((s >= threshold).sum()))
-
-
-def relative(threshold: float) -> Rule:
-    """Protect eigenvalues at or above ``threshold`` times the largest; free of activation scale."""
-    _require(0 <= threshold <= 1, f"relative threshold must lie in [0, 1], got {threshold}")
-    return Rule("relative", threshold, lambda s: int((s >= threshold * s[0]).sum()))
-
-
-def energy(share: float) -> Rule:
-    """Protect the fewest leading directions that hold at least ``share`` of the key energy."""
-    _require(0 <= share <= 1, f"energy share must lie in [0, 1], got {share}")
-
-    def protected(spectrum: Tensor) -> int:
-        held = torch.cumsum(spectrum, 0) / spectrum.sum()
-        return 0 if share == 0 else min(int((held < share - 1e-12).sum()) + 1, len(spectrum))
-
-    return Rule("energy", share, protected)
-
-
-def rank(r: int) -> Rule:
-    """Keep exactly the ``r`` directions with the least key energy; protect the others."""
-    _require(r >= 0, f"rank must be 0 or more, got {r}")
-
-    def protected(spectrum: Tensor) -> int:
-        _require(r <= len(spectrum), f"rank {r} is more than the {len(spectrum)} directions there are")
-        return len(spectrum) - r
-
-    return Rule("rank", r, protected)
-
-
-RULES = {"absolute": absolute, "relative": relative, "energy": energy}
-"""Rules by the name that settings give them; the number of each is then called threshold."""
+ORDERS = ("ascending", "descending", "gain")
+"""In which order `admit` offers candidates: by eigenvalue, or by what each would gain at that moment."""
+OVERLAP = 1e-6
+"""How far candidates may be from orthonormal, and reach into range(P), by rounding."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +136,6 @@ class Projector:
         return held
 
 
-@runtime_checkable
-class HasValue(Protocol):
-    """Anything that carries a matrix as ``.value``, such as ``statistics.SecondMoment``."""
-
-    @property
-    def value(self) -> Tensor:
-        """The matrix."""
-        ...
-
-
 def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
     """Projector onto the directions in which the preserved keys have little energy.
 
@@ -209,46 +163,181 @@ def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
     return Projector(basis=vectors[:, protected:].contiguous(), spectrum=spectrum, rule=rule)
 
 
-def eigendirections(c0: Tensor | HasValue) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
-    """Eigenvalues of a second moment, largest first, and its eigenvectors as columns, in float64.
+@dataclass(frozen=True)
+class Candidates:
+    """Directions that a projector removes and that `admit` may give back.
 
-    A rule's ``protected`` applied to the eigenvalues says what it would keep without a new decomposition.
+    Attributes:
+        vectors: orthonormal columns outside range(P), (d_k, m).
+        eigenvalues: energy of the preserved keys along each, (m,), 0 or more.
 
     Raises:
-        ShapeError, NonFiniteError: as `null_space`.
+        ShapeError: if there is not one eigenvalue a vector, or one is negative.
+        NonFiniteError: if either holds NaN or infinity.
     """
-    matrix = torch.as_tensor(getattr(c0, "value", c0)).double()
-    _check_moment(matrix)
-    values, vectors = torch.linalg.eigh(matrix)
-    _require(
-        float(values[0]) >= -1e-5 * float(values.abs().max()),
-        f"the second moment has the negative eigenvalue {float(values[0]):.1e}; a sum of k kᵀ has "
-        "none, so check what was collected",
+
+    vectors: Float[Tensor, "d_k m"]
+    eigenvalues: Float[Tensor, " m"]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.eigenvalues.shape != self.vectors.shape[1:]:
+            raise ShapeError(
+                "candidates need vectors (d_k, m) and eigenvalues (m,), got "
+                f"{tuple(self.vectors.shape)} and {tuple(self.eigenvalues.shape)}"
+            )
+        if not (torch.isfinite(self.vectors).all() and torch.isfinite(self.eigenvalues).all()):
+            raise NonFiniteError("candidates hold NaN or infinity; take them from eigendirections")
+        if (self.eigenvalues < 0).any():
+            least = float(self.eigenvalues.min())
+            raise ShapeError(f"candidates have the negative eigenvalue {least:.1e}; clamp it at 0")
+
+    def __len__(self) -> int:
+        return self.vectors.shape[1]
+
+
+def candidates(moment: Tensor | HasValue | tuple[Tensor, Tensor], projector: Projector) -> Candidates:
+    """The protected eigenvectors of C0, its leading ones, with their eigenvalues, largest first.
+
+    A projector that `null_space` left as a complement holds them already; else C0 is decomposed again.
+
+    Args:
+        moment: C0, or what `eigendirections` returned for it.
+        projector: what `null_space` made of the same C0.
+
+    Raises:
+        ShapeError, NonFiniteError: as `null_space`, or if the widths differ.
+    """
+    if projector.complement is not None and projector.spectrum is not None:
+        return Candidates(projector.complement, projector.spectrum[: projector.complement.shape[1]])
+    spectrum, vectors = moment if isinstance(moment, tuple) else eigendirections(moment)
+    if len(spectrum) != projector.dim:
+        raise ShapeError(f"the second moment has width {len(spectrum)}, the projector {projector.dim}")
+    protected = projector.dim - projector.kept
+    return Candidates(vectors[:, :protected], spectrum[:protected])
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A relaxed projector and the path of the search that led to it.
+
+    Attributes:
+        projector: P plus the admitted directions, held as P was; P itself if there is none. It carries no
+            spectrum and no rule, since protected directions need no longer be the leading ones.
+        admitted: indices into the candidates, in the order they were added.
+        objective_path: J before the first and after each admitted block, (blocks + 1,), float64.
+        gains: fall of J for every block tried, the refused one included, (tried,), float64.
+        damage: Σ σ_l‖R̄Mg_l‖² over admitted directions, M at the end: what the update does to preserved keys
+            along them, tr(ΔC0Δᵀ), or ‖ΔK0‖² if σ are eigenvalues of K0K0ᵀ. The search ignores it.
+    """
+
+    projector: Projector
+    admitted: Int64[Tensor, " admitted"]
+    objective_path: Float64[Tensor, " steps"]
+    gains: Float64[Tensor, " tried"]
+    damage: float
+
+
+def admit(
+    problem: "palimpsest.solve.LeastSquares",
+    candidates: Candidates,
+    threshold: float,
+    block: int = 1,
+    order: str = "ascending",
+    relative: bool = True,
+    limit: int | None = None,
+) -> Admission:
+    """Give protected directions back to P until a block of them lowers the objective too little.
+
+    The update for the relaxed projector is ``solve(replace(problem, projector=found.projector)).delta``.
+    Its objective J(P) = λ tr(R̄MR̄ᵀ), M = (KᵀPK + λI)⁻¹, never rises with a direction, so only the threshold,
+    the limit or the end of the candidates stops the search. N × N work a block, in float64.
+
+    Args:
+        problem: λ > 0 and no ``preserve``. Past keys are further columns of K, times the root of their
+            weight, with residual zero (`palimpsest.solve.with_past`).
+        candidates: directions outside range(P).
+        threshold: 0 admits every candidate. A block that gains nothing stops any larger one.
+        block: candidates tried at once (released code: 10); the last block may be smaller.
+        order: by eigenvalue "ascending" (as published) or "descending"; or "gain", where a block is those
+            that would each lower J most if added alone at that moment.
+        relative: True stops at a block whose drop, as a share of J before it, is below ``threshold`` times
+            the number of directions in it (released code). False stops at a block whose whole drop is below
+            ``threshold``, in the unit of a squared residual whatever its size (as printed, with ``block=1``).
+        limit: most directions to admit; None for all.
+
+    Raises:
+        ShapeError: if ``preserve`` is given; candidates have another width, are not orthonormal or reach
+            into range(P); or threshold, block or limit is out of range.
+        SingularProblemError: if λ is 0.
+        UnknownNameError: if the order does not exist.
+
+    Source: AlphaEdit+ Eq. 15 and Algorithm 1; the gain is Sherman and Morrison's.
+    """
+    keys = problem.keys.double()
+    projector = problem.projector or Projector.identity(len(keys), keys.device)
+    vectors = candidates.vectors.to(keys)
+    _check_admission(problem, projector, vectors)
+    _check_settings(threshold, block, order, limit)
+    budget = len(candidates) if limit is None else min(limit, len(candidates))
+    search = Gains(projector.apply(keys), keys.T @ vectors, problem.residual.double(), problem.ridge)
+    path, gains, chosen = [search.objective()], [], torch.zeros(0, dtype=torch.long)
+    left = candidates.eigenvalues.cpu().argsort(stable=True, descending=order == "descending")
+    while len(chosen) < budget:
+        size = min(block, budget - len(chosen))
+        tried = left[search.alone(left).topk(size).indices] if order == "gain" else left[:size]
+        gain, y = search.together(tried)
+        gains.append(gain)
+        if gain < threshold * (size * path[-1] if relative else 1) or gain == 0 < threshold:
+            break
+        search.add(tried, y)
+        path.append(path[-1] - gain)
+        chosen, left = torch.cat([chosen, tried]), left[~torch.isin(left, tried)]
+    return Admission(
+        projector=_relaxed(projector, vectors[:, chosen]) if len(chosen) else projector,
+        admitted=chosen,
+        objective_path=torch.tensor(path, dtype=torch.float64),
+        gains=torch.tensor(gains, dtype=torch.float64),
+        damage=search.damage(chosen, candidates.eigenvalues.to(keys)),
     )
-    return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
-def energy_along(directions: Float[Tensor, "d_k r"], moment: Float[Tensor, "d_k d_k"]) -> Float[Tensor, " r"]:
-    """Mean energy uᵀCu, along each column u, of the keys behind a second moment C.
-
-    Over the eigenvectors of C0 that a projector keeps, it adds up to what the projector lets through of those
-    keys, for example of held-out ones.
-    """
-    return (directions * (moment.to(directions) @ directions)).sum(0)
-
-
-def _check_moment(matrix: Tensor) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ShapeError(f"the second moment must be square (d_k, d_k), got {tuple(matrix.shape)}")
-    if not torch.isfinite(matrix).all():
-        raise NonFiniteError("the second moment holds NaN or infinity; collect it again")
-    if not matrix.any():
-        raise ShapeError("the second moment is all zero; collect it from at least one token")
-    gap = (matrix - matrix.T).abs().max() / matrix.abs().max()
-    if gap > 1e-6:
-        raise ShapeError(f"the second moment must be symmetric; relative asymmetry {float(gap):.1e}")
+def _relaxed(projector: Projector, vectors: Float[Tensor, "d_k a"]) -> Projector:
+    """P plus orthonormal directions that it removes; what remains of a complement is completed by a QR."""
+    if projector.basis is not None:
+        return Projector(basis=torch.cat([projector.basis, vectors.to(projector.basis)], 1))
+    u = projector._held.to(vectors)
+    rest = torch.linalg.qr(u.T @ vectors, mode="complete").Q[:, vectors.shape[1] :]
+    return Projector(complement=u @ rest)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ShapeError(message)
+def _check_admission(problem: "palimpsest.solve.LeastSquares", projector: Projector, vectors: Tensor) -> None:
+    if problem.preserve is not None:
+        raise ShapeError(
+            "admit got a problem with preserve; give past keys, times the root of their weight, as further "
+            "columns of keys with residual 0 (palimpsest.solve.with_past)"
+        )
+    if len(vectors) != projector.dim:
+        raise ShapeError(f"candidates have width {len(vectors)}, the keys have {projector.dim}")
+    gap = vectors.T @ vectors - torch.eye(vectors.shape[1]).to(vectors)
+    if gap.numel() and gap.abs().max() > OVERLAP:
+        raise ShapeError(
+            f"candidates are not orthonormal (their products are off by {float(gap.abs().max()):.1e}); "
+            "give eigenvectors of one decomposition"
+        )
+    overlap = projector.coordinates(vectors).norm(dim=0)
+    if len(overlap) and overlap.max() > OVERLAP:
+        raise ShapeError(
+            f"candidate {int(overlap.argmax())} lies inside range(P) (length {float(overlap.max()):.2g}) "
+            "and would count twice; give directions that P removes, as candidates() does"
+        )
+
+
+def _check_settings(threshold: float, block: int, order: str, limit: int | None) -> None:
+    if not threshold >= 0:
+        raise ShapeError(f"threshold must be 0 or more, got {threshold}; 0 admits every candidate")
+    if block < 1:
+        raise ShapeError(f"block must be 1 or more, got {block}")
+    if limit is not None and limit < 0:
+        raise ShapeError(f"limit must be 0 or more, got {limit}; None sets no limit")
+    if order not in ORDERS:
+        raise UnknownNameError("order", order, list(ORDERS))

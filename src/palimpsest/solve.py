@@ -15,7 +15,7 @@ The published codes solve the unsymmetric (P(KKᵀ + M) + λI) Δᵀ = PKRᵀ in
 number also sees the protected part of K and can lose every digit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -78,6 +78,16 @@ class Solution:
     delta: Float[Tensor, "d_v d_k"]
     condition: float
     fit: float
+
+
+def with_past(problem: LeastSquares, past: Float[Tensor, "d_k p"]) -> LeastSquares:
+    """The same problem with past keys, times the root of their weights, as further columns without residual.
+
+    ‖ΔK_pΛ^½‖² is thus part of ‖ΔK − R‖², and the dual stays as small as the number of keys.
+    """
+    nothing = problem.residual.new_zeros(len(problem.residual), past.shape[1])
+    keys, residual = torch.cat([problem.keys, past], 1), torch.cat([problem.residual, nothing], 1)
+    return replace(problem, keys=keys, residual=residual)
 
 
 def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) -> Solution:
