@@ -11,7 +11,6 @@ import torch
 from editing import CONTEXTS, REQUESTS, stub_texts
 from torch import Tensor
 
-from palimpsest import sequential
 from palimpsest.editors import base
 from palimpsest.model import EditableModel, read_weight
 from palimpsest.sequential import SequenceState, Sequential, Step, steps
@@ -68,8 +67,7 @@ def drawn(size: float = 1.0) -> Callable[..., Targets]:
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn values in place of optimised ones, for every editor."""
-    for module in (base, sequential):
-        monkeypatch.setattr(module, "optimise_targets", drawn())
+    monkeypatch.setattr(base, "optimise_targets", drawn())
 
 
 def make(host: str = "memit", /, **options: Any) -> Sequential:

@@ -14,11 +14,11 @@ from test_trajectory import CASES
 from tiny import tiny_model
 
 import palimpsest.outcome as room
-from palimpsest import sequential
 from palimpsest.apply import commit
 from palimpsest.deltas import Prune, Rect, largest_singular_value
 from palimpsest.drift import Reference, drift, reference
-from palimpsest.editors import base
+from palimpsest.editors import AlphaEditPlus, base
+from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluate import evaluate
 from palimpsest.model import EditableModel, read_weight
@@ -35,7 +35,7 @@ LAYERS = (0, 1)
 def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(sequential, "optimise_targets", drawn())
+    monkeypatch.setattr(base, "optimise_targets", drawn())
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_one_edit_of_all_facts_is_one_step_over_the_values_of_the_batches(
         asked.append([request.id for request in requests])
         return optimise_targets(net, requests, *rest)
 
-    monkeypatch.setattr(sequential, "optimise_targets", counted)
+    monkeypatch.setattr(base, "optimise_targets", counted)
     in_steps, once = stream.outcome(make()), stream.outcome(make(), once=True)
     ids = [case.request.id for case in CASES]
     assert asked == 2 * [ids[:2], ids[2:4], ids[4:]]
@@ -192,7 +192,7 @@ def test_where_no_update_outgrows_its_weight_pruning_is_another_name_for_the_sam
 
 
 def test_where_one_does_pruning_is_not(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "optimise_targets", drawn(60.0))
+    monkeypatch.setattr(base, "optimise_targets", drawn(60.0))
     plain = stream.outcome(make(retain="none"))
     assert column(plain, "spectrum").max() > 1
     pruned = stream.outcome(make(retain="none", post=Prune(bound="current")))
@@ -256,3 +256,44 @@ def test_values_in_parts_keep_their_order() -> None:
     assert torch.allclose(parts.values, whole.values, atol=1e-4)
     assert torch.allclose(parts.deltas, whole.deltas, atol=1e-4)
     assert len(parts.losses) == 3
+
+
+def plus(**options: Any) -> AlphaEditPlus:
+    parts = {"smoothing": Smoothing(threshold=0.0), "perturbation": Perturbation(limit=3)}
+    common = {"layers": LAYERS, "ridge": 1.0, "rule": "energy", "threshold": 0.5, "statistics_tokens": TOKENS}
+    return AlphaEditPlus(**{**common, "targets": VALUES, "optimised": "once", **parts, **options})
+
+
+def test_an_editor_that_chooses_by_validation(
+    model: EditableModel, text: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is handed the wordings set aside, and its run is another one when they change."""
+    monkeypatch.setattr(base, "optimise_targets", drawn())
+    asked: list[Any] = []
+    real = room.score_by
+
+    def watched(*given: Any) -> Any:
+        asked.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(room, "score_by", watched)
+    tables = []
+    for word in ("Where", "When"):
+        wordings = {case.request.id: [f"{word} {case.request.subject}"] for case in CASES}
+        stream = Stream(model, CASES, 2, text, validation=wordings)
+        tables.append(stream.outcome(plus()))
+        assert asked[-1] == ("validation", CASES, wordings)
+        stream.outcome(plus())
+    assert len(asked) == 2
+    assert set(column(tables[0], "value_norm").index) == {case.id for case in CASES}
+    assert column(tables[0], "total_norm")["3"] > 0
+
+
+def test_scores_right_after_each_batch(model: EditableModel, text: Reference) -> None:
+    stream = Stream(model, CASES, 2, text, written=("efficacy",))
+    found = column(stream.outcome(make()), "efficacy_written")
+    wanted: dict[str, float] = {}
+    batches = [CASES[i : i + 2] for i in (0, 2, 4)]
+    for step in steps(model, make(), [[case.request for case in batch] for batch in batches]):
+        wanted |= {r.case: r.value for r in evaluate(model, batches[step.number], ["efficacy"])}
+    assert same(found, wanted)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from palimpsest.editors import EDITORS
 from palimpsest.settings import editor_settings, models_dir
 
 MODEL = "smollm2-135m"
@@ -14,12 +15,12 @@ SEARCH = pd.read_csv(models_dir() / f"{MODEL}.search.csv")
 
 def test_every_editor_was_tried_equally_often_on_the_same_facts() -> None:
     counts = SEARCH.groupby("editor").size()
-    assert set(counts.index) == {"memit", "alphaedit", "rome"}
+    assert set(counts.index) == set(EDITORS)
     assert counts.nunique() == 1
     assert SEARCH[["facts", "seed"]].drop_duplicates().shape == (1, 2)
 
 
-@pytest.mark.parametrize("editor", ["memit", "alphaedit", "rome"])
+@pytest.mark.parametrize("editor", list(EDITORS))
 def test_the_settings_in_use_are_the_best_found(editor: str) -> None:
     rows = SEARCH[SEARCH["editor"] == editor]
     best = rows[rows["score"] == rows["score"].max()]

@@ -27,8 +27,8 @@ from sequences import (
     state_of,
 )
 
-from palimpsest import equivalence, sequential
-from palimpsest.editors import AlphaEdit, Memit
+from palimpsest import equivalence
+from palimpsest.editors import AlphaEdit, Memit, base
 from palimpsest.model import read_weight, write_weight
 from palimpsest.sequential import steps
 from palimpsest.subjects import subject_hidden, subject_keys
@@ -159,7 +159,7 @@ def test_with_unedited_reads_only_the_surviving_facts_matter(
     batches = [[(OTHERS if other else FACTS)[i] for i, other in batch] for batch in history]
     surviving = {fact.id: fact for batch in (batches if retain == "all" else batches[-1:]) for fact in batch}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential, "optimise_targets", drawn())
+        patch.setattr(base, "optimise_targets", drawn())
         editor, model = make(anchor, layers=(0, 2), retain=retain, reads="unedited"), double(kind)
         found, weights = run(editor, batches, model)
         _, alone = run(editor, [list(surviving.values())], model)

@@ -22,8 +22,9 @@ from sequences import (
 )
 from torch import Tensor
 
-from palimpsest import equivalence, sequential
+from palimpsest import equivalence
 from palimpsest.deltas import Prune, Rect, largest_singular_value
+from palimpsest.editors import base
 from palimpsest.model import read_weight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values so far away that updates outgrow the spectrum of the weights, and PRUNE has something to do."""
-    monkeypatch.setattr(sequential, "optimise_targets", drawn(60.0))
+    monkeypatch.setattr(base, "optimise_targets", drawn(60.0))
 
 
 # Post-processing, with and without feedback.
@@ -220,7 +221,7 @@ def test_the_tiny_models_give_post_processing_something_to_do() -> None:
     """Of the tests above: the updates there do outgrow the spectrum that PRUNE compares them with."""
     model = double("llama")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential, "optimise_targets", drawn(60.0))
+        patch.setattr(base, "optimise_targets", drawn(60.0))
         made, _ = make("both").edit(model, BATCHES[0])
     for layer, delta in made.deltas.items():
         assert largest_singular_value(delta) > largest_singular_value(read_weight(model, layer))

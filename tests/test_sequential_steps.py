@@ -27,6 +27,7 @@ from torch import Tensor
 
 from palimpsest import sequential
 from palimpsest.apply import commit, installed
+from palimpsest.editors import base
 from palimpsest.errors import (
     LedgerError,
     NonFiniteError,
@@ -81,7 +82,7 @@ def test_whose_values_are_optimised(values: Any, monkeypatch: pytest.MonkeyPatch
         asked.append(fingerprint(model))
         return drawn()(model, *rest)
 
-    monkeypatch.setattr(sequential, "optimise_targets", spy)
+    monkeypatch.setattr(base, "optimise_targets", spy)
     bases = [step.edit.base for step in steps(model, make(values=values), BATCHES)]
     assert bases[0] == unedited
     assert len(set(bases)) == 3
@@ -170,7 +171,7 @@ def test_leaving_early_puts_every_weight_back() -> None:
 def test_a_batch_that_fails_puts_every_weight_back(retain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the second layer of the third batch, after the first layer was written."""
     model, calls = tiny_model("llama"), list[int]()
-    monkeypatch.setattr(sequential, "optimise_targets", drawn())
+    monkeypatch.setattr(base, "optimise_targets", drawn())
     real = sequential.EditLedger.insert
 
     def failing(self: Any, *args: Any, **options: Any) -> Tensor:

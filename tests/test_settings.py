@@ -47,7 +47,8 @@ def test_overrides() -> None:
 
 def test_unknown_editor() -> None:
     with pytest.raises(
-        UnknownNameError, match="unknown editor 'memmit'; choose one of: alphaedit, memit, rome"
+        UnknownNameError,
+        match="unknown editor 'memmit'; choose one of: alphaedit, alphaedit_plus, memit, rome",
     ):
         editor_for("memmit", "smollm2-135m")
 
@@ -69,6 +70,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("alphaedit", {"ridge": 0}, r"ridge\n.*greater than 0"),
     ("alphaedit", {"rule": "relativ"}, r"rule\n.*'absolute', 'relative' or 'energy'"),
     ("alphaedit", {"threshold": "high"}, r"threshold\n.*valid number"),
+    ("alphaedit_plus", {"smoothing": {"steps": 0}}, r"smoothing\.steps\n.*greater than or equal to 1"),
+    ("alphaedit_plus", {"perturbation": {"order": "up"}}, r"perturbation\.order\n.*'descending' or 'gain'"),
+    ("alphaedit_plus", {"past_weight": -1}, r"past_weight\n.*greater than or equal to 0"),
     ("rome", {"layers": (4, 5)}, r"layers\n"),
     ("rome", {"denominator": "both"}, r"denominator\n.*'same_key' or 'bare_prompt'"),
     ("rome", {"statistics_tokens": 0}, r"statistics_tokens\n.*greater than or equal to 1"),

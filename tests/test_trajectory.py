@@ -13,7 +13,6 @@ from sequences import FACTS, TOKENS, VALUES, drawn
 from tiny import tiny_model
 
 import palimpsest.trajectory as room
-from palimpsest import sequential
 from palimpsest.deltas import Prune
 from palimpsest.drift import Drift, Reference, drift, reference
 from palimpsest.editors import base
@@ -49,7 +48,7 @@ MODEL_METRICS = [
 def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(sequential, "optimise_targets", drawn())
+    monkeypatch.setattr(base, "optimise_targets", drawn())
 
 
 @pytest.fixture
@@ -269,7 +268,7 @@ def test_an_update_that_is_out_of_range_ends_the_run(
         found = drawn()(model, requests, *rest)
         return replace(found, values=found.values * float("nan")) if len(calls) == failing else found
 
-    monkeypatch.setattr(sequential, "optimise_targets", values)
+    monkeypatch.setattr(base, "optimise_targets", values)
     before = snapshot(model)
     table = trajectory(model, make(), CASES, WATCH, text)
     stop = picked(table, metric="stopped")

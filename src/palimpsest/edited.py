@@ -215,8 +215,9 @@ class EditedModel:
         self.facts = {fact.id: fact for fact in about.facts}
         unedited = {layer: ledger.base for layer, ledger in ledgers.items()}
         weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
+        steps = max(about.steps, 1)
         self._state = SequenceState(
-            about.contexts, {}, {}, {}, ledgers, unedited, weights, max(about.steps, 1)
+            about.contexts, ledgers=ledgers, unedited=unedited, weights=weights, steps=steps
         )
         self._written = {layer: read_weight(self.model, layer).clone() for layer in ledgers}
 

@@ -8,7 +8,7 @@ interrupted study goes on where it stopped.
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import pandas as pd
@@ -20,12 +20,14 @@ from palimpsest import cache
 from palimpsest.apply import WeightDelta, commit, restored
 from palimpsest.deltas import largest_singular_value
 from palimpsest.drift import Reference, drift
-from palimpsest.editors import State
+from palimpsest.editors import AlphaEditPlus, PlusState, State
 from palimpsest.editors.base import start
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluate import evaluate
+from palimpsest.known import KnownValues
 from palimpsest.model import EditableModel, fingerprint, read_weight
 from palimpsest.projector import RULES, null_space
+from palimpsest.selection import score_by
 from palimpsest.sequential import SequenceState, Sequential
 from palimpsest.subjects import subject_hidden
 from palimpsest.targets import Targets
@@ -38,6 +40,7 @@ REVISION = 1
 COLUMNS = ("of", "key", "metric", "value")
 SCORES = ("efficacy", "generalisation", "specificity")
 Row = tuple[str, str, str, float]
+Method = Sequential | AlphaEditPlus
 
 
 @settings(frozen=True, config={"extra": "forbid"})
@@ -69,6 +72,10 @@ class Stream:
         reference: held-out text with the unedited model's predictions.
         sample: how many of the facts are asked at the end, evenly spaced.
         metrics: asked of each of them.
+        written: metrics asked of every fact right after its own batch too, as ``<metric>_written``.
+        validation: id of a request -> wordings by which AlphaEdit+ chooses, where it selects by validation.
+        known: values on the unedited model, for methods that compute them once; facts written in many streams
+            then have the same in each.
         shared: contexts, moments and projectors of the unedited model by what they depend on; filled here.
     """
 
@@ -78,6 +85,9 @@ class Stream:
     reference: Reference
     sample: int = 200
     metrics: tuple[str, ...] = SCORES
+    written: tuple[str, ...] = ()
+    validation: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    known: KnownValues | None = None
     shared: dict[str, State] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +96,7 @@ class Stream:
                 f"{len(self.cases)} cases do not fill batches of {self.batch}; leave out or add some"
             )
 
-    def outcome(self, sequence: Sequential, once: bool = False) -> pd.DataFrame:
+    def outcome(self, sequence: Method, once: bool = False) -> pd.DataFrame:
         """The rows of one run, from disk when the same run was made before.
 
         Args:
@@ -108,7 +118,7 @@ class Stream:
         Raises:
             NonFiniteError: if the model that is left cannot be asked.
         """
-        if once:
+        if once and isinstance(sequence, Sequential):
             given = {member.name: getattr(sequence, member.name) for member in fields(sequence)}
             sequence = InParts(**given, part=self.batch)
         path = cache.cache_dir() / "outcomes" / f"{cache.digest(self._key(sequence, once))[:32]}.parquet"
@@ -123,8 +133,15 @@ class Stream:
         """The rows of the asked facts before any edit."""
         return pd.DataFrame(self._scores(), columns=COLUMNS)
 
-    def _key(self, sequence: Sequential, once: bool) -> dict[str, object]:
+    def _key(self, sequence: Method, once: bool) -> dict[str, object]:
+        extra: dict[str, object] = {
+            "written": self.written,
+            "validation": {k: list(v) for k, v in self.validation.items()},
+        }
+        if self.known is not None:
+            extra["known"] = cache.digest([self.known.made[1:3], sorted(self.known.columns)])
         return {
+            **{name: given for name, given in extra.items() if given},
             "revision": REVISION,
             "model": fingerprint(self.model),
             "sequence": asdict(sequence),
@@ -135,10 +152,10 @@ class Stream:
             "text": cache.digest(self.reference.ids.tolist()),
         }
 
-    def _rows(self, sequence: Sequential, size: int) -> Iterator[Row]:
+    def _rows(self, sequence: Method, size: int) -> Iterator[Row]:
         yield from self._hidden(sequence, "hidden_before", self.cases)
         with restored(self.model, sequence.layers):
-            state: State = self._start(sequence)
+            state = self._scored(sequence, self._start(sequence))
             norms = [float(read_weight(self.model, layer).double().norm()) for layer in sequence.layers]
             for number, first in enumerate(range(0, len(self.cases), size), 1):
                 batch = self.cases[first : first + size]
@@ -154,17 +171,20 @@ class Stream:
                 yield "step", str(number), "spectrum", spectrum
                 yield from _noted(edit, batch, number, math.hypot(*norms))
                 yield from self._hidden(sequence, "hidden_written", batch)
+                for record in evaluate(self.model, batch, self.written) if self.written else ():
+                    yield "fact", record.case, f"{record.metric}_written", record.value
             self._finish(sequence, state)
             yield from self._hidden(sequence, "hidden_end", self.cases)
             yield from self._scores()
             yield from self._drift()
 
-    def _finish(self, sequence: Sequential, state: State) -> None:
-        final = sequence.finish(self.model, state) if isinstance(state, SequenceState) else None
-        if final is not None:
-            commit(self.model, final[0])
+    def _finish(self, sequence: Method, state: State) -> None:
+        if isinstance(sequence, Sequential) and isinstance(state, SequenceState):
+            final = sequence.finish(self.model, state)
+            if final is not None:
+                commit(self.model, final[0])
 
-    def _start(self, sequence: Sequential) -> State:
+    def _start(self, sequence: Method) -> State:
         """Contexts, moments and projectors, computed once for all sequences that agree in them."""
         names = ("layers", "rule", "threshold", "statistics_tokens", "contexts")
         key = cache.digest({name: getattr(sequence, name) for name in names})
@@ -174,8 +194,15 @@ class Stream:
             if sequence.rule is not None:
                 cut = RULES[sequence.rule](sequence.threshold)
                 projectors = {layer: null_space(state.moments[layer], cut) for layer in sequence.layers}
-            self.shared[key] = State(state.contexts, state.moments, projectors)
+            self.shared[key] = State(state.contexts, state.moments, projectors, known=self.known)
         return self.shared[key]
+
+    def _scored(self, sequence: Method, state: State) -> State:
+        """The state with the score by which smoothing chooses, where there is smoothing."""
+        if isinstance(sequence, Sequential) or sequence.smoothing is None:
+            return state
+        score = score_by(sequence.smoothing.select, self.cases, self.validation)
+        return PlusState(state.contexts, state.moments, state.projectors, known=state.known, score=score)
 
     def _spectrum(self, edit: WeightDelta) -> float:
         shares = [
@@ -184,7 +211,7 @@ class Stream:
         ]
         return float(max(shares))
 
-    def _hidden(self, sequence: Sequential, name: str, cases: Sequence[EvalCase]) -> Iterator[Row]:
+    def _hidden(self, sequence: Method, name: str, cases: Sequence[EvalCase]) -> Iterator[Row]:
         hidden = subject_hidden(self.model, [case.request for case in cases], sequence.layers[-1])
         for case, length in zip(cases, hidden.double().norm(dim=0).tolist(), strict=True):
             yield "fact", case.id, name, length

@@ -37,14 +37,14 @@ from palimpsest.apply import WeightDelta, commit, restored
 from palimpsest.deltas import Post
 from palimpsest.editors import State
 from palimpsest.editors import edit as checked_edit
-from palimpsest.editors.base import loss_history, start
+from palimpsest.editors.base import loss_history, start, values_on
 from palimpsest.errors import ProfileError, SequenceError
 from palimpsest.ledger import EditLedger
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.projector import PUBLISHED_THRESHOLD, RULES, Projector, eigendirections, null_space
 from palimpsest.settings import ContextSettings, Layers, TargetSettings
 from palimpsest.subjects import subject_hidden, subject_keys
-from palimpsest.targets import Targets, optimise_targets
+from palimpsest.targets import Targets
 from palimpsest.types import EditRequest
 
 PRESERVED = "preserved "
@@ -171,7 +171,9 @@ class Sequential:
                 self._require_room(layer, projectors[layer])
         unedited = {layer: read_weight(model, layer).clone() for layer in self.layers}
         weights = {layer: weight.double() for layer, weight in unedited.items()}
-        fresh = SequenceState(basic.contexts, basic.moments, projectors, {}, {}, unedited, weights)
+        fresh = SequenceState(
+            basic.contexts, basic.moments, projectors, known=basic.known, unedited=unedited, weights=weights
+        )
         return replace(fresh, ledgers={i: self._ledger(fresh, i, unedited[i]) for i in self.layers})
 
     def _require_room(self, layer: int, projector: Projector) -> None:
@@ -195,10 +197,8 @@ class Sequential:
         """Values of the requests, on the unedited weights unless they are to be computed at each step."""
         settings = (self.layers[-1], self.targets, state.contexts)
         if self.values == "each_step":
-            return optimise_targets(model, requests, *settings)
-        with restored(model, self.layers):
-            _write(model, state.unedited)
-            return optimise_targets(model, requests, *settings)
+            return values_on(model, requests, *settings, {})
+        return values_on(model, requests, *settings, state.unedited, state.known)
 
     def _unedited_reads(
         self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState, values: Targets

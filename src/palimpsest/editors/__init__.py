@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from palimpsest.apply import Edit
 from palimpsest.editors.alphaedit import AlphaEdit
+from palimpsest.editors.alphaedit_plus import AlphaEditPlus
+from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, State
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
@@ -17,7 +19,12 @@ from palimpsest.model import EditableModel
 from palimpsest.settings import editor_settings
 from palimpsest.types import EditRequest
 
-EDITORS: dict[str, type] = {"memit": Memit, "alphaedit": AlphaEdit, "rome": Rome}
+EDITORS: dict[str, type] = {
+    "memit": Memit,
+    "alphaedit": AlphaEdit,
+    "alphaedit_plus": AlphaEditPlus,
+    "rome": Rome,
+}
 
 
 def editor_for(name: str, model: str, **overrides: object) -> Editor:

@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from palimpsest.apply import Edit
-from palimpsest.editors.base import State, edit_layers, start
+from palimpsest.editors.base import State, edit_layers, joined, start
 from palimpsest.errors import ProfileError
 from palimpsest.model import EditableModel
 from palimpsest.projector import PUBLISHED_THRESHOLD, RULES, Projector, null_space
 from palimpsest.settings import ContextSettings, Layers, TargetSettings
-from palimpsest.solve import LeastSquares
+from palimpsest.solve import LeastSquares, Solution, solve, with_past
 from palimpsest.types import EditRequest
 
 
@@ -58,19 +57,13 @@ class AlphaEdit:
         state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
         projectors = self._projectors(state)
 
-        def problem(layer: int, keys: Tensor, residual: Tensor) -> LeastSquares:
-            past = state.past.get(layer, keys[:, :0])
-            nothing = residual.new_zeros(len(residual), past.shape[1])
-            return LeastSquares(
-                torch.cat([keys, past], 1),
-                torch.cat([residual, nothing], 1),
-                ridge=self.ridge,
-                projector=projectors[layer],
-            )
+        def update(layer: int, keys: Tensor, residual: Tensor) -> Solution:
+            alone = LeastSquares(keys, residual, ridge=self.ridge, projector=projectors[layer])
+            return solve(with_past(alone, state.past.get(layer, keys[:, :0])))
 
-        edit, keys = edit_layers(model, requests, self.layers, self.targets, state.contexts, problem)
-        past = {layer: torch.cat([state.past.get(layer, k[:, :0]), k], 1) for layer, k in keys.items()}
-        return edit, replace(state, projectors=projectors, past=past if self.keep_past else {})
+        edit, keys = edit_layers(model, requests, self.layers, self.targets, state.contexts, update)
+        past = joined(state.past, keys) if self.keep_past else {}
+        return edit, replace(state, projectors=projectors, past=past)
 
     def _projectors(self, state: State) -> dict[int, Projector]:
         """Those of the state, and new ones for layers that it has none for."""

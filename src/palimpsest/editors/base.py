@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest.apply import Edit, WeightDelta, restored
 from palimpsest.contexts import sample_contexts
+from palimpsest.known import KnownValues
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.projector import Projector
 from palimpsest.settings import ContextSettings, TargetSettings
-from palimpsest.solve import LeastSquares, Solution, solve
+from palimpsest.solve import Solution
 from palimpsest.statistics import key_statistics
 from palimpsest.subjects import subject_hidden, subject_keys
 from palimpsest.targets import Targets, optimise_targets
@@ -28,12 +30,14 @@ class State:
         moments: layer -> C₀ (d_k, d_k), second moment of the unedited model's keys.
         projectors: layer -> null-space projector of C₀, where an editor needs one.
         past: layer -> keys (d_k, N) of all facts edited so far.
+        known: values that need not be computed, where they are to be those of the unedited model.
     """
 
     contexts: tuple[str, ...] = ()
     moments: Mapping[int, Float[Tensor, "d_k d_k"]] = field(default_factory=dict)
     projectors: Mapping[int, Projector] = field(default_factory=dict)
     past: Mapping[int, Float[Tensor, "d_k n"]] = field(default_factory=dict)
+    known: KnownValues | None = None
 
 
 @runtime_checkable
@@ -67,7 +71,30 @@ def start(
     return state
 
 
-Problem = Callable[[int, Tensor, Tensor], LeastSquares]
+Update = Callable[[int, Tensor, Tensor], Solution]
+"""Layer, keys (d_k, n) and residual (d_v, n) -> the update of that layer."""
+
+
+def values_on(
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    layer: int,
+    targets: TargetSettings,
+    contexts: Sequence[str],
+    weights: Mapping[int, Float[Tensor, "d_v d_k"]],
+    known: KnownValues | None = None,
+) -> Targets:
+    """Values of the requests on the model with other weights in some layers, which are then put back.
+
+    Raises:
+        RequestError: if values are known, but not of these requests.
+    """
+    with restored(model, weights):
+        for index, weight in weights.items():
+            write_weight(model, index, weight)
+        if known is not None:
+            return known.of(model, requests, layer, targets, contexts)
+        return optimise_targets(model, requests, layer, targets, contexts)
 
 
 def edit_layers(
@@ -76,12 +103,14 @@ def edit_layers(
     layers: Sequence[int],
     targets: TargetSettings,
     contexts: Sequence[str],
-    problem: Problem,
+    update: Update,
+    values_at: Mapping[int, Float[Tensor, "d_v d_k"]] | None = None,
+    known: KnownValues | None = None,
 ) -> tuple[WeightDelta, dict[int, Tensor]]:
     """Move the last layer's output to its values, a share of what is missing in each layer.
 
     In layer i of L (in order) the residual that is left is divided by the number of layers left, and the
-    problem is solved on the model with the lower layers already edited.
+    update is made on the model with the lower layers already edited.
 
     Args:
         model: restored bit by bit before returning, also after an error.
@@ -89,7 +118,9 @@ def edit_layers(
         layers: edited layers, ascending; values are optimised at the last one.
         targets: settings of the values.
         contexts: prefixes, the empty one first.
-        problem: layer, keys (d_k, n), residual (d_v, n) -> what to solve.
+        update: layer, keys (d_k, n), residual (d_v, n) -> solution; called on the model that it edits.
+        values_at: weights on which the values are optimised; those of the model as it is by default.
+        known: values to take instead of optimising them.
 
     Returns:
         The edit and the keys (d_k, n) of each layer. Keys of a layer depend on lower layers only, so these
@@ -97,7 +128,7 @@ def edit_layers(
 
     Source: MEMIT Algorithm 1; AlphaEdit uses it unchanged.
     """
-    values = optimise_targets(model, requests, layers[-1], targets, contexts)
+    values = values_on(model, requests, layers[-1], targets, contexts, values_at or {}, known)
     base = fingerprint(model)
     deltas: dict[int, Tensor] = {}
     keys: dict[int, Tensor] = {}
@@ -107,7 +138,7 @@ def edit_layers(
             keys[layer] = subject_keys(model, requests, layer, contexts).double()
             missing = values.values - subject_hidden(model, requests, layers[-1])
             residual = missing.double() / (len(layers) - index)
-            solutions[layer] = solve(problem(layer, keys[layer], residual))
+            solutions[layer] = update(layer, keys[layer], residual)
             deltas[layer] = solutions[layer].delta
             write_weight(model, layer, (read_weight(model, layer).double() + deltas[layer]))
     notes = {
@@ -116,6 +147,7 @@ def edit_layers(
         "condition": {layer: s.condition for layer, s in solutions.items()},
         "fit": {layer: s.fit for layer, s in solutions.items()},
         "loss_history": loss_history(values),
+        "value_norm": values.values.norm(dim=0).tolist(),
     }
     return WeightDelta(deltas, base, notes), keys
 
@@ -123,3 +155,8 @@ def edit_layers(
 def loss_history(values: Targets) -> list[list[float]]:
     """Losses of each fact, one list per fact, as long as it was optimised."""
     return [row[row.isfinite()].tolist() for row in values.losses]
+
+
+def joined(past: Mapping[int, Tensor], fresh: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Columns of each layer, the new ones behind the earlier."""
+    return {layer: torch.cat([past.get(layer, new[:, :0]), new], 1) for layer, new in fresh.items()}

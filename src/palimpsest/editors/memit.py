@@ -17,7 +17,7 @@ from palimpsest.apply import Edit
 from palimpsest.editors.base import State, edit_layers, start
 from palimpsest.model import EditableModel
 from palimpsest.settings import ContextSettings, Layers, TargetSettings
-from palimpsest.solve import LeastSquares
+from palimpsest.solve import LeastSquares, Solution, solve
 from palimpsest.types import EditRequest
 
 
@@ -45,8 +45,8 @@ class Memit:
         """Write all requests in one batch; see `palimpsest.edit`."""
         state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
 
-        def problem(layer: int, keys: Tensor, residual: Tensor) -> LeastSquares:
-            return LeastSquares(keys, residual, preserve=self.preserve_weight * state.moments[layer])
+        def update(layer: int, keys: Tensor, residual: Tensor) -> Solution:
+            return solve(LeastSquares(keys, residual, preserve=self.preserve_weight * state.moments[layer]))
 
-        edit, _ = edit_layers(model, requests, self.layers, self.targets, state.contexts, problem)
+        edit, _ = edit_layers(model, requests, self.layers, self.targets, state.contexts, update)
         return edit, state

@@ -1,0 +1,72 @@
+"""Values computed together, handed out in any grouping."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from editing import CONTEXTS, REQUESTS, double, stub_texts
+from tiny import tiny_model
+
+from palimpsest.apply import commit
+from palimpsest.editors import AlphaEditPlus, State, edit
+from palimpsest.errors import RequestError
+from palimpsest.known import known_values
+from palimpsest.sequential import Sequential
+from palimpsest.settings import TargetSettings
+from palimpsest.targets import optimise_targets
+from palimpsest.types import EditRequest
+
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
+VALUES = TargetSettings(steps=4, lr=0.3)
+LAYERS = (0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+
+
+def test_columns_come_in_the_order_they_are_asked_for() -> None:
+    model = double("llama")
+    known = known_values(model, [*REQUESTS, REQUESTS[0]], 1, VALUES, CONTEXTS)
+    assert known.targets.values.shape[1] == len(REQUESTS)
+    chosen = [REQUESTS[2], REQUESTS[0]]
+    found = known.of(model, chosen, 1, VALUES, CONTEXTS)
+    alone = optimise_targets(model, chosen, 1, VALUES, CONTEXTS)
+    torch.testing.assert_close(found.values, alone.values)
+    torch.testing.assert_close(found.deltas, alone.deltas)
+    torch.testing.assert_close(found.losses, alone.losses, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["sequence", "alphaedit_plus"])
+def test_a_method_that_computes_values_once_takes_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In later steps too, where the model is edited; without them the same edit comes out."""
+    common = {"layers": LAYERS, "ridge": 1.0, "statistics_tokens": 600, "targets": VALUES}
+    plain = {"rule": "energy", "threshold": 0.5, "smoothing": None, "optimised": "once"}
+    editor = Sequential(**common) if method == "sequence" else AlphaEditPlus(**common, **plain)
+    known = known_values(double("llama"), REQUESTS, 1, VALUES, CONTEXTS)
+    ends = []
+    for given in (None, known):
+        if given is not None:
+            monkeypatch.setattr("palimpsest.editors.base.optimise_targets", None)
+        model, state = double("llama"), State(contexts=CONTEXTS, known=given)
+        for batch in (REQUESTS[:2], REQUESTS[2:]):
+            made, state = edit(editor, model, batch, state)
+            commit(model, made)
+        ends.append(made.deltas)
+    for layer in LAYERS:
+        torch.testing.assert_close(ends[0][layer], ends[1][layer])
+
+
+def test_values_of_something_else_are_refused() -> None:
+    model = tiny_model("llama")
+    known = known_values(model, REQUESTS[:2], 1, VALUES, CONTEXTS)
+    with pytest.raises(RequestError, match=r"other the layer, the contexts; compute them anew for these"):
+        known.of(model, REQUESTS[:1], 2, VALUES, ("",))
+    with pytest.raises(RequestError, match=r"other the settings of values"):
+        known.of(model, REQUESTS[:1], 1, replace(VALUES, lr=0.1), CONTEXTS)
+    with pytest.raises(RequestError, match=r"other the model's weights"):
+        known.of(tiny_model("llama", seed=1), REQUESTS[:1], 1, VALUES, CONTEXTS)
+    stranger = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, "French")
+    with pytest.raises(RequestError, match=r"1 of 2 facts have no known value, for example .*Darrieux"):
+        known.of(model, [REQUESTS[0], stranger], 1, VALUES, CONTEXTS)

@@ -1,0 +1,104 @@
+"""Which wordings judge a candidate, and that none of the test's do unless that is asked for."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from palimpsest import selection
+from palimpsest.answers import Answers
+from palimpsest.errors import ScoreError, UnknownNameError
+from palimpsest.model import EditableModel
+from palimpsest.selection import score_by
+from palimpsest.types import EditRequest, EvalCase, Probe
+
+CASES = [
+    EvalCase(
+        id=name,
+        request=EditRequest(f"{{}} lives in {place},", "Anna Berg", "Rome", name),
+        target_true="Paris",
+        paraphrases=(f"In {place}, home of Anna Berg is",),
+        neighbours=(Probe("Marie Curie lives in", "Paris"),),
+    )
+    for name, place in (("a", "town"), ("b", "the city"))
+]
+REQUESTS = [case.request for case in CASES]
+HELD = {"a": ["Anna Berg, of the town, is at"], "b": ["One finds Anna Berg in"]}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every (prompt, target) that a score asks; the first target's first of two tokens comes out."""
+    pairs: list[tuple[str, str]] = []
+
+    def ask(model: EditableModel, given: Sequence[tuple[str, str]]) -> Answers:
+        pairs.extend(given)
+        hits, mask = torch.zeros(len(given), 2, dtype=torch.bool), torch.ones(len(given), 2, dtype=torch.bool)
+        hits[0, 0] = True
+        return Answers(torch.zeros(len(given), 2, dtype=torch.float64), hits, mask)
+
+    monkeypatch.setattr(selection, "ask", ask)
+    return pairs
+
+
+def test_by_validation_only_held_out_wordings_are_asked(asked: list[tuple[str, str]]) -> None:
+    score = score_by("validation", CASES, HELD)
+    assert score(tiny_model("llama"), REQUESTS) == 0.25  # half of one of two targets
+    assert asked == [(HELD["a"][0], "Rome"), (HELD["b"][0], "Rome")]
+
+
+def test_by_edit_prompts_only_the_requests_are_asked(asked: list[tuple[str, str]]) -> None:
+    score_by("edit_prompts")(tiny_model("llama"), REQUESTS[:1])
+    assert asked == [(REQUESTS[0].text, "Rome")]
+
+
+def test_as_published_the_test_itself_is_asked(asked: list[tuple[str, str]]) -> None:
+    score_by("as_published_code", CASES)(tiny_model("llama"), REQUESTS[1:])
+    assert asked == [(REQUESTS[1].text, "Rome"), (CASES[1].paraphrases[0], "Rome")]
+
+
+def test_the_score_is_of_the_model_as_it_is() -> None:
+    """On a real forward pass: the token a model says first scores 1, another one 0."""
+    model = tiny_model("llama")
+    prompt = model.tokenizer(REQUESTS[0].text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        first = model.net(prompt).logits[0, -1].argsort(descending=True)
+    words = [model.tokenizer.decode([int(token)]) for token in first]
+    best = next((w for w in words[:1] if w.startswith(" ") and w.strip()), None)
+    target = best.strip() if best else "Rome"
+    request = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, target)
+    score = score_by("edit_prompts")(model, [request])
+    assert 0 <= score <= 1
+    if best and len(model.tokenizer(best).input_ids) == 1:
+        assert score == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "validation", "message"),
+    [
+        ("validation", None, r"'validation' needs wordings; pass validation="),
+        (
+            "validation",
+            {"a": [CASES[1].paraphrases[0]]},
+            r"held out for validation and asked in the test of.*'b'",
+        ),
+        ("validation", {"a": [REQUESTS[0].text]}, r"asked in the test of case 'a'; leave it out of one"),
+    ],
+)
+def test_leaks_are_refused(rule: str, validation: dict[str, list[str]] | None, message: str) -> None:
+    with pytest.raises(ScoreError, match=message):
+        score_by(rule, CASES, validation)
+
+
+def test_a_request_without_wordings() -> None:
+    score = score_by("validation", CASES, {"a": HELD["a"]})
+    with pytest.raises(ScoreError, match=r"1 of 2 requests have no wordings.*'b'.*select by 'edit_prompts'"):
+        score(tiny_model("llama"), REQUESTS)
+
+
+def test_unknown_rule() -> None:
+    with pytest.raises(
+        UnknownNameError, match="unknown selection rule 'test'; choose one of: as_published_code"
+    ):
+        score_by("test")
