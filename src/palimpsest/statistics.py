@@ -5,7 +5,7 @@ whatever special tokens the tokenizer adds at the start of a text, so does `key_
 counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,16 +157,52 @@ def collect(
 ) -> dict[int, SecondMoment]:
     """Stream windows of token ids through the model, stopping after the highest of the layers."""
     moments: dict[int, SecondMoment] = {}
+    for blocks in _blocks(model, layers, windows, batch_size):
+        for layer, keys in blocks.items():
+            if layer not in moments:
+                moments[layer] = SecondMoment.empty(len(keys), source, model.device)
+            moments[layer].update(keys)
+    return moments
+
+
+def text_keys(
+    model: EditableModel,
+    layer: int,
+    tokens: int = 100_000,
+    texts: Sequence[str] | None = None,
+    window: int = 256,
+    batch_size: int = 16,
+) -> Iterator[Float[Tensor, "d_k b"]]:
+    """The keys that `key_statistics` sums, one block (d_k, b) per forward pass, in the order of the texts.
+
+    Nothing is kept and nothing cached. Texts are cut into windows at the first block.
+
+    Args:
+        model: the model as it is now.
+        layer: whose keys.
+        tokens: how many keys, from the start of the texts.
+        texts: default as in `key_statistics`.
+        window: tokens per sequence.
+        batch_size: sequences per forward pass.
+
+    Raises:
+        ShapeError: if the texts hold fewer tokens than asked for.
+    """
+    windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
+    for blocks in _blocks(model, [layer], windows, batch_size):
+        yield blocks[layer]
+
+
+def _blocks(
+    model: EditableModel, layers: Sequence[int], windows: Sequence[Sequence[int]], batch_size: int
+) -> Iterator[dict[int, Tensor]]:
+    """Keys (d_k, b) of each layer at the real tokens of one batch of windows after the other."""
     sites = [Site(layer) for layer in layers]
     starts = range(0, len(windows), batch_size)
     for start in tqdm(starts, desc=f"key statistics, {len(layers)} layers", unit="batch"):
         batch = pad(model.tokenizer, windows[start : start + batch_size]).to(model.device)
-        for site, states in capture(model, batch, sites).items():
-            keys = states[batch.mask].T
-            if site.layer not in moments:
-                moments[site.layer] = SecondMoment.empty(len(keys), source, model.device)
-            moments[site.layer].update(keys)
-    return moments
+        states = capture(model, batch, sites)
+        yield {site.layer: states[site][batch.mask].T for site in states}
 
 
 def token_windows(model: EditableModel, texts: Sequence[str], tokens: int, window: int) -> list[list[int]]:

@@ -1,22 +1,40 @@
-"""Facts to edit and to test with: the project's own set, and the original CounterFact and ZsRE."""
+"""Facts to edit and to test with: the project's own set, the original CounterFact and ZsRE, and hard sets."""
 
+from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3
+from palimpsest.datasets.alphasetfile import load_alphaset, load_released, save_alphaset
+from palimpsest.datasets.alphasetmembers import AlphaSet, Measures, Member, percentile_reached
 from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
 from palimpsest.datasets.files import Loaded, Rejected, content_hash
+from palimpsest.datasets.rewordings import hold_out, known_reworded, reworded, rewrites
 from palimpsest.datasets.zsre import load_zsre, to_zsre
 
 __all__ = [
+    "AlphaSet",
     "Fact",
     "FactSet",
     "Loaded",
+    "Measures",
+    "Member",
     "Rejected",
     "Relation",
+    "alphaset1",
+    "alphaset2",
+    "alphaset3",
     "content_hash",
     "counterfact_style",
+    "hold_out",
+    "known_reworded",
+    "load_alphaset",
     "load_counterfact",
     "load_facts",
+    "load_released",
     "load_zsre",
+    "percentile_reached",
+    "reworded",
+    "rewrites",
+    "save_alphaset",
     "split_of",
     "to_counterfact",
     "to_zsre",

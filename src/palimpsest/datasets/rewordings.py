@@ -1,0 +1,179 @@
+"""Other wordings of a fact: as the prompt of a second edit, and set aside for validation.
+
+The wording set aside is the same for a fact and for its rewording, and never becomes a prompt.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+
+from palimpsest.errors import DataError, RequestError
+from palimpsest.types import EditRequest, EvalCase
+
+REWORDED, REWRITTEN = "/reworded", "/rewritten"
+"""What the ids of `reworded` and of `rewrites` end in, after the id of the base fact."""
+
+
+def origin(case_id: str) -> str:
+    """Id of the base fact that a case was made from; a base fact's own id as it is."""
+    return case_id.removesuffix(REWORDED).removesuffix(REWRITTEN)
+
+
+def seeded(case_id: str, seed: int) -> np.random.Generator:
+    """A generator from the seed and the name of a case alone, as in `palimpsest.datasets.cases`."""
+    name = int.from_bytes(sha256(case_id.encode()).digest()[:8], "big")
+    return np.random.default_rng([seed, name])
+
+
+def as_request(case: EvalCase, text: str) -> EditRequest | None:
+    """The case's edit with another wording as its prompt; None if that has not the subject just once."""
+    try:
+        return EditRequest(text, case.request.subject, case.request.target, case.request.id)
+    except RequestError:
+        return None
+
+
+def hold_out(case: EvalCase) -> tuple[EvalCase, str]:
+    """Set one wording of a case aside, so that nothing scored asks it.
+
+    Of two paraphrases or more, the last that can be a prompt; else the lightest perturbation that can.
+
+    Returns:
+        The case without that wording, and the wording; the case as it is and an empty text where there is
+        none to spare, as in the original CounterFact and ZsRE files with their one paraphrase.
+    """
+    if len(case.paraphrases) > 1:
+        for text in reversed(case.paraphrases):
+            if as_request(case, text):
+                return without(case, {text}), text
+    for level in sorted(case.perturbations):
+        for text in case.perturbations[level]:
+            if as_request(case, text):
+                return without(case, {text}), text
+    return case, ""
+
+
+def without(case: EvalCase, texts: Collection[str]) -> EvalCase:
+    """The case without those of its paraphrases, perturbations and neighbours that ask one of the texts."""
+    levels = {
+        level: tuple(t for t in wordings if t not in texts) for level, wordings in case.perturbations.items()
+    }
+    return replace(
+        case,
+        paraphrases=tuple(text for text in case.paraphrases if text not in texts),
+        neighbours=tuple(probe for probe in case.neighbours if probe.prompt not in texts),
+        perturbations={level: wordings for level, wordings in levels.items() if wordings},
+    )
+
+
+def reworded(case: EvalCase) -> EvalCase:
+    """The same edit by a close rewording: its first paraphrase that names the subject exactly once.
+
+    The old prompt takes that paraphrase's place, so both ask the same set of wordings. Its id ends in
+    ``/reworded``.
+
+    Raises:
+        DataError: if no paraphrase can be a prompt beside the one that `hold_out` sets aside.
+    """
+    for text in hold_out(case)[0].paraphrases:
+        request = as_request(case, text)
+        if request is not None:
+            name = case.id + REWORDED
+            place = case.paraphrases.index(text)
+            wordings = (*case.paraphrases[:place], case.request.text, *case.paraphrases[place + 1 :])
+            return replace(case, id=name, request=replace(request, id=name), paraphrases=wordings)
+    raise DataError(
+        f"case {case.id!r}: none of its {len(case.paraphrases)} paraphrases names the subject "
+        f"{case.request.subject!r} exactly once and is free to be a prompt; leave the case out or give it "
+        "another paraphrase"
+    )
+
+
+def known_reworded(base: Sequence[EvalCase], known: Sequence[bool], hard: int = 200) -> list[EvalCase]:
+    """Rewordings of the facts that a model knows before any edit: what `alphaset1` chooses from.
+
+    Args:
+        base: facts with a true object; the edit writes the other one.
+        known: whether the model knows each, as `palimpsest.evaluate.knows` says.
+        hard: how many are needed in the end.
+
+    Returns:
+        One case for each known fact that can be reworded, in the order of the base facts.
+
+    Raises:
+        DataError: if fewer than ``hard`` are found, or ``known`` has another length than ``base``.
+    """
+    if len(known) != len(base):
+        raise DataError(f"{len(known)} answers for {len(base)} base facts; ask knows about the same facts")
+    tried = [_reworded_or_none(case) for case, knows in zip(base, known, strict=True) if knows]
+    found = [case for case in tried if case is not None]
+    if len(found) < hard:
+        raise DataError(
+            f"the model knows {sum(known)} of {len(base)} base facts and {len(found)} of them can be "
+            f"reworded, {hard} are needed; give more base facts, take a model that knows more, or lower hard"
+        )
+    return found
+
+
+def rewrites(
+    base: Sequence[EvalCase], seed: int = 0, objects: Mapping[str, Sequence[str]] | None = None
+) -> list[EvalCase]:
+    """Second edits of base facts, by a rewording and with yet another object: choices of `alphaset2`.
+
+    The third object is drawn evenly from those of the relation; left out are the true one, the first new
+    one, objects true of the subject under any relation, and those visible in its name. Base facts without
+    a relation count as related if their prompts are the same but for the subject. The true object of the
+    rewrite stays that of the fact.
+
+    Args:
+        base: facts to edit first.
+        seed: of the draws; each depends on its fact's name, not on the others' draws.
+        objects: relation -> objects; by default all that occur in the base facts.
+
+    Returns:
+        One case for each base fact that can be reworded and has a third object; the ids end in
+        ``/rewritten``.
+    """
+    objects = objects if objects is not None else _objects(base)
+    held: dict[str, set[str]] = defaultdict(set)
+    for case in base:
+        held[case.request.subject].add(case.target_true)
+    found = []
+    for case in base:
+        second = _reworded_or_none(case)
+        subject = case.request.subject
+        taken = held[subject] | {case.request.target}
+        known = objects.get(_group(case), ())
+        others = sorted({o for o in known if o not in taken and not _alike(o.casefold(), subject.casefold())})
+        if second is not None and others:
+            name, third = case.id + REWRITTEN, str(seeded(case.id, seed).choice(others))
+            request = replace(second.request, id=name, target=third)
+            found.append(replace(second, id=name, request=request))
+    return found
+
+
+def _reworded_or_none(case: EvalCase) -> EvalCase | None:
+    try:
+        return reworded(case)
+    except DataError:
+        return None
+
+
+def _group(case: EvalCase) -> str:
+    """The relation, or the prompt where the data set names none."""
+    return case.relation or case.request.prompt
+
+
+def _objects(base: Sequence[EvalCase]) -> dict[str, list[str]]:
+    """Every object that occurs under each relation, or under each prompt where there is no relation."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for case in base:
+        found[_group(case)] |= {case.target_true, case.request.target} - {""}
+    return {group: sorted(objects) for group, objects in found.items()}
+
+
+def _alike(a: str, b: str) -> bool:
+    return a in b or b in a
