@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PALIMPSEST := $(BIN)/palimpsest
+# Test files side by side, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup fetch book html test check lab bench lock clean lint notebooks
@@ -42,15 +44,15 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint ## the inner loop, at most two minutes: linters, types, fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile -m "not slow and not model and not nightly"
+	$(PYTEST) -q -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook through papermill in the smoke profile, and through nbval
 	$(PALIMPSEST) run-all --profile smoke
-	PALIMPSEST_RESULTS="$$PWD/build/nbval" $(BIN)/python -m pytest -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	PALIMPSEST_RESULTS="$$PWD/build/nbval" $(PYTEST) -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 test: fetch lint ## everything, at most thirty minutes on two cores
 	@mkdir -p build
-	$(BIN)/python -m pytest -m "not nightly" | tee build/pytest.log
+	$(PYTEST) -m "not nightly" | tee build/pytest.log
 	$(MAKE) notebooks
 	$(PALIMPSEST) book --profile smoke
 	$(PALIMPSEST) book --profile laptop

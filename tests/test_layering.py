@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ PURE = (
 LONGEST = 400
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Module name without the package's -> parsed source."""
     found = {}
@@ -49,10 +51,19 @@ def imported(tree: ast.AST, known: set[str]) -> set[str]:
     return (short & known) | {name.split(".")[0] for name in names} - {"palimpsest"}
 
 
-def reached(start: str, trees: dict[str, ast.Module]) -> set[str]:
+@cache
+def package_graph() -> dict[str, set[str]]:
+    """Module -> what it imports."""
+    return graph_of(modules())
+
+
+def graph_of(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    return {name: imported(tree, set(trees)) for name, tree in trees.items()}
+
+
+def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
     """Everything imported by a module or by those it imports."""
-    graph = {name: imported(tree, set(trees)) for name, tree in trees.items()}
-    waiting = [name for name in trees if name == start or name.startswith(f"{start}.")]
+    waiting = [name for name in graph if name == start or name.startswith(f"{start}.")]
     seen: set[str] = set()
     while waiting:
         for name in graph.get(waiting.pop(), set()) - seen:
@@ -77,9 +88,9 @@ def behind(wall: str, names: set[str]) -> set[str]:
     ],
 )
 def test_walls(room: str, walls: tuple[str, ...]) -> None:
-    trees = modules()
-    assert any(name == room or name.startswith(f"{room}.") for name in trees), f"no module {room}"
-    through = {wall: behind(wall, reached(room, trees)) for wall in walls}
+    graph = package_graph()
+    assert any(name == room or name.startswith(f"{room}.") for name in graph), f"no module {room}"
+    through = {wall: behind(wall, reached(room, graph)) for wall in walls}
     assert through == {wall: set() for wall in walls}
 
 
@@ -90,7 +101,7 @@ def test_the_walls_can_be_seen_through_a_window() -> None:
         "datasets.facts": "import torch.nn",
     }
     trees = {name: ast.parse(source) for name, source in sources.items()}
-    assert reached("editors", trees) == {"helper", "datasets.facts", "torch"}
+    assert reached("editors", graph_of(trees)) == {"helper", "datasets.facts", "torch"}
 
 
 def test_light_modules_do_not_load_torch() -> None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from palimpsest.configurations import configuration as configuration
     from palimpsest.edited import EditedModel as EditedModel
     from palimpsest.editors import AlphaEdit as AlphaEdit
+    from palimpsest.editors import AlphaEditPlus as AlphaEditPlus
     from palimpsest.editors import Memit as Memit
+    from palimpsest.editors import PlusState as PlusState
     from palimpsest.editors import Rome as Rome
     from palimpsest.editors import State as State
     from palimpsest.editors import edit as edit
@@ -32,7 +34,7 @@ _HOMES = {
     "apply": ("WeightDelta", "commit", "installed"),
     "configurations": ("configuration",),
     "edited": ("EditedModel",),
-    "editors": ("AlphaEdit", "Memit", "Rome", "State", "edit", "editor_for"),
+    "editors": ("AlphaEdit", "AlphaEditPlus", "Memit", "PlusState", "Rome", "State", "edit", "editor_for"),
     "ledger": ("EditLedger",),
     "model": ("EditableModel", "generate", "load"),
     "sequential": ("Sequential", "steps"),
