@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from palimpsest.claims import load_claims, load_records, verdict
 from palimpsest.paths import notebooks_dir, results_dir, results_root
+from palimpsest.report import published
 
 NOTEBOOKS = sorted(path.stem for path in notebooks_dir().glob("*.ipynb"))
 LAPTOP = results_dir("laptop")
@@ -81,6 +83,35 @@ def test_drift_is_judged_by_the_runs_that_are_hardest_for_the_claim() -> None:
     assert found["l13_aligned_perplexity_ratio"] == max(ratio["aligned"])
     assert found["l13_naive_perplexity_ratio"] == min(ratio["naive"])
     assert found["l13_aligned_agreement"] == min(agreement)
+
+
+OWN_QUANTITY = {"alphaset1": "conflict_preserved", "alphaset2": "conflict_past", "alphaset3": "inconsistency"}
+
+
+@pytest.mark.parametrize(("name", "quantity"), OWN_QUANTITY.items())
+def test_what_the_alphaset_page_says_follows_from_its_edits(name: str, quantity: str) -> None:
+    found = values("11_building_alphaset")
+    edits = pd.read_parquet(LAPTOP / "11_building_alphaset.edits.parquet")
+    bins = pd.read_parquet(LAPTOP / "11_building_alphaset.bins.parquet")
+    means = edits.groupby(["seed", "set"])[quantity].mean().unstack()
+    title = next(column for column in means if column.lower() == name)
+    places = (means.gt(means[title], axis=0)).sum(axis=1) + 1
+    assert places.max() == found[f"p09_{name}_place"]["value"]
+    own = edits[edits["set"].eq(title) & edits["score"].notna() & edits["role"].ne("superseded")]
+    ends = bins[bins["set"].eq(title) & bins["quantity"].eq(quantity)].iloc[[0, -1]]
+    low, high = (own[own[quantity].between(*row)]["score"].mean() for row in ends[["from", "to"]].to_numpy())
+    assert low - high == pytest.approx(found[f"p08_{name}_drop"]["value"], abs=1e-3)
+    gaps = own.groupby(["seed", "role"])["score"].mean().unstack()
+    gap = (gaps["hard"] - gaps["other"]).mean()
+    assert gap == pytest.approx(found[f"{name}_hard_minus_others_score"]["value"], abs=1e-3)
+
+
+def test_the_alphaset_claim_is_judged_by_its_least_favourable_set() -> None:
+    found = values("11_building_alphaset")
+    falls = published("alphaedit_plus", "figures", metric="Score_decrease").set_index("dataset")["value"]
+    shares = {name: found[f"p08_{name.lower()}_drop"]["value"] / fall for name, fall in falls.items()}
+    assert found["p08_smallest_share"]["value"] == pytest.approx(min(shares.values()), abs=1e-4)
+    assert found["p08_judged_by"]["value"] == min(shares, key=lambda name: shares[name])
 
 
 def test_carried_tables_are_not_pickles() -> None:
