@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from palimpsest.ledger import EditLedger
 from palimpsest.model import EditableModel, read_weight
 from palimpsest.projector import Candidates, Projector, admit, eigendirections
 from palimpsest.settings import TargetSettings
-from palimpsest.solve import LeastSquares, solve
+from palimpsest.solve import LeastSquares, solve, with_past
 from palimpsest.subjects import subject_hidden, subject_keys
 from palimpsest.targets import optimise_targets
 from palimpsest.types import EditRequest
@@ -66,18 +66,37 @@ BYSTANDER = tiny_model("llama")
 
 
 def updated(
-    patch: pytest.MonkeyPatch, editor: AlphaEditPlus, weight: Tensor, at: PlusState, k: Tensor, r: Tensor
+    patch: pytest.MonkeyPatch, editor: AlphaEditPlus, drawn: "Drawn", at: PlusState
 ) -> tuple[Tensor, _Step]:
-    patch.setattr(alphaedit_plus, "read_weight", lambda model, layer: weight)
+    patch.setattr(alphaedit_plus, "read_weight", lambda model, layer: drawn.weight)
     patch.setattr(alphaedit_plus, "write_weight", lambda model, layer, new: None)
     patch.setattr(alphaedit_plus, "restored", lambda model, layers: nullcontext())
     step = _Step(editor, BYSTANDER, REQUESTS[:1], at)
-    return step.update(0, k, r).delta, step
+    return step.update(0, drawn.keys, drawn.residual).delta, step
+
+
+class Drawn(NamedTuple):
+    """One layer before a step. The state is made outside the strategy: checking its types draws at random."""
+
+    projector: Projector
+    past: Tensor
+    pool: Candidates
+    weight: Tensor
+    keys: Tensor
+    residual: Tensor
+
+    def state(self, score: alphaedit_plus.Score = constant) -> PlusState:
+        at = {"projectors": {0: self.projector}, "past": {0: self.past}, "candidates": {0: self.pool}}
+        return PlusState(**at, score=score)
+
+    def beside_past(self, past: Tensor | None = None) -> LeastSquares:
+        alone = LeastSquares(self.keys, self.residual, ridge=0.5, projector=self.projector)
+        return with_past(alone, self.past if past is None else past)
 
 
 @st.composite
-def layers(draw: st.DrawFn, conflict: float = 0.0) -> tuple[PlusState, Tensor, Tensor, Tensor]:
-    """A state, a weight, new keys and a residual that meet Lemma 4's conditions, but for the conflict."""
+def layers(draw: st.DrawFn, conflict: float = 0.0) -> Drawn:
+    """A weight, keys and a residual that meet Lemma 4's conditions, but for the conflict."""
     d_k, d_v, seed = draw(st.integers(6, 20)), draw(st.integers(1, 5)), draw(st.integers(0, 2**20))
     held = draw(st.integers(1, d_k - 4))
     new, old = draw(st.integers(1, 8)), draw(st.integers(0, 8))
@@ -89,14 +108,15 @@ def layers(draw: st.DrawFn, conflict: float = 0.0) -> tuple[PlusState, Tensor, T
     if conflict:
         keys = keys + conflict * frame[:, :held] @ gaussian(seed + 4, held, new)
     spectrum, vectors = eigendirections(preserved @ preserved.T)
-    projector = Projector(basis=frame[:, held:])
-    at = PlusState(
-        projectors={0: projector},
-        past={0: past},
-        candidates={0: Candidates(vectors[:, :held], spectrum[:held])},
-        score=constant,
+    pool = Candidates(vectors[:, :held], spectrum[:held])
+    return Drawn(
+        Projector(basis=frame[:, held:]),
+        past,
+        pool,
+        gaussian(seed + 5, d_v, d_k),
+        keys,
+        gaussian(seed + 6, d_v, new),
     )
-    return at, gaussian(seed + 5, d_v, d_k), keys, gaussian(seed + 6, d_v, new)
 
 
 def every_part(tau: float = 1e6, **options: Any) -> AlphaEditPlus:
@@ -105,39 +125,29 @@ def every_part(tau: float = 1e6, **options: Any) -> AlphaEditPlus:
 
 
 @given(layers(), st.sampled_from([1.0, 100.0]))
-def test_lemma_4(drawn: tuple[PlusState, Tensor, Tensor, Tensor], beta: float) -> None:
+def test_lemma_4(drawn: Drawn, beta: float) -> None:
     """No conflict with K0 nor with past keys, and small residuals: AlphaEdit+ is AlphaEdit, whatever β."""
-    at, weight, keys, residual = drawn
     with pytest.MonkeyPatch.context() as patch:
-        delta, step = updated(patch, every_part(past_weight=beta), weight, at, keys, residual)
-    plain = LeastSquares(
-        torch.cat([keys, at.past[0]], 1),
-        torch.cat([residual, residual.new_zeros(len(residual), at.past[0].shape[1])], 1),
-        ridge=0.5,
-        projector=at.projectors[0],
-    )
-    assert error(delta, solve(plain).delta) < 1e-10
+        delta, step = updated(patch, every_part(past_weight=beta), drawn, drawn.state())
+    assert error(delta, solve(drawn.beside_past()).delta) < 1e-10
     assert step.notes["admitted"] == {0: 0}
     assert step.notes["hard"] == {0: 0}
 
 
 @given(layers(conflict=1.0))
-def test_lemma_4_needs_its_conditions(drawn: tuple[PlusState, Tensor, Tensor, Tensor]) -> None:
+def test_lemma_4_needs_its_conditions(drawn: Drawn) -> None:
     """Negative control: with keys that reach into span(K0) directions are admitted and the update differs."""
-    at, weight, keys, residual = drawn
     editor = every_part(perturbation=Perturbation(threshold=0.0, block=1))
     with pytest.MonkeyPatch.context() as patch:
-        delta, _ = updated(patch, editor, weight, at, keys, residual)
-    inside = at.projectors[0].apply(delta.T).T
+        delta, _ = updated(patch, editor, drawn, drawn.state())
+    inside = drawn.projector.apply(delta.T).T
     assert error(inside, delta) > 1e-6
 
 
 @given(layers(conflict=1.0), st.booleans())
-def test_the_update_is_the_published_system(
-    drawn: tuple[PlusState, Tensor, Tensor, Tensor], grows: bool
-) -> None:
+def test_the_update_is_the_published_system(drawn: Drawn, grows: bool) -> None:
     """Eq. 18 by a general solve: (P_mod(KKᵀ + βK_pΛK_pᵀ) + λI) Δᵀ = P_mod K R_tᵀ."""
-    at, weight, keys, residual = drawn
+    keys, residual = drawn.keys, drawn.residual
     tau = float(residual.norm(dim=0).median()) * 0.999
     editor = every_part(tau, past_weight=3.0, past_weight_grows=grows)
     best = 7  # the candidate that the score prefers
@@ -147,20 +157,10 @@ def test_the_update_is_the_published_system(
         calls.append(0)
         return float(len(calls) - 1 == best)
 
-    at = PlusState(projectors=at.projectors, past=at.past, candidates=at.candidates, score=score)
     with pytest.MonkeyPatch.context() as patch:
-        delta, step = updated(patch, editor, weight, at, keys, residual)
-    past = at.past[0] * (3.0 * conflict_weights(at.past[0], keys)).sqrt()
-    found = admit(
-        LeastSquares(
-            torch.cat([keys, past], 1),
-            torch.cat([residual, residual.new_zeros(len(residual), past.shape[1])], 1),
-            ridge=0.5,
-            projector=at.projectors[0],
-        ),
-        at.candidates[0],
-        3e-4,
-    )
+        delta, step = updated(patch, editor, drawn, drawn.state(score))
+    past = drawn.past * (3.0 * conflict_weights(drawn.past, keys)).sqrt()
+    found = admit(drawn.beside_past(past), drawn.pool, 3e-4)
     p = found.projector.apply(torch.eye(len(keys), dtype=torch.float64))
     c = 0.5 + best / 20
     aimed = torch.where(residual.norm(dim=0) > tau, c * residual, residual)
@@ -171,13 +171,19 @@ def test_the_update_is_the_published_system(
 
 
 def test_equal_scores_leave_the_residual_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, residual = gaussian(1, 6, 3), gaussian(2, 2, 3)
-    at = PlusState(projectors={0: Projector.identity(6)}, score=constant)
-    editor = every_part(0.0, perturbation=None)
-    delta, step = updated(monkeypatch, editor, gaussian(3, 2, 6), at, keys, residual)
+    keys, residual, nothing = gaussian(1, 6, 3), gaussian(2, 2, 3), torch.zeros(6, 0, dtype=torch.float64)
+    drawn = Drawn(
+        Projector.identity(6),
+        nothing,
+        Candidates(nothing, torch.zeros(0, dtype=torch.float64)),
+        gaussian(3, 2, 6),
+        keys,
+        residual,
+    )
+    delta, step = updated(monkeypatch, every_part(0.0, perturbation=None), drawn, drawn.state())
     assert step.notes["scale"] == {0: 1.0}
     assert step.notes["hard"] == {0: 3}
-    plain = LeastSquares(keys, residual, ridge=0.5, projector=at.projectors[0])
+    plain = LeastSquares(keys, residual, ridge=0.5, projector=drawn.projector)
     assert error(delta, solve(plain).delta) < 1e-12
 
 
