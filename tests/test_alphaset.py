@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from originals import original
-from test_layering import behind, modules, reached
+from test_layering import behind, package_graph, reached
 
 from palimpsest.datasets import (
     AlphaSet,
@@ -92,13 +92,13 @@ def prompts(case: EvalCase) -> set[str]:
 
 
 def test_recipes_reach_no_model() -> None:
-    trees = modules()
+    graph = package_graph()
     for room in ("alphaset", "alphasetmembers", "rewordings"):
-        assert not {"torch", "transformers", "model"} & reached(f"datasets.{room}", trees)
+        assert not {"torch", "transformers", "model"} & reached(f"datasets.{room}", graph)
     walls = {
         w
         for wall in ("datasets", "editors", "sequential")
-        for w in behind(wall, reached("difficulty", trees))
+        for w in behind(wall, reached("difficulty", graph))
     }
     assert walls == set()
 
