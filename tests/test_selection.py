@@ -11,6 +11,7 @@ from palimpsest.answers import Answers
 from palimpsest.errors import ScoreError, UnknownNameError
 from palimpsest.model import EditableModel
 from palimpsest.selection import score_by
+from palimpsest.tokens import encode_target
 from palimpsest.types import EditRequest, EvalCase, Probe
 
 CASES = [
@@ -59,19 +60,24 @@ def test_as_published_the_test_itself_is_asked(asked: list[tuple[str, str]]) -> 
 
 
 def test_the_score_is_of_the_model_as_it_is() -> None:
-    """On a real forward pass: the token a model says first scores 1, another one 0."""
+    """On a real forward pass: the word that a model says first scores 1, another one 0."""
     model = tiny_model("llama")
-    prompt = model.tokenizer(REQUESTS[0].text, return_tensors="pt").input_ids
-    with torch.no_grad():
-        first = model.net(prompt).logits[0, -1].argsort(descending=True)
-    words = [model.tokenizer.decode([int(token)]) for token in first]
-    best = next((w for w in words[:1] if w.startswith(" ") and w.strip()), None)
-    target = best.strip() if best else "Rome"
-    request = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, target)
-    score = score_by("edit_prompts")(model, [request])
-    assert 0 <= score <= 1
-    if best and len(model.tokenizer(best).input_ids) == 1:
-        assert score == 1
+    words = [name for name in ("Rome", "Paris", "French", "English") if len(tokens(model, name)) == 1]
+    assert len(words) > 1
+    head = model.net.get_submodule(model.family.head).weight
+    with torch.no_grad():  # the head sees only the first of the words
+        head.zero_()
+        head[tokens(model, words[0])[0]] = 1.0
+        hidden = model.net.model(model.tokenizer(REQUESTS[0].text, return_tensors="pt").input_ids)[0][0, -1]
+        head *= torch.sign(hidden.sum())
+    score = score_by("edit_prompts")
+    for word, wanted in ((words[0], 1.0), (words[1], 0.0)):
+        request = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, word)
+        assert score(model, [request]) == wanted
+
+
+def tokens(model: EditableModel, word: str) -> list[int]:
+    return list(encode_target(model.tokenizer, word))
 
 
 @pytest.mark.parametrize(
