@@ -363,3 +363,10 @@ def test_rewriting_what_was_begun_otherwise() -> None:
     _, state = sequence(AlphaEditPlus(**PLAIN), model, BATCHES[:1])
     with pytest.raises(ProfileError, match=r"needs the values of all past facts.*from the first edit on"):
         edit(AlphaEditPlus(**PLAIN, past="rewrite"), model, BATCHES[1], state)
+
+
+def test_without_past_keys_earlier_ones_are_forgotten() -> None:
+    model = double("llama")
+    _, state = sequence(AlphaEditPlus(**PLAIN), model, BATCHES[:1])
+    assert state.past
+    assert edit(AlphaEditPlus(**PLAIN, keep_past=False), model, BATCHES[1], state)[1].past == {}

@@ -297,3 +297,8 @@ def test_scores_right_after_each_batch(model: EditableModel, text: Reference) ->
     for step in steps(model, make(), [[case.request for case in batch] for batch in batches]):
         wanted |= {r.case: r.value for r in evaluate(model, batches[step.number], ["efficacy"])}
     assert same(found, wanted)
+
+
+def test_only_a_sequence_is_written_at_once(stream: Stream) -> None:
+    with pytest.raises(ScoreError, match="once=True needs a Sequential"):
+        stream.outcome(plus(), once=True)

@@ -117,8 +117,11 @@ class Stream:
 
         Raises:
             NonFiniteError: if the model that is left cannot be asked.
+            ScoreError: if ``once`` is asked of another editor than a `Sequential`.
         """
-        if once and isinstance(sequence, Sequential):
+        if once:
+            if not isinstance(sequence, Sequential):
+                raise ScoreError("once=True needs a Sequential; this editor has no one-time edit in parts")
             given = {member.name: getattr(sequence, member.name) for member in fields(sequence)}
             sequence = InParts(**given, part=self.batch)
         path = cache.cache_dir() / "outcomes" / f"{cache.digest(self._key(sequence, once))[:32]}.parquet"

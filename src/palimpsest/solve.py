@@ -149,6 +149,14 @@ def objective(problem: LeastSquares, delta: Float[Tensor, "d_v d_k"]) -> float:
     return float(value)
 
 
+def share_left(
+    delta: Float[Tensor, "d_v d_k"], keys: Float[Tensor, "d_k n"], residual: Float[Tensor, "d_v n"]
+) -> float:
+    """‖ΔK − R‖/‖R‖; 0 when R is zero."""
+    scale = residual.norm()
+    return float((delta @ keys - residual).norm() / scale) if scale > 0 else 0.0
+
+
 def _solve_dual(problem: LeastSquares, projector: Projector, slack: float) -> Solution:
     """The N × N form; slack 1 gives the penalised problem, slack 0 the equality constraint."""
     keys = projector.coordinates(problem.keys.double())
@@ -214,8 +222,7 @@ def _solution(
     delta = projector.embed(x @ residual.T).T
     if not torch.isfinite(delta).all():
         raise SingularProblemError(_singular_message(problem, "the update is not finite"))
-    left, scale = (delta @ problem.keys.double() - residual).norm(), residual.norm()
-    return Solution(delta, condition, float(left / scale) if scale > 0 else 0.0)
+    return Solution(delta, condition, share_left(delta, problem.keys.double(), residual))
 
 
 def _nothing(problem: LeastSquares) -> Solution:

@@ -56,11 +56,7 @@ def alphaset1(
     """
     recipe = _recipe("conflict_preserved", hard, others, seed, exclude, about)
     _check(base, candidates)
-    taken = _hardest(candidates, measures, "conflict_preserved", hard, exclude)
-    rest = _others(base, taken, others, seed, exclude)
-    roles: list[Place] = [(case, "hard", "") for case in taken]
-    roles += [(case, "other", "") for case in rest]
-    return _set("AlphaSet1", _shuffled(roles, seed), measures, recipe)
+    return _hard_among_others("AlphaSet1", base, candidates, measures, recipe, exclude)
 
 
 def alphaset2(
@@ -138,11 +134,24 @@ def alphaset3(
     """
     recipe = _recipe("inconsistency", hard, others, seed, exclude, about)
     _check(base, ())
-    taken = _hardest(base, measures, "inconsistency", hard, exclude)
-    rest = _others(base, taken, others, seed, exclude)
-    roles: list[Place] = [(case, "hard", "") for case in taken]
-    roles += [(case, "other", "") for case in rest]
-    return _set("AlphaSet3", _shuffled(roles, seed), measures, recipe)
+    return _hard_among_others("AlphaSet3", base, base, measures, recipe, exclude)
+
+
+def _hard_among_others(
+    name: str,
+    base: Sequence[EvalCase],
+    candidates: Sequence[EvalCase],
+    measures: Mapping[str, Measures],
+    recipe: Mapping[str, Any],
+    exclude: Collection[str],
+) -> AlphaSet:
+    """The hardest candidates among random base facts, in a random order, as the recipe says."""
+    taken = _hardest(candidates, measures, recipe["hardest_by"], recipe["hard"], exclude)
+    rest = _others(base, taken, recipe["others"], recipe["seed"], exclude)
+    places: list[Place] = [(case, "hard", "") for case in taken]
+    places += [(case, "other", "") for case in rest]
+    places.sort(key=lambda place: (draws(place[0].id, recipe["seed"])[1], place[0].id))
+    return _set(name, places, measures, recipe)
 
 
 def _recipe(
@@ -211,10 +220,6 @@ def _others(
             "exclude and the subjects of the hard ones; give more base facts or lower others"
         )
     return sorted(left, key=lambda case: (draws(case.id, seed)[0], case.id))[:count]
-
-
-def _shuffled(places: Sequence[Place], seed: int) -> list[Place]:
-    return sorted(places, key=lambda place: (draws(place[0].id, seed)[1], place[0].id))
 
 
 def _apart(

@@ -37,7 +37,7 @@ from palimpsest.errors import ProfileError
 from palimpsest.model import EditableModel, read_weight, write_weight
 from palimpsest.projector import Candidates, admit, candidates
 from palimpsest.smoothing import hard_part, scales, scan
-from palimpsest.solve import LeastSquares, Solution
+from palimpsest.solve import LeastSquares, Solution, share_left
 from palimpsest.types import EditRequest
 
 Score = Callable[[EditableModel, Sequence[EditRequest]], float]
@@ -133,10 +133,8 @@ class AlphaEditPlus(AlphaEdit):
             *((at.unedited, at.known) if self.optimised == "once" else ()),
         )
         notes = {**edit.notes, **step.noted(edit.deltas)}
-        if not self.keep_past:
-            return replace(edit, notes=notes), at
-        past = joined(at.past, keys)
-        values = joined(at.values, step.reached) if self.past == "rewrite" else {}
+        past = joined(at.past, keys) if self.keep_past else {}
+        values = joined(at.values, step.reached) if self.keep_past and self.past == "rewrite" else {}
         return replace(edit, notes=notes), replace(at, past=past, values=values)
 
     def _started(self, model: EditableModel, state: State | None) -> PlusState:
@@ -189,8 +187,7 @@ class _Step:
         scale = self._chosen(layer, short, lambda c: origin + found.at(c))
         delta = origin + found.at(scale) - weight
         self.reached[layer] = weight @ keys + residual - (1 - scale) * short
-        left = (delta @ keys - residual).norm() / residual.norm().clamp(min=1e-300)
-        return Solution(delta, found.condition, float(left))
+        return Solution(delta, found.condition, share_left(delta, keys, residual))
 
     def _problem(
         self, layer: int, keys: Tensor, residual: Tensor, weight: Tensor, origin: Tensor
@@ -252,18 +249,17 @@ class _Step:
                 f"layer {layer}: no residual is longer than {settings.threshold:g}: nothing is smoothed"
             )
         skipped = settings.scan == "last_layer" and layer != self.editor.layers[-1]
-        tried = [1.0] if skipped else scales(hard, settings.steps)
-        found = [1.0]
-        if len(tried) > 1:
+        scale = 1.0
+        if count and not skipped:
             with restored(self.model, [layer]):
                 scored = []
-                for scale in tried:
-                    write_weight(self.model, layer, weight_at(scale))
-                    scored.append((score(self.model, self.requests), scale))
-            found = [max(scored)[1]]
+                for candidate in scales(hard, settings.steps):
+                    write_weight(self.model, layer, weight_at(candidate))
+                    scored.append((score(self.model, self.requests), candidate))
+            scale = max(scored)[1]
             self._note("scores", layer, [value for value, _ in scored])
-        self._note("scale", layer, found[0])
-        return found[0]
+        self._note("scale", layer, scale)
+        return scale
 
     def _note(self, name: str, layer: int, value: Any) -> None:
         self.notes.setdefault(name, {})[layer] = value
