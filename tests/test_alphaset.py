@@ -17,6 +17,7 @@ from palimpsest.datasets import (
     rewrites,
     zsre_style,
 )
+from palimpsest.datasets.alphaset import plain
 from palimpsest.datasets.rewordings import origin
 from palimpsest.errors import DataError
 from palimpsest.types import EvalCase
@@ -37,6 +38,38 @@ def test_recipes_reach_no_model() -> None:
         for w in behind(wall, reached("difficulty", graph))
     }
     assert walls == set()
+
+
+# --- plain draws --------------------------------------------------------------------------------
+
+
+def test_a_plain_set_is_drawn_as_others_are(base: list[EvalCase]) -> None:
+    """Smaller ones are part of larger ones; the seed decides which facts and in what order; roles say nothing."""
+    small, large, other = (plain("plain", base, size, seed) for size, seed in ((30, 1), (60, 1), (60, 2)))
+    assert small == plain("plain", list(reversed(base)), 30, 1)
+    assert small.base_ids < large.base_ids != other.base_ids
+    order = [case.id for case in large.cases]
+    assert [case.id for case in small.cases] == [name for name in order if name in small.base_ids]
+    assert len(small.scored) == 30
+    assert all(member.role == "other" and member.validation for member in small.members)
+
+
+def test_plain_sets_that_cannot_be(base: list[EvalCase]) -> None:
+    for size in (0, 401):
+        with pytest.raises(
+            DataError, match=rf"a set of {size} was asked for, of 400 base facts; give more or"
+        ):
+            plain("plain", base, size)
+    with pytest.raises(DataError, match="ids repeat"):
+        plain("plain", [*base, base[0]], 5)
+
+
+def test_a_case_asks_fewer_prompts(base: list[EvalCase]) -> None:
+    for case in base[:20]:
+        few = case.limited(1, 2)
+        assert (few.paraphrases, few.neighbours) == (case.paraphrases[:1], case.neighbours[:2])
+        assert few.request is case.request
+        assert case.limited(99, 99) == case
 
 
 # --- recipes ------------------------------------------------------------------------------------

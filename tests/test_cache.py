@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.cache import digest, file_sha256, read, replacing, tensors
+from palimpsest.cache import digest, empty, file_sha256, read, replacing, tensors
 from palimpsest.errors import ResourceError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -140,3 +140,22 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"cannot write in .*file: .*choose another folder"):
         write()
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_cache_is_empty_for_a_moment(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was set before is set again, after an error too."""
+    tensors("kind", {"a": 1}, value)
+
+    def fails() -> None:
+        with empty() as other:
+            assert other != own_cache
+            tensors("kind", {"a": 1}, never)
+
+    with pytest.raises(AssertionError, match="computed although"):
+        fails()
+    assert torch.equal(tensors("kind", {"a": 1}, never)["x"], value()["x"])
+    monkeypatch.delenv("PALIMPSEST_CACHE")
+    with empty() as other:
+        assert os.environ["PALIMPSEST_CACHE"] == str(other)
+    assert "PALIMPSEST_CACHE" not in os.environ
+    assert not other.exists()

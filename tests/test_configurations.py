@@ -11,13 +11,13 @@ from editing import CONTEXTS, REQUESTS, same_bits, snapshot, stub_texts
 from tiny import tiny_model
 
 from palimpsest import configurations, paths
-from palimpsest.configurations import configuration
+from palimpsest.configurations import configuration, tuned
 from palimpsest.deltas import Prune, Rect
 from palimpsest.editors import base, editor_for
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.model import read_weight
 from palimpsest.sequential import Sequential, steps
-from palimpsest.settings import TargetSettings
+from palimpsest.settings import TargetSettings, alphaset_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,3 +183,25 @@ def test_a_row_with_an_unknown_host(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(configurations, "configurations", lambda: {"odd": {"host": "memmit"}})
     with pytest.raises(ProfileError, match=r"smollm2-135m\.yaml has no settings for editor 'memmit'"):
         configuration("odd", MODEL)
+
+
+def test_tuned_is_the_sequence_with_what_the_search_chose() -> None:
+    chosen = alphaset_settings(MODEL)
+    found = tuned("memit_aligned", MODEL)
+    assert found == configuration("memit_aligned", MODEL, **chosen["memit_aligned"])
+    assert found != configuration("memit_aligned", MODEL)
+    assert tuned("memit_naive", MODEL, preserve_weight=7.0).preserve_weight == 7.0
+    plus = tuned("alphaedit_plus", MODEL)
+    assert plus == editor_for("alphaedit_plus", MODEL, **chosen["alphaedit_plus"])
+    # No search, no section: the settings on file.
+    assert tuned("alphaedit_plus", "gpt2-xl") == editor_for("alphaedit_plus", "gpt2-xl")
+    assert tuned("rect_aligned", MODEL) == configuration("rect_aligned", MODEL)
+
+
+def test_tuned_needs_something_for_sequences_and_a_model_with_settings() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown sequence 'rome'; choose .*alphaedit_plus"):
+        tuned("rome", MODEL)
+    with pytest.raises(UnknownNameError, match=r"unknown editor 'nothing'"):
+        tuned("nothing", MODEL)
+    with pytest.raises(UnknownNameError, match=r"unknown model with settings .* 'nowhere'"):
+        tuned("memit_aligned", "nowhere")

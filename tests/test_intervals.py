@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from palimpsest.errors import ScoreError
-from palimpsest.intervals import Interval, bootstrap_mean, bootstrap_table, paired_difference
+from palimpsest.intervals import Interval, bootstrap_mean, bootstrap_rows, bootstrap_table, paired_difference
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -181,3 +181,56 @@ def test_table_refuses_what_it_would_have_to_guess() -> None:
 def test_intervals_need_no_torch() -> None:
     code = "import sys, palimpsest.intervals; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def table_of_groups(per_fact: int = 3, facts: int = 40) -> pd.DataFrame:
+    """Rows of one fact are alike, so only facts carry information."""
+    means = np.random.default_rng(5).normal(size=facts)
+    spread = np.random.default_rng(6).normal(size=(facts, per_fact)) / 100
+    fact = np.repeat(np.arange(facts), per_fact)
+    return pd.DataFrame({"fact": fact, "x": (means[:, None] + spread).ravel()})
+
+
+def test_rows_of_one_group_are_drawn_together() -> None:
+    """Repeating rows adds nothing: the interval is that of the groups' means, not of so many rows."""
+    rows = table_of_groups()
+    found = bootstrap_rows(rows, lambda c: float(c["x"].mean()), "fact", seed=1, resamples=4000)
+    alone = bootstrap_mean(rows.groupby("fact")["x"].mean(), seed=2)
+    naive = bootstrap_mean(rows["x"], seed=2)
+    assert found.n == alone.n == 40
+    assert found.mean == pytest.approx(alone.mean)
+    width = found.high - found.low
+    assert width == pytest.approx(alone.high - alone.low, rel=0.1)
+    assert width > 1.4 * (naive.high - naive.low)
+
+
+def test_any_statistic_of_the_columns_and_the_seed_decides() -> None:
+    rows = table_of_groups().assign(y=lambda t: 2 * t["x"])
+    ratio = lambda c: float(c["y"].mean() / c["x"].mean())  # noqa: E731
+    found = bootstrap_rows(rows, ratio, "fact", seed=1, resamples=50)
+    assert (found.mean, found.low, found.high) == pytest.approx((2, 2, 2))
+    spread = lambda c: float(np.ptp(c["x"]))  # noqa: E731
+    one, same, other = (bootstrap_rows(rows, spread, "fact", seed=s, resamples=50) for s in (1, 1, 2))
+    assert one == same != other
+    assert one.low <= one.mean == one.high  # a resample's range is never larger
+
+
+def test_resamples_without_a_number_are_left_out() -> None:
+    rows = pd.DataFrame({"fact": ["a", "b"], "x": [1.0, 2.0]})
+    only_both = lambda c: float(c["x"].sum()) if len(set(c["x"])) == 2 else float("nan")  # noqa: E731
+    assert bootstrap_rows(rows, only_both, "fact", seed=0).high == 3
+    none = bootstrap_rows(rows, lambda _: float("nan"), "fact", seed=0)
+    assert np.isnan([none.mean, none.low, none.high]).all()
+
+
+def test_rows_refuse_too_few_groups_and_odd_numbers() -> None:
+    rows = pd.DataFrame({"fact": ["a", "a"], "x": [1.0, 2.0]})
+    mean = lambda c: float(c["x"].mean())  # noqa: E731
+    with pytest.raises(
+        ScoreError, match=r"over 'fact' needs two or more of them, the table has 1; score more"
+    ):
+        bootstrap_rows(rows, mean, "fact", seed=0)
+    with pytest.raises(ScoreError, match=r"over 'case' needs two or more of them, the table has 0"):
+        bootstrap_rows(rows, mean, "case", seed=0)
+    with pytest.raises(ScoreError, match="level must lie between 0 and 1"):
+        bootstrap_rows(table_of_groups(), lambda c: float(c["x"].mean()), "fact", seed=0, level=1.5)

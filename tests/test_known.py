@@ -70,3 +70,18 @@ def test_values_of_something_else_are_refused() -> None:
     stranger = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, "French")
     with pytest.raises(RequestError, match=r"1 of 2 facts have no known value, for example .*Darrieux"):
         known.of(model, [REQUESTS[0], stranger], 1, VALUES, CONTEXTS)
+
+
+def test_what_is_there_is_kept_and_only_the_rest_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = double("llama")
+    first = known_values(model, REQUESTS[:2], 1, VALUES, CONTEXTS)
+    rest = optimise_targets(model, REQUESTS[2:], 1, VALUES, CONTEXTS)
+    both = known_values(model, [*REQUESTS[1:], REQUESTS[3]], 1, VALUES, CONTEXTS, beside=first)
+    found = both.of(model, REQUESTS, 1, VALUES, CONTEXTS)
+    assert torch.equal(found.values, torch.cat([first.targets.values, rest.values], 1))
+    assert torch.equal(found.deltas, torch.cat([first.targets.deltas, rest.deltas], 1))
+    assert len(found.losses) == len(REQUESTS)
+    monkeypatch.setattr("palimpsest.known.optimise_targets", None)
+    assert known_values(model, REQUESTS[:1], 1, VALUES, CONTEXTS, beside=both) is both
+    with pytest.raises(RequestError, match="known values belong to other the layer"):
+        known_values(model, REQUESTS, 0, VALUES, CONTEXTS, beside=both)

@@ -21,8 +21,9 @@ from palimpsest.editors import AlphaEditPlus, base
 from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluate import evaluate
+from palimpsest.known import known_values
 from palimpsest.model import EditableModel, read_weight
-from palimpsest.outcome import COLUMNS, SCORES, InParts, Stream
+from palimpsest.outcome import COLUMNS, PARTS, SCORES, InParts, Stream, score_columns
 from palimpsest.sequential import Sequential, steps
 from palimpsest.subjects import subject_hidden
 from palimpsest.targets import Targets, optimise_targets
@@ -287,6 +288,38 @@ def test_an_editor_that_chooses_by_validation(
     assert len(asked) == 2
     assert set(column(tables[0], "value_norm").index) == {case.id for case in CASES}
     assert column(tables[0], "total_norm")["3"] > 0
+    noted = tables[0][tables[0]["of"] == "layer"]
+    assert set(noted["metric"]) == set(PARTS)
+    assert set(noted["key"]) == {f"{step}/{layer}" for step in (1, 2, 3) for layer in LAYERS}
+    assert set(column(noted, "hard")) == {2.0}  # both facts of a batch, at a threshold of 0
+    assert set(column(noted, "admitted")) == {3.0}
+
+
+def test_scores_side_by_side(stream: Stream) -> None:
+    table = stream.outcome(make())
+    found = score_columns(table)
+    assert list(found) == [*SCORES, "score"]
+    assert set(found.index) == {case.id for case in CASES}
+    for name in SCORES:
+        assert same(found[name].dropna(), {k: 100 * v for k, v in column(table, name).items()})
+    whole = found.dropna()  # one case has no paraphrase
+    assert len(whole) == len(CASES) - 1 == found["score"].notna().sum()
+    assert same(whole["score"], whole[list(SCORES)].mean(axis=1).to_dict())
+
+
+def test_known_values_are_part_of_a_run(model: EditableModel, text: Reference) -> None:
+    """The same facts with other values are another run; the same values in other company are the same run."""
+    requests = [case.request for case in CASES]
+    known = known_values(model, requests, LAYERS[-1], VALUES, CONTEXTS)
+    targets = replace(known.targets, values=known.targets.values + 1)
+    more = known_values(
+        model, [replace(requests[0], target="Oslo")], LAYERS[-1], VALUES, CONTEXTS, beside=known
+    )
+    one, moved, again = (
+        Stream(model, CASES, 2, text, known=given)._key(make(), False)
+        for given in (known, replace(known, targets=targets), more)
+    )
+    assert one == again != moved
 
 
 def test_scores_right_after_each_batch(model: EditableModel, text: Reference) -> None:

@@ -26,6 +26,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
 
 
+@contextmanager
+def empty() -> Iterator[Path]:
+    """An empty cache for the length of the block, to time what would otherwise be read from disk."""
+    before = os.environ.get("PALIMPSEST_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PALIMPSEST_CACHE"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["PALIMPSEST_CACHE"]
+            else:
+                os.environ["PALIMPSEST_CACHE"] = before
+
+
 def digest(value: Any) -> str:
     """Sha256 of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)

@@ -7,9 +7,10 @@ import yaml
 from pydantic import ValidationError
 
 from palimpsest import paths
+from palimpsest.editors import AlphaEditPlus, editor_for
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.sequential import Sequential
-from palimpsest.settings import editor_settings
+from palimpsest.settings import alphaset_settings, editor_settings
 
 FROM_MEMIT = "from memit"
 """Value of a setting that is taken from the model's MEMIT, whatever the host."""
@@ -57,6 +58,28 @@ def configuration(name: str, model: str, **overrides: Any) -> Sequential:
         return Sequential(**settings)
     except ValidationError as error:
         raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
+
+
+def tuned(name: str, model: str, **overrides: Any) -> Sequential | AlphaEditPlus:
+    """A sequence by name, or an editor for sequences, with what was chosen for it on validation AlphaSets.
+
+    Args:
+        name: a row of ``config/sequences.yaml``, or ``alphaedit_plus``.
+        model: short name, or a hub id listed in its settings file. Where the file has no section
+            ``alphaset``, the settings are those of the editors.
+        overrides: fields to set otherwise.
+
+    Raises:
+        UnknownNameError: unknown sequence, editor or model.
+        ProfileError: as `configuration` and `palimpsest.editors.editor_for`.
+    """
+    chosen = alphaset_settings(model).get(name, {}) | overrides
+    if name in configurations():
+        return configuration(name, model, **chosen)
+    found = editor_for(name, model, **chosen)
+    if not isinstance(found, AlphaEditPlus):
+        raise UnknownNameError("sequence", name, [*configurations(), "alphaedit_plus"])
+    return found
 
 
 def with_strength(sequence: Sequential, factor: float) -> Sequential:

@@ -4,7 +4,7 @@ Every function takes the seed as an argument and builds its own generator from i
 give the same interval, whatever the order of the values. Units are those of the values.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,50 @@ def bootstrap_table(
             raise ScoreError(f"group {key}: {error}") from error
         rows.append(dict(zip(by, key, strict=True)) | vars(interval))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def bootstrap_rows(
+    rows: pd.DataFrame,
+    statistic: Callable[[Mapping[str, NDArray[Any]]], float],
+    over: str,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> Interval:
+    """Percentile bootstrap interval of any statistic of a table whose rows belong together in groups.
+
+    Args:
+        rows: the table, for example one row per edit and run.
+        statistic: of the table's columns, name -> array; may be NaN where a resample cannot bear it.
+        over: column that names what is resampled, for example the fact; a drawn one brings all its rows.
+        seed: of the generator made here.
+        level: share of repetitions the interval should cover.
+        resamples: number of resampled tables.
+
+    Returns:
+        The statistic of the table as it is, with the interval widened to hold it; n counts the groups. Both
+        ends are NaN if no resample gave a number.
+
+    Raises:
+        ScoreError: if the column is missing, there are fewer than two groups, or level or resamples make no
+            sense.
+    """
+    groups = list(rows.reset_index(drop=True).groupby(over).indices.values()) if over in rows else []
+    if len(groups) < 2:
+        raise ScoreError(
+            f"an interval over {over!r} needs two or more of them, the table has {len(groups)}; score more"
+        )
+    _checked(np.zeros(2), level, resamples)
+    columns = {str(name): rows[name].to_numpy() for name in rows}
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = np.concatenate([groups[i] for i in generator.integers(0, len(groups), len(groups))])
+        found.append(statistic({name: column[drawn] for name, column in columns.items()}))
+    mean, numbers = float(statistic(columns)), np.asarray(found, dtype=np.float64)
+    if np.isnan(numbers).all():
+        return Interval(mean, np.nan, np.nan, len(groups))
+    low, high = np.nanquantile(numbers, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(min(low, mean)), float(max(high, mean)), len(groups))
 
 
 def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.float64]:

@@ -57,7 +57,7 @@ class KnownValues:
                 f"{len(missing)} of {len(requests)} facts have no known value, for example {missing[0]!r}; "
                 "give them to known_values with the others"
             )
-        where = torch.tensor([self.columns[_name(request)] for request in requests])
+        where = torch.tensor([self.columns[_name(request)] for request in requests], dtype=torch.long)
         found = self.targets
         return Targets(found.values[:, where], found.deltas[:, where], found.losses[where.cpu()])
 
@@ -68,6 +68,7 @@ def known_values(
     layer: int,
     settings: TargetSettings,
     contexts: Sequence[str] = ("",),
+    beside: KnownValues | None = None,
 ) -> KnownValues:
     """Optimise the values of many facts together; the same fact twice is computed once.
 
@@ -77,14 +78,29 @@ def known_values(
         layer: whose output is moved: the last edited one.
         settings: losses and steps.
         contexts: prefixes, the empty one first.
+        beside: values that are there already; they are kept, and only what they lack is computed.
 
     Raises:
         NonFiniteError, SiteError: as `palimpsest.targets.optimise_targets`.
+        RequestError: if ``beside`` was made for another model, layer, settings or contexts.
     """
-    distinct = list({_name(request): request for request in requests}.values())
-    targets = optimise_targets(model, distinct, layer, settings, contexts)
-    columns = {_name(request): column for column, request in enumerate(distinct)}
+    if beside is not None:
+        beside.of(model, (), layer, settings, contexts)
+    columns = dict(beside.columns) if beside is not None else {}
+    missing = list(
+        {_name(request): request for request in requests if _name(request) not in columns}.values()
+    )
+    if beside is not None and not missing:
+        return beside
+    found = optimise_targets(model, missing, layer, settings, contexts)
+    columns |= {_name(request): len(columns) + place for place, request in enumerate(missing)}
+    targets = found if beside is None else _joined(beside.targets, found)
     return KnownValues(targets, columns, (fingerprint(model), layer, settings, tuple(contexts)))
+
+
+def _joined(first: Targets, then: Targets) -> Targets:
+    values, deltas = ([getattr(one, name) for one in (first, then)] for name in ("values", "deltas"))
+    return Targets(torch.cat(values, 1), torch.cat(deltas, 1), torch.cat([first.losses, then.losses]))
 
 
 def _name(request: EditRequest) -> tuple[str, str, str]:

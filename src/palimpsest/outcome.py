@@ -39,6 +39,8 @@ REVISION = 1
 
 COLUMNS = ("of", "key", "metric", "value")
 SCORES = ("efficacy", "generalisation", "specificity")
+PARTS = ("admitted", "largest_eigenvalue", "weights_norm", "hard", "scale")
+"""What an edit may note of each layer, and is kept as it is."""
 Row = tuple[str, str, str, float]
 Method = Sequential | AlphaEditPlus
 
@@ -114,6 +116,7 @@ class Stream:
             layers together, Frobenius); ``spectrum``, the largest σ_max(Δ)/σ_max(W) of a layer, W before
             the step; and ``stopped`` = 1 at a step that could not be made: all else is as the step before
             left it.
+            ``layer``, ``<step>/<layer>``: what the edit noted of it, of ``PARTS``.
 
         Raises:
             NonFiniteError: if the model that is left cannot be asked.
@@ -142,7 +145,9 @@ class Stream:
             "validation": {k: list(v) for k, v in self.validation.items()},
         }
         if self.known is not None:
-            extra["known"] = cache.digest([self.known.made[1:3], sorted(self.known.columns)])
+            _, layer, targets, contexts = self.known.made
+            given = self.known.of(self.model, [c.request for c in self.cases], layer, targets, contexts)
+            extra["known"] = cache.digest([layer, targets, given.values.double().tolist()])
         return {
             **{name: given for name, given in extra.items() if given},
             "revision": REVISION,
@@ -230,9 +235,27 @@ class Stream:
                 yield "window", str(row["window"]), name, float(row[name])
 
 
+def score_columns(rows: pd.DataFrame, metrics: Sequence[str] = SCORES) -> pd.DataFrame:
+    """Metrics of each asked fact side by side, in percent, from the rows of a run.
+
+    Args:
+        rows: as `Stream.outcome` or `Stream.unedited` gives them.
+        metrics: to take.
+
+    Returns:
+        A column per metric and ``score``, their arithmetic mean, NaN where one was not asked; index ``case``.
+    """
+    found = rows[rows["of"].eq("fact") & rows["metric"].isin(metrics)].rename(columns={"key": "case"})
+    wide = 100 * found.pivot(index="case", columns="metric", values="value")[list(metrics)]
+    return wide.assign(score=wide.mean(axis=1, skipna=False))
+
+
 def _noted(edit: WeightDelta, batch: Sequence[EvalCase], number: int, whole: float) -> Iterator[Row]:
     """What the edit itself notes: lengths of updates as shares of the unedited weights', and of values."""
     for name in ("step_norm", "total_norm"):
         yield "step", str(number), name, math.hypot(*edit.notes[name].values()) / whole
     for case, norm in zip(batch, edit.notes["value_norm"], strict=True):
         yield "fact", case.id, "value_norm", norm
+    for name in PARTS:
+        for layer, noted in edit.notes.get(name, {}).items():
+            yield "layer", f"{number}/{layer}", name, float(noted)

@@ -100,6 +100,19 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
     return dict(content["editors"][editor])
 
 
+def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
+    """What was chosen for sequences of one model on validation AlphaSets: name -> overrides; often none.
+
+    Raises:
+        UnknownNameError: if there is no file for the model.
+        ProfileError: if the file is not YAML.
+    """
+    known = known_models()
+    if model not in known:
+        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+    return dict(_read(known[model]).get("alphaset", {}))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))

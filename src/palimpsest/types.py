@@ -14,7 +14,7 @@ Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from palimpsest.errors import RequestError
 
@@ -112,6 +112,12 @@ class EvalCase:
     neighbours: tuple[Probe, ...] = ()
     relation: str = ""
     perturbations: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def limited(self, paraphrases: int, neighbours: int) -> "EvalCase":
+        """The case with the first so many of its paraphrases and neighbours, to ask less."""
+        return replace(
+            self, paraphrases=self.paraphrases[:paraphrases], neighbours=self.neighbours[:neighbours]
+        )
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,25 @@ def alphaset3(
     return _hard_among_others("AlphaSet3", base, base, measures, recipe, exclude)
 
 
+def plain(title: str, base: Sequence[EvalCase], size: int, seed: int = 0) -> AlphaSet:
+    """Base facts and their order, both drawn as the hard sets draw their others: nothing in it is hard.
+
+    Statements and questions of the same facts give the same facts in the same order.
+
+    Raises:
+        DataError: if ids repeat or there are too few facts.
+    """
+    _check(base, ())
+    if not 1 <= size <= len(base):
+        raise DataError(
+            f"a set of {size} was asked for, of {len(base)} base facts; give more or ask for fewer"
+        )
+    ranks = {case.id: draws(origin(case.id), seed) for case in base}
+    drawn = sorted(base, key=lambda case: (ranks[case.id][0], case.id))[:size]
+    drawn.sort(key=lambda case: (ranks[case.id][1], case.id))
+    return _set(title, [(case, "other", "") for case in drawn], {}, {"size": size, "seed": seed})
+
+
 def _hard_among_others(
     name: str,
     base: Sequence[EvalCase],

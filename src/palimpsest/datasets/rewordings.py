@@ -13,13 +13,15 @@ import numpy as np
 from palimpsest.errors import DataError, RequestError
 from palimpsest.types import EditRequest, EvalCase
 
-REWORDED, REWRITTEN = "/reworded", "/rewritten"
-"""What the ids of `reworded` and of `rewrites` end in, after the id of the base fact."""
+REWORDED, REWRITTEN, QUESTION = "/reworded", "/rewritten", "/zsre"
+"""What the ids of `reworded`, of `rewrites` and of questions end in, after the id of the base fact."""
 
 
 def origin(case_id: str) -> str:
     """Id of the base fact that a case was made from; a base fact's own id as it is."""
-    return case_id.removesuffix(REWORDED).removesuffix(REWRITTEN)
+    for ending in (REWORDED, REWRITTEN, QUESTION):
+        case_id = case_id.removesuffix(ending)
+    return case_id
 
 
 def seeded(case_id: str, seed: int) -> np.random.Generator:
