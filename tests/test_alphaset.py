@@ -44,7 +44,7 @@ def test_recipes_reach_no_model() -> None:
 
 
 def test_a_plain_set_is_drawn_as_others_are(base: list[EvalCase]) -> None:
-    """Smaller ones are part of larger ones; the seed decides which facts and in what order; roles say nothing."""
+    """Smaller ones are part of larger ones; the seed decides which facts and in what order."""
     small, large, other = (plain("plain", base, size, seed) for size, seed in ((30, 1), (60, 1), (60, 2)))
     assert small == plain("plain", list(reversed(base)), 30, 1)
     assert small.base_ids < large.base_ids != other.base_ids

@@ -302,8 +302,8 @@ def test_scores_side_by_side(stream: Stream) -> None:
     assert set(found.index) == {case.id for case in CASES}
     for name in SCORES:
         assert same(found[name].dropna(), {k: 100 * v for k, v in column(table, name).items()})
-    whole = found.dropna()  # one case has no paraphrase
-    assert len(whole) == len(CASES) - 1 == found["score"].notna().sum()
+    whole = found.dropna()  # some cases have no paraphrase or no neighbour
+    assert 0 < len(whole) == found["score"].notna().sum() < len(CASES)
     assert same(whole["score"], whole[list(SCORES)].mean(axis=1).to_dict())
 
 
