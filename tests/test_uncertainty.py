@@ -13,6 +13,7 @@ from torch import Tensor
 from palimpsest.errors import NonFiniteError, ScoreError, ShapeError
 from palimpsest.uncertainty import (
     Decomposition,
+    by_wording,
     compare,
     decompose,
     growth,
@@ -62,6 +63,21 @@ def size(h: Tensor) -> float:
 @given(embedded())
 def test_decompose_equals_the_plain_twin(h: Tensor) -> None:
     same(decompose(h), twin(h), size(h), 1e-12)
+
+
+@given(embedded())
+def test_the_parts_of_the_wordings_are_theirs_and_average_to_the_whole(h: Tensor) -> None:
+    m, k, _ = h.shape
+    parts, scale = by_wording(h), size(h)
+    means = {name: sum(getattr(part, name) for part in parts) / m for name in vars(parts[0])}
+    same(Decomposition(**means), decompose(h), scale)
+    for j in range(m):
+        pairs = [twin(h[[j, other]]) for other in range(m) if other != j]
+        alone = sum(float((h[j, i] - h[j].mean(0)).norm()) for i in range(k)) / k
+        assert parts[j].aleatoric == pytest.approx(alone, abs=1e-12 * scale)
+        for name, power in (("epistemic", 1), ("drift_squared", 2)):
+            wanted = sum(getattr(pair, name) for pair in pairs) / (m - 1)
+            assert getattr(parts[j], name) == pytest.approx(wanted, abs=1e-11 * scale**power)
 
 
 def test_blocks_of_rows_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,10 @@ class Change:
 
 
 def decompose(embeddings: Float[Tensor, "m k d"]) -> Decomposition:
-    """Uncertainty of M wordings with K embedded samples each.
+    """Uncertainty of M wordings with K embedded samples each: the mean of `by_wording`.
 
-    Computed in float64, in time and memory that grow with M·K·d and M², never with (M·K)².
+    Computed in float64, in time that grows with M·K·d and M²·d and memory that grows with M·K·d, never with
+    (M·K)².
 
     Args:
         embeddings: (M, K, d) with M and K at least 2.
@@ -81,20 +82,33 @@ def decompose(embeddings: Float[Tensor, "m k d"]) -> Decomposition:
         ShapeError: if there are not three axes, or M or K is below 2, or d below 1.
         NonFiniteError: if a value is NaN or infinite.
     """
+    aleatoric, epistemic, drift_squared = (float(part.mean()) for part in _parts(embeddings))
+    return Decomposition(aleatoric, epistemic, (aleatoric + epistemic) / 2, drift_squared)
+
+
+def by_wording(embeddings: Float[Tensor, "m k d"]) -> list[Decomposition]:
+    """The part of each wording: its own scatter, and how far it lies from the others.
+
+    Aleatoric is the mean distance of its samples from their mean, epistemic the mean distance of that mean
+    from those of the other wordings, drift² the unbiased estimate of the mean squared one. Their means over
+    the wordings are what `decompose` gives. Arguments and errors as there.
+    """
+    rows = torch.stack(_parts(embeddings), 1).tolist()
+    return [Decomposition(scatter, apart, (scatter + apart) / 2, drift) for scatter, apart, drift in rows]
+
+
+def _parts(embeddings: Tensor) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
+    """Aleatoric, epistemic and unbiased squared drift of each wording."""
     samples = _checked(embeddings, "embeddings")
     m, k, _ = samples.shape
     means = _mean(samples, 1)
     apart = samples - means[:, None]
-    aleatoric = float(apart.norm(dim=2).mean())
-    epistemic = _mean_distance(means)
-    noise = float(apart.square().sum()) / ((k - 1) * m)  # mean over j of s_j²
-    between = float((means - _mean(means, 0)).square().sum()) / (m - 1)
-    return Decomposition(
-        aleatoric=aleatoric,
-        epistemic=epistemic,
-        total=(aleatoric + epistemic) / 2,
-        drift_squared=2 * between - 2 * noise / k,
-    )
+    noise = apart.square().sum((1, 2)) / (k - 1)  # s_j²
+    between = (means - _mean(means, 0)).square().sum(1)
+    # mean over l != j of ‖h̄_j - h̄_l‖², and of s_j² + s_l²
+    squared = (m * between + between.sum()) / (m - 1)
+    inflation = ((m - 2) * noise + noise.sum()) / (m - 1)
+    return apart.norm(dim=2).mean(1), _mean_distances(means), squared - inflation / k
 
 
 def compare(before: Decomposition, after: Decomposition) -> Change:
@@ -190,14 +204,11 @@ def _mean(values: Float64[Tensor, "*shape"], axis: int) -> Float64[Tensor, "*res
     return first.squeeze(axis) + (values - first).mean(axis)
 
 
-def _mean_distance(points: Float64[Tensor, "m d"]) -> float:
-    """Mean distance of two different rows, a block of rows at a time."""
-    m = len(points)
+def _mean_distances(points: Float64[Tensor, "m d"]) -> Float64[Tensor, " m"]:
+    """Mean distance of each row from the others, a block of rows at a time."""
     exact = "donot_use_mm_for_euclid_dist"
-    total = sum(
-        float(torch.cdist(rows, points, compute_mode=exact).sum()) for rows in points.split(_ROWS_AT_ONCE)
-    )
-    return total / (m * (m - 1))
+    sums = [torch.cdist(rows, points, compute_mode=exact).sum(1) for rows in points.split(_ROWS_AT_ONCE)]
+    return torch.cat(sums) / (len(points) - 1)
 
 
 def _checked(embeddings: Tensor, name: str) -> Float64[Tensor, "m k d"]:
