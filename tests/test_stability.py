@@ -94,20 +94,6 @@ def test_an_edit_of_another_model() -> None:
         diagnose(model, tiny_model("gpt2"), WORDINGS, letters(), SMALL)
 
 
-def test_only_the_edited_model_is_asked_something_else() -> None:
-    model = tiny_model("llama", seed=2)
-
-    def rewrite(text: str) -> str:
-        return f"Rome. {text}"
-
-    found = diagnose(model, WeightDelta({}), WORDINGS, letters(), SMALL, rewrite)
-    bare = responses(model, WORDINGS, SMALL)
-    assert {fact: one.texts for fact, one in found.before.items()} == bare
-    said = responses(model, WORDINGS, SMALL, rewrite)
-    assert {fact: one.texts for fact, one in found.after.items()} == said
-    assert found.table["unchanged"].mean() < 1
-
-
 def test_embeddings_are_kept_by_what_they_depend_on(own_cache: Path) -> None:
     model = tiny_model("llama", seed=2)
     embed, other = letters(), letters(2.0)

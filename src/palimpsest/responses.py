@@ -7,7 +7,7 @@ goes on with the next facts, and the unedited model is asked once for all editor
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -66,27 +66,21 @@ class Decoding:
             )
 
 
-Rewrite = Callable[[str], str]
-"""From a wording to what the model is asked in its place; for edits that work through the prompt."""
-
-
 def responses(
     model: EditableModel,
     wordings: Wordings,
     decoding: Decoding | None = None,
-    rewrite: Rewrite | None = None,
 ) -> dict[str, Texts]:
     """K continuations of every wording, from disk where the same was asked before.
 
     Facts are sampled a few at a time, in their order, and written as soon as they are done. Random numbers
-    belong to the seed, the fact's id, the wording and the number of the sample: neither other facts nor
-    ``rewrite`` change them.
+    belong to the seed, the fact's id, the wording and the number of the sample: other facts do not change
+    them, nor does anything about the model.
 
     Args:
         model: the model as it is now, edited or not.
         wordings: two or more for every fact.
         decoding: the same before and after an edit.
-        rewrite: what to ask in place of a wording.
 
     Returns:
         Fact -> M tuples of K texts, in the order given. A text may be empty, where the model ends at once.
@@ -98,17 +92,17 @@ def responses(
         ResourceError: if a stored file is damaged or cannot be written.
     """
     chosen = decoding or Decoding()
-    asked = _asked(wordings, rewrite)
-    places = _places(model, asked, chosen)
+    _check(wordings)
+    places = _places(model, wordings, chosen)
     missing = sum(not path.exists() for path in places.values())
     with tqdm(total=missing, desc="asking", unit="fact", leave=False, disable=not missing) as bar:
-        for group in _groups(list(asked), asked, chosen):
+        for group in _groups(list(wordings), wordings, chosen):
             fresh = [fact for fact in group if not places[fact].exists()]
-            for fact, texts in _sampled(model, {fact: asked[fact] for fact in fresh}, chosen):
+            for fact, texts in _sampled(model, {fact: wordings[fact] for fact in fresh}, chosen):
                 with cache.replacing(places[fact]) as temporary:
                     temporary.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
                 bar.update()
-    return {fact: _read(places[fact]) for fact in asked}
+    return {fact: _read(places[fact]) for fact in wordings}
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,8 @@ class Cost:
         on_disk: facts that were asked before and cost nothing.
         texts: responses still to draw.
         tokens: of these texts at most, prompts not counted.
-        seconds: for them, from a short trial on this machine; an upper bound where texts end early.
+        seconds: for them, from a short trial of one fact on this machine; several facts
+            together are somewhat faster, and so are texts that end early.
     """
 
     facts: int
@@ -143,71 +138,60 @@ class Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
-def cost(
-    model: EditableModel,
-    wordings: Wordings,
-    decoding: Decoding | None = None,
-    rewrite: Rewrite | None = None,
-) -> Cost:
+def cost(model: EditableModel, wordings: Wordings, decoding: Decoding | None = None) -> Cost:
     """What `responses` would take with the same arguments; draws a few tokens to find the speed.
 
     Raises:
         As `responses`.
     """
     chosen = decoding or Decoding()
-    asked = _asked(wordings, rewrite)
-    places = _places(model, asked, chosen)
-    missing = [fact for fact in asked if not places[fact].exists()]
-    texts = chosen.samples * sum(len(asked[fact]) for fact in missing)
-    seconds = _seconds(model, asked, missing, chosen) if missing else 0.0
-    return Cost(len(asked), len(asked) - len(missing), texts, texts * chosen.tokens, seconds)
+    _check(wordings)
+    places = _places(model, wordings, chosen)
+    missing = [fact for fact in wordings if not places[fact].exists()]
+    texts = chosen.samples * sum(len(wordings[fact]) for fact in missing)
+    seconds = _seconds(model, wordings, missing, chosen) if missing else 0.0
+    return Cost(len(wordings), len(wordings) - len(missing), texts, texts * chosen.tokens, seconds)
 
 
-def _seconds(model: EditableModel, asked: "_Asked", missing: list[str], decoding: Decoding) -> float:
-    """Time for all groups, from the first tokens of the first: its prompts, and each further token."""
-    groups = list(_groups(missing, asked, decoding))
+def _seconds(model: EditableModel, wordings: Wordings, missing: list[str], decoding: Decoding) -> float:
+    """Time for all facts, from the first tokens of one: its prompts, and each further token."""
     trial = min(PROBE_TOKENS, decoding.tokens)
     times = []
     for tokens in (1, trial):
         start = time.perf_counter()
-        list(_sampled(model, {fact: asked[fact] for fact in groups[0]}, replace(decoding, tokens=tokens)))
+        list(_sampled(model, {missing[0]: wordings[missing[0]]}, replace(decoding, tokens=tokens)))
         times.append(time.perf_counter() - start)
     each = max(times[1] - times[0], 0) / max(trial - 1, 1)
-    return len(groups) * (times[0] + (decoding.tokens - 1) * each)
+    share = sum(len(wordings[fact]) for fact in missing) / len(wordings[missing[0]])
+    return share * (times[0] + (decoding.tokens - 1) * each)
 
 
-_Asked = dict[str, list[tuple[str, str]]]  # fact -> (wording, what is asked in its place)
-
-
-def _asked(wordings: Wordings, rewrite: Rewrite | None) -> _Asked:
+def _check(wordings: Wordings) -> None:
     for fact, own in wordings.items():
         if len(own) < 2 or len(set(own)) < len(own):
             raise ScoreError(
                 f"fact {fact!r} has {len(own)} wordings, {len(set(own))} of them different; uncertainty "
                 "needs two or more, each once"
             )
-    return {
-        fact: [(text, rewrite(text) if rewrite else text) for text in own] for fact, own in wordings.items()
-    }
 
 
-def _places(model: EditableModel, asked: _Asked, decoding: Decoding) -> dict[str, Path]:
+def _places(model: EditableModel, wordings: Wordings, decoding: Decoding) -> dict[str, Path]:
     """Where each fact's texts are or will be."""
     how = {name: value for name, value in asdict(decoding).items() if name != "batch_size"}
     common = {"revision": REVISION, "model": fingerprint(model), "decoding": how}
     folder = cache.cache_dir() / "responses"
     return {
-        fact: folder / f"{cache.digest(common | {'fact': fact, 'asked': pairs})[:32]}.json"
-        for fact, pairs in asked.items()
+        fact: folder / f"{cache.digest(common | {'fact': fact, 'asked': list(own)})[:32]}.json"
+        for fact, own in wordings.items()
     }
 
 
-def _groups(facts: Sequence[str], asked: _Asked, decoding: Decoding) -> Iterator[list[str]]:
+def _groups(facts: Sequence[str], wordings: Wordings, decoding: Decoding) -> Iterator[list[str]]:
     """Facts in groups that fill a batch, one at least; the same groups whatever is on disk already."""
     group: list[str] = []
     rows = 0
     for fact in facts:
-        more = decoding.samples * len(asked[fact])
+        more = decoding.samples * len(wordings[fact])
         if group and rows + more > decoding.batch_size:
             yield group
             group, rows = [], 0
@@ -217,12 +201,12 @@ def _groups(facts: Sequence[str], asked: _Asked, decoding: Decoding) -> Iterator
         yield group
 
 
-def _sampled(model: EditableModel, asked: _Asked, decoding: Decoding) -> Iterator[tuple[str, Texts]]:
+def _sampled(model: EditableModel, wordings: Wordings, decoding: Decoding) -> Iterator[tuple[str, Texts]]:
     """Fact and texts, sampled together."""
     rows = [
-        (prompt, f"{fact}\n{wording}")
-        for fact, pairs in asked.items()
-        for wording, prompt in pairs
+        (wording, f"{fact}\n{wording}")
+        for fact, own in wordings.items()
+        for wording in own
         for _ in range(decoding.samples)
     ]
     if not rows:
@@ -230,8 +214,8 @@ def _sampled(model: EditableModel, asked: _Asked, decoding: Decoding) -> Iterato
     prompts, names = zip(*rows, strict=True)
     options = {name: value for name, value in asdict(decoding).items() if name != "samples"}
     texts = iter(sample(model, prompts, top_k=None, names=names, **options))
-    for fact, pairs in asked.items():
-        yield fact, tuple(tuple(next(texts) for _ in range(decoding.samples)) for _ in pairs)
+    for fact, own in wordings.items():
+        yield fact, tuple(tuple(next(texts) for _ in range(decoding.samples)) for _ in own)
 
 
 def _read(path: Path) -> Texts:

@@ -25,7 +25,7 @@ from palimpsest.embedding import Embedder
 from palimpsest.errors import ModelError, ScoreError
 from palimpsest.intervals import Interval, bootstrap_mean, relative_growth
 from palimpsest.model import EditableModel
-from palimpsest.responses import Decoding, Rewrite, Texts, Wordings, responses
+from palimpsest.responses import Decoding, Texts, Wordings, responses
 from palimpsest.uncertainty import Decomposition, by_wording, compare, decompose, growth, shift_squared
 
 PARTS = ("aleatoric", "epistemic", "total", "drift_squared")
@@ -57,7 +57,6 @@ def measure(
     wordings: Wordings,
     embed: Embedder,
     decoding: Decoding | None = None,
-    rewrite: Rewrite | None = None,
 ) -> dict[str, Measured]:
     """Sample responses to every wording of every fact, embed and decompose them; from disk where done before.
 
@@ -69,12 +68,11 @@ def measure(
         wordings: fact -> two or more wordings, subject filled in.
         embed: from `palimpsest.embedding.embedder`.
         decoding: how to sample; the same before and after an edit.
-        rewrite: what to ask in place of a wording.
 
     Raises:
         As `palimpsest.responses.responses` and the embedder.
     """
-    said = responses(model, wordings, decoding, rewrite)
+    said = responses(model, wordings, decoding)
     found = {}
     for fact, texts in tqdm(said.items(), desc="embedding", unit="fact", leave=False):
         embeddings = _embedded(texts, embed)
@@ -111,7 +109,6 @@ def diagnose(
     wordings: Wordings,
     embed: Embedder,
     decoding: Decoding | None = None,
-    rewrite: Rewrite | None = None,
 ) -> Diagnosis:
     """Measure the unedited and the edited model and compare them fact by fact.
 
@@ -121,8 +118,6 @@ def diagnose(
         wordings: fact -> two or more wordings, subject filled in.
         embed: from `palimpsest.embedding.embedder`.
         decoding: how to sample.
-        rewrite: what to ask the edited model in place of a wording, for an edit that works through the
-            prompt; the unedited one is asked the wording.
 
     Raises:
         ModelError: if the edit was made for another model, or the edited model is of another shape.
@@ -132,7 +127,7 @@ def diagnose(
         pass
     before = measure(model, wordings, embed, decoding)
     with _in_force(model, edit) as edited:
-        after = measure(edited, wordings, embed, decoding, rewrite)
+        after = measure(edited, wordings, embed, decoding)
     return Diagnosis(before, after, compared(before, after))
 
 
