@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from palimpsest.errors import ScoreError
-from palimpsest.intervals import Interval, bootstrap_mean, bootstrap_rows, bootstrap_table, paired_difference
+from palimpsest.intervals import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_rows,
+    bootstrap_table,
+    paired_difference,
+    relative_growth,
+)
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -135,6 +142,52 @@ def scores() -> pd.DataFrame:
         for i in range(20)
     ]
     return pd.DataFrame(rows)
+
+
+def test_relative_growth_of_two_cases_is_exact() -> None:
+    # draws: twice x, x and y (half of them), twice y: growths 1, 7/5 - 1 and 1/4
+    before, after = {"x": 1.0, "y": 4.0}, {"y": 5.0, "x": 2.0}
+    assert relative_growth(before, after, seed=1) == Interval(7 / 5 - 1, 0.25, 1.0, 2)
+    assert relative_growth(before, after, seed=1, level=0.4) == Interval(7 / 5 - 1, 7 / 5 - 1, 7 / 5 - 1, 2)
+
+
+def test_growth_in_proportion_is_certain_and_order_does_not_matter() -> None:
+    before = pd.Series(np.random.default_rng(0).gamma(2.0, size=60))
+    found = relative_growth(before, 1.25 * before, seed=0)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    after = pd.Series(np.random.default_rng(1).gamma(2.0, size=60))
+    straight = relative_growth(before, after, seed=4)
+    assert relative_growth(before.sample(frac=1, random_state=1), after[::-1], seed=4) == straight
+    assert relative_growth(before, after, seed=5) != straight
+
+
+def test_noise_alone_is_no_growth_where_the_mean_of_ratios_says_so() -> None:
+    rng = np.random.default_rng(3)
+    covered, ratios = [], []
+    for seed in range(200):
+        before, after = (pd.Series(rng.gamma(4.0, 0.25, size=80)) for _ in range(2))
+        found = relative_growth(before, after, seed, resamples=500)
+        covered.append(found.low <= 0 <= found.high)
+        ratios.append((after / before - 1).mean())
+    assert 0.88 <= np.mean(covered) <= 0.99
+    assert np.mean(ratios) > 0.2
+
+
+def test_growth_from_nothing_is_named_and_a_draw_of_nothing_is_no_nan() -> None:
+    few = relative_growth({"x": 0.0, "y": 1.0}, {"x": 1.0, "y": 1.0}, seed=0)
+    assert (few.mean, few.low, few.high) == (1.0, 0.0, np.inf)
+    still = relative_growth({"x": 0.0, "y": 1.0}, {"x": 0.0, "y": 3.0}, seed=0)
+    assert (still.mean, still.low, still.high) == (2.0, 0.0, 2.0)
+    for before, after in [
+        ({"x": 0.0, "y": 0.0}, {"x": 1.0, "y": 0.0}),
+        ({"x": 1, "y": -1}, {"x": 1, "y": 1}),
+    ]:
+        with pytest.raises(ScoreError, match=r"not all 0 before, got a mean of .*; take the difference"):
+            relative_growth(before, after, seed=0)
+    with pytest.raises(ScoreError, match="2 cases are on one side only"):
+        relative_growth({"x": 1.0, "y": 2.0}, {"x": 1.0, "z": 2.0}, seed=0)
+    with pytest.raises(ScoreError, match="1 of 2 values are not finite"):
+        relative_growth({"x": 1.0, "y": 2.0}, {"x": 1.0, "y": float("inf")}, seed=0)
 
 
 def test_table_is_the_interval_of_every_group() -> None:

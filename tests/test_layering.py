@@ -23,6 +23,7 @@ PURE = (
     "conflict",
     "gains",
     "smoothing",
+    "uncertainty",
 )
 """Tensors in, tensors out, no model."""
 LONGEST = 400
@@ -82,6 +83,7 @@ def behind(wall: str, names: set[str]) -> set[str]:
         ("evaluate", ("editors",)),
         ("metrics", ("editors", "sequential")),
         ("drift", ("editors", "sequential")),
+        ("stability", ("editors", "sequential", "datasets")),
         *((room, ("datasets", "metrics", "evaluate", "answers")) for room in BLIND),
         *((room, ("model", "activations", "tokens", "transformers")) for room in PURE),
         *((room, ("torch", "transformers")) for room in TORCH_FREE if room not in ("runner", "cli")),

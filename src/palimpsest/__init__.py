@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from palimpsest.editors import State as State
     from palimpsest.editors import edit as edit
     from palimpsest.editors import editor_for as editor_for
+    from palimpsest.embedding import embedder as embedder
     from palimpsest.ledger import EditLedger as EditLedger
     from palimpsest.model import EditableModel as EditableModel
     from palimpsest.model import generate as generate
     from palimpsest.model import load as load
     from palimpsest.sequential import Sequential as Sequential
     from palimpsest.sequential import steps as steps
+    from palimpsest.stability import diagnose as diagnose
     from palimpsest.types import EditRequest as EditRequest
     from palimpsest.types import EvalCase as EvalCase
 
@@ -35,9 +37,11 @@ _HOMES = {
     "configurations": ("configuration",),
     "edited": ("EditedModel",),
     "editors": ("AlphaEdit", "AlphaEditPlus", "Memit", "PlusState", "Rome", "State", "edit", "editor_for"),
+    "embedding": ("embedder",),
     "ledger": ("EditLedger",),
     "model": ("EditableModel", "generate", "load"),
     "sequential": ("Sequential", "steps"),
+    "stability": ("diagnose",),
     "types": ("EditRequest", "EvalCase"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

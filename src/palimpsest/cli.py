@@ -89,6 +89,42 @@ def undo(
 
 @app.command()
 @_clear_errors
+def diagnose(
+    edit: Annotated[Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.")],
+    wordings: Annotated[
+        Path | None,
+        typer.Option(help="Facts with a member wordings; default the six levels of the fact set."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV to write; default <edit>.uncertainty.csv.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The unedited model; default the edit's own.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses to each wording.")] = 5,
+    tokens: Annotated[int, typer.Option(help="Tokens of each response, at most.")] = 32,
+    embedder: Annotated[str, typer.Option(help="Sentence embedder: minilm, or a folder.")] = "minilm",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="The first so many facts; default all.", show_default=False)
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Say whether edited facts hold still under rewording: uncertainty before and after, with intervals.
+
+    The unedited and the edited model answer the same wordings with the same random numbers. Killed in
+    between, the same command goes on.
+    """
+    from palimpsest.diagnosis import diagnose_on_disk
+    from palimpsest.responses import Decoding
+
+    decoding = Decoding(samples, tokens, seed=seed)
+    done = diagnose_on_disk(edit, out, model, wordings, embedder, decoding, limit, device, typer.echo)
+    typer.echo(f"{done}\n{done.path}")
+
+
+@app.command()
+@_clear_errors
 def fetch() -> None:
     """Fetch and verify the embedded model and texts, once."""
     from palimpsest import resources

@@ -82,14 +82,52 @@ def paired_difference(
     Raises:
         ScoreError: if the ids differ or repeat, and as `bootstrap_mean`.
     """
-    first, second = _by_case(a), _by_case(b)
-    alone = first.index.symmetric_difference(second.index)
-    if len(alone):
+    first, second = _matched(a, b)
+    return bootstrap_mean(first - second, seed, level, resamples)
+
+
+def relative_growth(
+    before: Mapping[str, float] | pd.Series,
+    after: Mapping[str, float] | pd.Series,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """Interval of mean(after) / mean(before) - 1 over the same cases, matched by id whatever their order.
+
+    A ratio of means, where the mean of each case's own ratio would be above 0 for two noisy measurements of
+    one thing, by about the squared coefficient of variation of a case. Cases are drawn with both their
+    values. A draw in which all values before are 0 counts as infinite growth, or as none if those after are
+    0 as well.
+
+    Args:
+        before: case id -> value, 0 or more, as a mapping or a series indexed by case id.
+        after: the same ids -> value.
+        seed: of the generator made here.
+        level: share of repetitions the interval should cover.
+        resamples: number of resampled ratios.
+
+    Raises:
+        ScoreError: if the ids differ or repeat, a value is negative, or all values before are 0; and as
+            `bootstrap_mean`.
+    """
+    first, second = _matched(before, after)
+    for values in (first, second):
+        _checked(values, level, resamples)
+    if (first < 0).any() or (second < 0).any() or not first.any():
         raise ScoreError(
-            f"{len(alone)} cases are on one side only, for example {list(alone[:3])}; "
-            "a paired difference needs the same cases on both sides: score both on one list"
+            "relative growth needs values of 0 or more that are not all 0 before, got a mean of "
+            f"{first.mean():.3g} before and {second.mean():.3g} after; take the difference instead"
         )
-    return bootstrap_mean((first - second.loc[first.index]).to_numpy(), seed, level, resamples)
+    order = np.lexsort((second, first))
+    pairs = np.stack([first[order], second[order]], 1)
+    generator = np.random.default_rng(seed)
+    means = np.concatenate(list(_resampled_means(pairs, generator, resamples)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(means.any(1), means[:, 1] / means[:, 0], 1.0) - 1
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    mean = pairs.mean(0)
+    return Interval(float(mean[1] / mean[0] - 1), float(low), float(high), len(pairs))
 
 
 def bootstrap_table(
@@ -199,11 +237,26 @@ def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.floa
 def _resampled_means(
     sample: NDArray[np.float64], generator: np.random.Generator, resamples: int
 ) -> Iterator[NDArray[np.float64]]:
+    """Means of the rows drawn with replacement, some resamples at a time."""
     n = len(sample)
     at_once = max(1, _DRAWS_AT_ONCE // n)
     for start in range(0, resamples, at_once):
         drawn = generator.integers(0, n, size=(min(at_once, resamples - start), n))
         yield sample[drawn].mean(axis=1)
+
+
+def _matched(
+    a: Mapping[str, float] | pd.Series, b: Mapping[str, float] | pd.Series
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of the same cases in the same order."""
+    first, second = _by_case(a), _by_case(b)
+    alone = first.index.symmetric_difference(second.index)
+    if len(alone):
+        raise ScoreError(
+            f"{len(alone)} cases are on one side only, for example {list(alone[:3])}; "
+            "a paired difference needs the same cases on both sides: score both on one list"
+        )
+    return np.asarray(first, np.float64), np.asarray(second.loc[first.index], np.float64)
 
 
 def _by_case(values: Mapping[str, float] | pd.Series) -> "pd.Series[float]":

@@ -27,7 +27,7 @@ def load_requests(path: str | Path) -> list[EditRequest]:
     asked: set[str] = set()
 
     def parse(record: Mapping[str, Any], _: int) -> EvalCase:
-        request = _request(record)
+        request = parse_request(record)
         if request.text in asked:
             raise DataError(f"{request.text!r} is asked a second time; keep one target for it")
         asked.add(request.text)
@@ -43,7 +43,7 @@ def load_requests(path: str | Path) -> list[EditRequest]:
     return [case.request for case in loaded.cases]
 
 
-def _request(record: Mapping[str, Any]) -> EditRequest:
+def parse_request(record: Mapping[str, Any]) -> EditRequest:
     """The request of a record of either form, with an id.
 
     Raises:
