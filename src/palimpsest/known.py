@@ -8,8 +8,6 @@ gives every run the same columns.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint
 from palimpsest.settings import TargetSettings
@@ -57,9 +55,7 @@ class KnownValues:
                 f"{len(missing)} of {len(requests)} facts have no known value, for example {missing[0]!r}; "
                 "give them to known_values with the others"
             )
-        where = torch.tensor([self.columns[_name(request)] for request in requests])
-        found = self.targets
-        return Targets(found.values[:, where], found.deltas[:, where], found.losses[where.cpu()])
+        return self.targets.of([self.columns[_name(request)] for request in requests])
 
 
 def known_values(

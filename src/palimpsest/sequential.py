@@ -37,7 +37,7 @@ from palimpsest.apply import WeightDelta, commit, restored
 from palimpsest.deltas import Post
 from palimpsest.editors import State
 from palimpsest.editors import edit as checked_edit
-from palimpsest.editors.base import loss_history, start, values_on
+from palimpsest.editors.base import start, value_notes, values_on
 from palimpsest.errors import ProfileError, SequenceError
 from palimpsest.ledger import EditLedger
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
@@ -258,14 +258,8 @@ class _Notes:
         self.kept["total_norm"][layer] = float(total.norm())
 
     def of(self, values: Targets, contexts: Sequence[str]) -> dict[str, object]:
-        common = {
-            "contexts": list(contexts),
-            "facts": values.values.shape[1],
-            "loss_history": loss_history(values),
-            "value_norm": values.values.norm(dim=0).tolist(),
-            "delta_norm": values.deltas.norm(dim=0).tolist(),
-        }
-        return {**common, **self.kept}
+        facts = values.values.shape[1]
+        return {"contexts": list(contexts), "facts": facts, **value_notes(values), **self.kept}
 
 
 def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k r"], list[str]]:

@@ -12,6 +12,7 @@ from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, State
+from palimpsest.editors.ft import FineTune
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
 from palimpsest.errors import ProfileError, RequestError, UnknownNameError
@@ -24,6 +25,8 @@ EDITORS: dict[str, type] = {
     "alphaedit": AlphaEdit,
     "alphaedit_plus": AlphaEditPlus,
     "rome": Rome,
+    "ft": FineTune,
+    "ft_l": FineTune,
 }
 
 
