@@ -48,7 +48,9 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     ],
     "rome": [{"layers": [layer], "ridge": ridge} for layer in (5, 8) for ridge in (0.0, 0.03, 0.3)],
     "ft": [{"layers": layers, "lr": lr} for layers in ([5], [3, 4, 5]) for lr in (1e-3, 2e-3, 5e-3)],
-    "ft_l": [{"layers": layers, "limit": limit} for layers in ([5], [3, 4, 5]) for limit in (2e-3, 5e-3, 1e-2)],
+    "ft_l": [
+        {"layers": layers, "limit": limit} for layers in ([5], [3, 4, 5]) for limit in (2e-3, 5e-3, 1e-2)
+    ],
 }
 
 RATES = ("efficacy", "generalisation", "specificity")

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest.activations import context_of, read_once
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.model import EditableModel
 from palimpsest.tokens import Batch, encode, pad
@@ -67,7 +68,7 @@ def sample(
             than the model's context.
         NonFiniteError: if the model gives NaN.
     """
-    rows = [encode(model.tokenizer, prompt) for prompt in prompts]
+    rows = [model.encode(prompt) for prompt in prompts]
     choice = _Choice(top_k, top_p, temperature)
     return _sample(model, prompts, rows, [tokens] * len(rows), choice, seed, batch_size)
 
@@ -85,8 +86,8 @@ def passages(
     Source: the generation tests of ROME, MEMIT and AlphaEdit: one sample a prompt, top 5, at most 100 tokens
     with the prompt. They go on after an end token; here it ends the text. Arguments and errors as `sample`.
     """
-    rows = [encode(model.tokenizer, prompt) for prompt in prompts]
-    new = [length - len(ids) for ids in rows]
+    rows = [model.encode(prompt) for prompt in prompts]
+    new = [length - len(encode(model.tokenizer, prompt)) for prompt in prompts]  # a context does not count
     texts = _sample(model, prompts, rows, new, _Choice(top_k, 1.0, 1.0), seed, batch_size)
     return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
@@ -132,11 +133,13 @@ def _continue(
     choice: _Choice,
 ) -> list[list[int]]:
     """New token ids of each row of one left-padded batch, up to its end token."""
-    batch = pad(model.tokenizer, rows, side="left").to(model.device)
+    prefix = context_of(model, rows)
+    batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in rows], side="left").to(model.device)
     uniforms = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(model.device)
     end = model.tokenizer.eos_token_id
     ended = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
-    ids, drawn, cache = batch.ids, [], None
+    ids, drawn, cache = batch.ids, [], read_once(model, prefix, len(rows)) if prefix else None
+    batch = batch.behind(prefix)
     for uniform in uniforms.unbind(1):
         logits, cache = _step(model, ids, batch, cache)
         ids = draw(logits, uniform, choice.top_k, choice.top_p, choice.temperature)[:, None]

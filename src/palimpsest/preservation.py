@@ -47,8 +47,8 @@ def line_energy(vectors: Float[Tensor, "n d"], states: Float[Tensor, "m d"]) -> 
 
     Its gradient at v = 0, where it has none, is taken as 0, so that an optimisation can start there.
     """
-    length = vectors.square().sum(1).clamp(min=torch.finfo(vectors.dtype).tiny)
-    return (vectors @ states.T).square().sum(1) / length
+    length = vectors.square().sum(1)
+    return (vectors @ states.T).square().sum(1) / torch.where(length > 0, length, 1)
 
 
 class Compromise(NamedTuple):
@@ -127,7 +127,7 @@ def preservation_gradient(
 def printed_gradient(
     weight: Float[Tensor, "d_v d_k"], protected: Float[Tensor, "d_k m"]
 ) -> Float[Tensor, "d_v d_k"]:
-    """Σ(W′kᵢ)kᵢᵀ, which Sec. 3.4.2 prints for L_kp: that of ½‖W′X‖², whose optimum erases what it protects."""
+    """Σ(W′kᵢ)kᵢᵀ, as Sec. 3.4.2 prints it: the gradient of ½‖W′X‖², whose optimum erases protected values."""
     return weight @ protected @ protected.T
 
 

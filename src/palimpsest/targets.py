@@ -87,7 +87,7 @@ class Targets:
 
     def of(self, columns: Sequence[int] | Int[Tensor, " k"]) -> "Targets":
         """Those of some facts, in the given order."""
-        at = torch.as_tensor(columns)
+        at = torch.as_tensor(columns, dtype=torch.long)
         terms = {name: trace[at] for name, trace in self.terms.items()}
         return Targets(self.values[:, at], self.deltas[:, at], self.losses[at], terms)
 

@@ -151,9 +151,10 @@ class _Part:
     def losses(self, model: EditableModel) -> Float[Tensor, " n"]:
         """NLL of each target in nats, mean over its tokens and the contexts."""
         hidden = run_body(model, self.batch, use_cache=False).last_hidden_state[self.row, self.position]
-        log_p = model.net.get_submodule(model.family.head)(hidden).float().log_softmax(1)
+        logits = model.net.get_submodule(model.family.head)(hidden)
+        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
         picked = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight
-        return torch.zeros(len(self.requests), device=model.device).index_add(0, self.owner, picked)
+        return picked.new_zeros(len(self.requests)).index_add(0, self.owner, picked)
 
     def require_finite(self, losses: Tensor, step: int) -> None:
         """Refuse to go on with a loss that is no number; names its fact."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import Edit, WeightDelta
+from palimpsest.apply import WeightDelta
 from palimpsest.editors.base import State, start, step_norms, value_notes
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint, read_weight
@@ -51,7 +51,7 @@ class Rome:
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[Edit, State]:
+    ) -> tuple[WeightDelta, State]:
         """Write the requests one after another; see `palimpsest.edit`."""
         needed = self.layers if self.second_moment else ()
         state = start(model, state, self.contexts, needed, self.statistics_tokens)
