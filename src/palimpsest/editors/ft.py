@@ -146,14 +146,14 @@ class _Part:
         self.owner, self.row, self.position, self.token = (
             torch.tensor(numbers, device=model.device) for numbers in (owner, row, position_, token_)
         )
-        self.weight = torch.tensor(weight, device=model.device)
+        self.weight = torch.tensor(weight, dtype=torch.float64, device=model.device)
 
     def losses(self, model: EditableModel) -> Float[Tensor, " n"]:
         """NLL of each target in nats, mean over its tokens and the contexts."""
         hidden = run_body(model, self.batch, use_cache=False).last_hidden_state[self.row, self.position]
         logits = model.net.get_submodule(model.family.head)(hidden)
         log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
-        picked = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight
+        picked = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight.to(log_p)
         return picked.new_zeros(len(self.requests)).index_add(0, self.owner, picked)
 
     def require_finite(self, losses: Tensor, step: int) -> None:
