@@ -23,6 +23,7 @@ PURE = (
     "conflict",
     "gains",
     "smoothing",
+    "preservation",
 )
 """Tensors in, tensors out, no model."""
 LONGEST = 400
