@@ -1,5 +1,7 @@
 """Sampling against a plain twin without batches, padding or cache, and the draw against its distribution."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from editing import KINDS
@@ -81,6 +83,54 @@ def test_a_repeated_prompt_has_samples_of_its_own_and_more_of_them_change_none()
     assert len(set(many)) == 8
 
 
+def test_a_repeated_prompt_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2", seed=2)
+    seen: list[int] = []
+    step = generations._step
+
+    def noting(model: EditableModel, ids: Tensor, *rest: object) -> object:
+        seen.append(len(ids))
+        return step(model, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(
+        generations,
+        "_step",
+        lambda model, ids, *rest: (seen.append(ids.shape[0]), step(model, ids, *rest))[1],
+    )
+    sample(model, ["Anna"] * 4 + ["Rome"] * 3, 2)
+    assert seen == [2, 7]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_end_leave_the_others_as_they_are(kind: str) -> None:
+    model = tiny_model(kind, seed=2)
+    rows = [encode(model.tokenizer, prompt) for prompt in 4 * PROMPTS]
+    noise = generations._uniforms(4 * PROMPTS, [20] * len(rows), 3)
+    choice = generations._Choice(20, 1.0, 1.0)
+    model.tokenizer = deepcopy(model.tokenizer)
+    model.tokenizer.eos_token = None
+    long = generations._continue(model, rows, noise, choice)
+    end = long[0][4]
+    model.tokenizer.eos_token = model.tokenizer.convert_ids_to_tokens(end)
+    short = generations._continue(model, rows, noise, choice)
+    assert short == [ids[: ids.index(end)] if end in ids else ids for ids in long]
+    assert 1 < sum(end in ids for ids in long) < len(rows), "some rows end early and some do not"
+
+
+def test_names_decide_the_random_numbers() -> None:
+    model = tiny_model("llama", seed=2)
+    alone = sample(model, ["Rome", "Anna", "Anna"], 10, seed=1)
+    named = sample(model, ["Anna", "Rome", "Rome"], 10, seed=1, names=["Rome", "Anna", "Anna"])
+    back = sample(model, ["Rome", "Anna", "Anna"], 10, seed=1, names=["Rome", "Anna", "Anna"])
+    assert back == alone
+    noise = generations._uniforms(["Rome", "Anna", "Anna"], [10] * 3, 1)
+    asked = zip(["Anna", "Rome", "Rome"], noise, strict=True)
+    twin = [plain(model, prompt, u, 5, 1.0, 1.0) for prompt, u in asked]
+    assert named == twin
+    with pytest.raises(ScoreError, match="2 prompts have 1 names; give each prompt its own, or none"):
+        sample(model, ["Anna", "Rome"], names=["Anna"])
+
+
 def test_fewer_tokens_are_the_start_of_more() -> None:
     model = tiny_model("gpt2", seed=2)
     for short, long in zip(sample(model, PROMPTS, 5), sample(model, PROMPTS, 12), strict=True):
@@ -123,11 +173,11 @@ def test_a_text_ends_at_the_end_token(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", seed=2)
     end = model.tokenizer.eos_token_id
     word = encode(model.tokenizer, " Paris")
-    steps = iter([[word[0], end], [end, word[0]], [0, 0]])
+    steps = iter([[word[0], end], [end], [0]])
     monkeypatch.setattr(generations, "draw", lambda *_: torch.tensor(next(steps)))
     first = model.tokenizer.decode(word[:1])
     assert sample(model, ["Anna", "Rome"], 3) == [first, ""]
-    assert next(steps) == [0, 0], "once every row has ended nothing more is drawn"
+    assert next(steps) == [0], "a row that has ended leaves; once all have, nothing more is drawn"
 
 
 def test_no_prompts_no_texts() -> None:
@@ -165,6 +215,13 @@ def test_draw_follows_the_cut_distribution(
     expected = torch.zeros_like(p)
     expected[order[:fewest]] = p[order[:fewest]] / p[order[:fewest]].sum()
     assert float((shares(logits, top_k, top_p, heat) - expected).abs().max()) <= 1.001 / GRID
+
+
+@given(st.integers(0, 999), st.floats(0.05, 0.999), st.floats(0.5, 2))
+def test_sorting_the_likeliest_draws_what_a_full_sort_draws(seed: int, top_p: float, heat: float) -> None:
+    logits = gaussian(seed, 6, 5000).float() * torch.tensor([0.01, 0.5, 1, 2, 4, 8])[:, None]
+    u = torch.rand(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert torch.equal(draw(logits, u, None, top_p, heat), draw(logits, u, 5000, top_p, heat))
 
 
 @given(st.integers(2, 12), st.integers(0, 999), st.floats(0, 1, exclude_max=True), st.randoms())

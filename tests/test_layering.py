@@ -24,6 +24,7 @@ PURE = (
     "gains",
     "smoothing",
     "preservation",
+    "uncertainty",
 )
 """Tensors in, tensors out, no model."""
 LONGEST = 400

@@ -3,6 +3,9 @@
 A sample is decided by the seed, its prompt and how often that prompt came before in the list, not by the
 other prompts, their order or the batch size. Only the last bits of a batched product differ, which can turn a
 choice that falls on the very edge between two tokens. The global random state is neither read nor changed.
+
+A prompt that is repeated is read once: its samples start from copies of one key/value cache. Rows that have
+ended leave the batch.
 """
 
 from collections import Counter
@@ -22,6 +25,7 @@ from palimpsest.model import EditableModel
 from palimpsest.tokens import Batch, encode, pad
 
 _LARGEST = torch.finfo(torch.float32).max / 4
+_FIRST_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ def sample(
     batch_size: int = 32,
     top_p: float = 1.0,
     temperature: float = 1.0,
+    names: Sequence[str] | None = None,
 ) -> list[str]:
     """Continuations of prompts, without the prompts.
 
@@ -59,18 +64,24 @@ def sample(
         top_p: share of the probability to draw from, in (0, 1]; below 1 this is nucleus sampling (Holtzman
             et al. 2020).
         temperature: divides the logits; above 0.
+        names: one per prompt, which decide its random numbers in its place: two prompts of one name, asked
+            in two calls, are drawn with the same numbers.
 
     Returns:
         One text per prompt, in their order: what follows the prompt, usually beginning with a space.
 
     Raises:
-        ScoreError: if a number makes no sense, a prompt gives no token, or prompt and continuation are longer
-            than the model's context.
+        ScoreError: if a number makes no sense, a prompt gives no token, prompt and continuation are longer
+            than the model's context, or there are not as many names as prompts.
         NonFiniteError: if the model gives NaN.
     """
     rows = [model.encode(prompt) for prompt in prompts]
     choice = _Choice(top_k, top_p, temperature)
-    return _sample(model, prompts, rows, [tokens] * len(rows), choice, seed, batch_size)
+    names = prompts if names is None else names
+    if len(names) != len(prompts):
+        raise ScoreError(f"{len(prompts)} prompts have {len(names)} names; give each prompt its own, or none")
+    _check(model, prompts, rows, [tokens] * len(rows), choice, batch_size)
+    return _sample(model, rows, _uniforms(names, [tokens] * len(rows), seed), choice, batch_size)
 
 
 def passages(
@@ -88,23 +99,21 @@ def passages(
     """
     rows = [model.encode(prompt) for prompt in prompts]
     new = [length - len(encode(model.tokenizer, prompt)) for prompt in prompts]  # a context does not count
-    texts = _sample(model, prompts, rows, new, _Choice(top_k, 1.0, 1.0), seed, batch_size)
+    choice = _Choice(top_k, 1.0, 1.0)
+    _check(model, prompts, rows, new, choice, batch_size)
+    texts = _sample(model, rows, _uniforms(prompts, new, seed), choice, batch_size)
     return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _sample(
     model: EditableModel,
-    prompts: Sequence[str],
     rows: Sequence[list[int]],
-    new: Sequence[int],
+    noise: Sequence[Float64[Tensor, "_"]],
     choice: _Choice,
-    seed: int,
     batch_size: int,
 ) -> list[str]:
-    """Continue each row of token ids by at most so many new ones; prompts of like length run together."""
-    _check(model, prompts, rows, new, choice, batch_size)
-    noise = _uniforms(prompts, new, seed)
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    """Continue each row of token ids by at most one token per number; rows of like length run together."""
+    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), rows[row]))
     texts = [""] * len(rows)
     for first in tqdm(range(0, len(order), batch_size), desc="sampling", unit="batch", leave=False):
         some = order[first : first + batch_size]
@@ -114,15 +123,15 @@ def _sample(
     return texts
 
 
-def _uniforms(prompts: Sequence[str], new: Sequence[int], seed: int) -> list[Float64[Tensor, "_"]]:
-    """Numbers in [0, 1) for each prompt, from the seed, its text and how often it came before."""
+def _uniforms(names: Sequence[str], new: Sequence[int], seed: int) -> list[Float64[Tensor, "_"]]:
+    """Numbers in [0, 1) for each name, from the seed, the name and how often it came before."""
     seen: Counter[str] = Counter()
     found = []
-    for prompt, count in zip(prompts, new, strict=True):
-        name = sha256(f"{seed} {seen[prompt]} {prompt}".encode()).digest()[:7]
-        generator = torch.Generator().manual_seed(int.from_bytes(name, "big"))
+    for name, count in zip(names, new, strict=True):
+        key = sha256(f"{seed} {seen[name]} {name}".encode()).digest()[:7]
+        generator = torch.Generator().manual_seed(int.from_bytes(key, "big"))
         found.append(torch.rand(count, generator=generator, dtype=torch.float64))
-        seen[prompt] += 1
+        seen[name] += 1
     return found
 
 
@@ -133,23 +142,41 @@ def _continue(
     choice: _Choice,
 ) -> list[list[int]]:
     """New token ids of each row of one left-padded batch, up to its end token."""
-    prefix = context_of(model, rows)
-    batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in rows], side="left").to(model.device)
+    distinct = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, rows)))}
+    prefix = context_of(model, list(distinct))
+    rest = pad(model.tokenizer, [ids[len(prefix) :] for ids in distinct], side="left").to(model.device)
+    batch = rest.behind(prefix)
     uniforms = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(model.device)
-    end = model.tokenizer.eos_token_id
-    ended = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
-    ids, drawn, cache = batch.ids, [], read_once(model, prefix, len(rows)) if prefix else None
-    batch = batch.behind(prefix)
-    for uniform in uniforms.unbind(1):
-        logits, cache = _step(model, ids, batch, cache)
-        ids = draw(logits, uniform, choice.top_k, choice.top_p, choice.temperature)[:, None]
-        drawn.append(ids)
-        ended |= ids[:, 0] == (-1 if end is None else end)
-        if ended.all():
+    cache = read_once(model, prefix, len(distinct)) if prefix else None
+    logits, cache = _step(model, rest.ids, batch, cache)
+    alive = list(range(len(rows)))
+    places = [distinct[tuple(ids)] for ids in rows]  # of the rows alive, in the last forward pass
+    new: list[list[int]] = [[] for _ in rows]
+    for step in range(uniforms.shape[1]):
+        if step:
+            logits, cache = _step(model, batch.ids[:, -1:], batch, cache)
+        ids = draw(logits[places], uniforms[alive, step], choice.top_k, choice.top_p, choice.temperature)
+        drawn = ids.tolist()
+        going = [i for i, token in enumerate(drawn) if token != model.tokenizer.eos_token_id]
+        for i in going:
+            new[alive[i]].append(drawn[i])
+        going = [i for i in going if step + 1 < len(noise[alive[i]])]
+        if not going:
             break
-        batch = Batch(torch.cat([batch.ids, ids], 1), torch.cat([batch.mask, torch.ones_like(ids).bool()], 1))
-    new = torch.cat(drawn, 1).tolist()
-    return [_until(own[: len(numbers)], end) for own, numbers in zip(new, noise, strict=True)]
+        alive, places = [alive[i] for i in going], [places[i] for i in going]
+        if places != list(range(len(batch.ids))):
+            cache.batch_select_indices(torch.tensor(places, device=model.device))
+        batch = _longer(batch, places, ids[going])
+        places = list(range(len(alive)))
+    return new
+
+
+def _longer(batch: Batch, rows: list[int], ids: Int[Tensor, " b"]) -> Batch:
+    """These rows of a batch with one more token each."""
+    ids = ids[:, None]
+    return Batch(
+        torch.cat([batch.ids[rows], ids], 1), torch.cat([batch.mask[rows], torch.ones_like(ids).bool()], 1)
+    )
 
 
 def _step(
@@ -188,6 +215,9 @@ def draw(
     Example: probabilities 0.5, 0.3, 0.2 give the first for u < 0.5, the second for u < 0.8; with top_p = 0.6
     the third is cut, and the second comes from u = 0.625.
 
+    Without ``top_k`` only as many tokens are sorted as hold ``top_p``, tried in growing numbers: a full sort
+    of a large vocabulary takes as long as a forward pass of a small model.
+
     Args:
         logits: any finite numbers (b, vocabulary).
         uniform: numbers in [0, 1) (b,).
@@ -195,17 +225,30 @@ def draw(
         top_p: in (0, 1].
         temperature: above 0.
     """
-    count = logits.shape[1] if top_k is None else min(top_k, logits.shape[1])
-    top = logits.topk(count, 1)
-    p = (top.values.double() / temperature).softmax(1)
+    width = logits.shape[1]
+    if top_k is not None or top_p == 1:
+        top = logits.topk(min(top_k or width, width), 1)
+        return _pick((top.values.double() / temperature).softmax(1), top.indices, uniform, top_p)
+    log_total = (logits / temperature).logsumexp(1, keepdim=True).double()
+    found = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    rows, count = torch.arange(len(logits), device=logits.device), _FIRST_CANDIDATES
+    while len(rows):
+        top = logits[rows].topk(min(count, width), 1)
+        p = (top.values.double() / temperature - log_total[rows]).exp()
+        enough = (p.sum(1) >= top_p) | (count >= width)
+        found[rows[enough]] = _pick(p[enough], top.indices[enough], uniform[rows[enough]], top_p)
+        rows, count = rows[~enough], 8 * count
+    return found
+
+
+def _pick(
+    p: Float64[Tensor, "b c"], tokens: Int[Tensor, "b c"], uniform: Float64[Tensor, " b"], top_p: float
+) -> Int[Tensor, " b"]:
+    """The token drawn in each row, from the probabilities of candidates in falling order."""
     kept = p.cumsum(1) - p < top_p  # the tokens before it do not hold top_p yet
     total = torch.where(kept, p, 0).cumsum(1)
     index = (total <= uniform[:, None] * total[:, -1:]).sum(1)
-    return top.indices.gather(1, index[:, None])[:, 0]
-
-
-def _until(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+    return tokens.gather(1, index[:, None])[:, 0]
 
 
 def _text(tokenizer: Any, prompt: list[int], new: list[int]) -> str:

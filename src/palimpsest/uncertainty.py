@@ -1,0 +1,217 @@
+"""How much a model's answers to one question scatter: uncertainty of embedded samples, and what it estimates.
+
+h_jk is the embedding of sample k of K, drawn for wording j of M; h̄_j its mean over k. Source: Diagnosing
+Hidden Instabilities in Model Editing via Uncertainty Quantification, appendix C.1, from which
+
+    U_alea = 1/M Σ_j 1/K Σ_k ‖h_jk - h̄_j‖          how far samples of one wording lie from their mean
+    U_epis = 2/(M(M-1)) Σ_{j<l} ‖h̄_j - h̄_l‖         how far the wordings' means lie apart
+    U      = (U_alea + U_epis) / 2
+    Δ_U    = (U_after - U_before) / U_before
+
+Both parts are biased at small K. A mean of K samples is itself uncertain, so with wordings that all have the
+same true mean U_epis is σ √(2/K) c_d, not 0, while U_alea is σ √(1 - 1/K) c_d (`without_drift`): at K = 5
+sampling noise alone makes U_epis 0.71 of U_alea. What a drift of wordings really is can be estimated without
+bias, with s_j² = Σ_k ‖h_jk - h̄_j‖² / (K-1):
+
+    drift² = mean over j<l of ‖h̄_j - h̄_l‖² - (s_j² + s_l²)/K
+           = 2/(M-1) Σ_j ‖h̄_j - h̄‖² - 2/(KM) Σ_j s_j²
+
+which is below 0 about half of the time when nothing drifts. Average it over facts as it is: cutting it off at
+0 would bring the bias back.
+
+Distances are Euclidean, in the units of the embeddings; between unit vectors they lie in [0, 2].
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from palimpsest.errors import NonFiniteError, ScoreError, ShapeError
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Uncertainty of the answers to one question, see the module.
+
+    Attributes:
+        aleatoric: U_alea, a distance.
+        epistemic: U_epis as published, a distance that holds sampling noise.
+        total: U, their mean.
+        drift_squared: unbiased estimate of the mean squared distance between the wordings' true means; may be
+            negative.
+    """
+
+    aleatoric: float
+    epistemic: float
+    total: float
+    drift_squared: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit did to the answers to one question.
+
+    Attributes:
+        delta_total: Δ_U, relative growth of the total; see `growth` for a total of 0.
+        delta_aleatoric: relative growth of the aleatoric part.
+        delta_epistemic: relative growth of the epistemic part.
+        delta_drift_squared: drift² after minus drift² before, unbiased.
+    """
+
+    delta_total: float
+    delta_aleatoric: float
+    delta_epistemic: float
+    delta_drift_squared: float
+
+
+def decompose(embeddings: Float[Tensor, "m k d"]) -> Decomposition:
+    """Uncertainty of M wordings with K embedded samples each.
+
+    Computed in float64, in time and memory that grow with M·K·d and M², never with (M·K)².
+
+    Args:
+        embeddings: (M, K, d) with M and K at least 2.
+
+    Raises:
+        ShapeError: if there are not three axes, or M or K is below 2, or d below 1.
+        NonFiniteError: if a value is NaN or infinite.
+    """
+    samples = _checked(embeddings, "embeddings")
+    m, k, _ = samples.shape
+    means = _mean(samples, 1)
+    apart = samples - means[:, None]
+    aleatoric = float(apart.norm(dim=2).mean())
+    epistemic = _mean_distance(means)
+    noise = float(apart.square().sum()) / ((k - 1) * m)  # mean over j of s_j²
+    between = float((means - _mean(means, 0)).square().sum()) / (m - 1)
+    return Decomposition(
+        aleatoric=aleatoric,
+        epistemic=epistemic,
+        total=(aleatoric + epistemic) / 2,
+        drift_squared=2 * between - 2 * noise / k,
+    )
+
+
+def compare(before: Decomposition, after: Decomposition) -> Change:
+    """What changed from one to the other; both from the same wordings, K and embedder."""
+    return Change(
+        delta_total=growth(before.total, after.total),
+        delta_aleatoric=growth(before.aleatoric, after.aleatoric),
+        delta_epistemic=growth(before.epistemic, after.epistemic),
+        delta_drift_squared=after.drift_squared - before.drift_squared,
+    )
+
+
+def growth(before: float, after: float) -> float:
+    """Relative growth (after - before) / before of an uncertainty, the paper's Δ_U.
+
+    From 0, which is what identical answers to every wording give, to 0 it is 0; to anything else it is
+    infinite. Never NaN.
+
+    Raises:
+        ScoreError: if one of them is negative or not finite, hence no uncertainty.
+    """
+    if not (0 <= before < math.inf and 0 <= after < math.inf):
+        raise ScoreError(
+            f"an uncertainty is a distance, 0 or more and finite, got {before} and {after}; "
+            "drift_squared may be negative and has no relative growth: take the difference"
+        )
+    if before == 0:
+        return math.inf if after > 0 else 0.0
+    return after / before - 1
+
+
+def shift_squared(before: Float[Tensor, "m k d"], after: Float[Tensor, "m k d"]) -> tuple[float, float]:
+    """How far an edit moved the answers to each wording: the published kind of estimate, and an unbiased one.
+
+    With the differences e_jk = h_jk(after) - h_jk(before) of samples that share their random numbers and ē_j
+    their mean: the mean over j of ‖ē_j‖², which holds sampling noise like U_epis does, and the mean of
+    ‖ē_j‖² - Σ_k ‖e_jk - ē_j‖² / (K(K-1)), which estimates ‖E h_j(after) - E h_j(before)‖² without bias
+    however the samples of a pair depend on each other. The second may be negative.
+
+    Args:
+        before: (M, K, d), K at least 2.
+        after: of the same shape, in the same order.
+
+    Returns:
+        (biased, unbiased), squared distances.
+
+    Raises:
+        ShapeError: if the shapes differ, and as `decompose`.
+        NonFiniteError: as `decompose`.
+    """
+    first, second = _checked(before, "embeddings before"), _checked(after, "embeddings after")
+    if first.shape != second.shape:
+        raise ShapeError(
+            f"embeddings before are {tuple(first.shape)}, those after {tuple(second.shape)}; ask both models "
+            "the same wordings with the same number of samples and the same embedder"
+        )
+    moved = second - first
+    k = moved.shape[1]
+    means = _mean(moved, 1)
+    biased = float(means.square().sum(1).mean())
+    noise = float((moved - means[:, None]).square().sum((1, 2)).mean()) / (k * (k - 1))
+    return biased, biased - noise
+
+
+def without_drift(spread: float, dimensions: int, samples: int) -> Decomposition:
+    """What C.1's estimates are on average when all wordings have the same true mean.
+
+    For samples N(μ, σ² I) in d dimensions: U_alea = σ √(1 - 1/K) c_d and U_epis = σ √(2/K) c_d with
+    c_d = √2 Γ((d+1)/2) / Γ(d/2), the mean length of a standard normal vector; the number of wordings changes
+    neither. The unbiased drift² is 0.
+
+    Args:
+        spread: σ, above 0.
+        dimensions: d, 1 or more.
+        samples: K, 2 or more.
+
+    Raises:
+        ScoreError: if a number is outside its range.
+    """
+    if not (0 < spread < math.inf and dimensions >= 1 and samples >= 2):
+        raise ScoreError(
+            f"spread must be above 0, dimensions 1 or more and samples 2 or more, got {spread}, {dimensions} "
+            f"and {samples}"
+        )
+    length = spread * math.sqrt(2) * math.exp(math.lgamma((dimensions + 1) / 2) - math.lgamma(dimensions / 2))
+    aleatoric, epistemic = length * math.sqrt(1 - 1 / samples), length * math.sqrt(2 / samples)
+    return Decomposition(aleatoric, epistemic, (aleatoric + epistemic) / 2, 0.0)
+
+
+def _mean(values: Float64[Tensor, "*shape"], axis: int) -> Float64[Tensor, "*rest"]:
+    """Mean along an axis; of equal values that value to the last bit, so that nothing scatters from 0."""
+    first = values.narrow(axis, 0, 1)
+    return first.squeeze(axis) + (values - first).mean(axis)
+
+
+def _mean_distance(points: Float64[Tensor, "m d"]) -> float:
+    """Mean distance of two different rows, a block of rows at a time."""
+    m = len(points)
+    exact = "donot_use_mm_for_euclid_dist"
+    total = sum(
+        float(torch.cdist(rows, points, compute_mode=exact).sum()) for rows in points.split(_ROWS_AT_ONCE)
+    )
+    return total / (m * (m - 1))
+
+
+def _checked(embeddings: Tensor, name: str) -> Float64[Tensor, "m k d"]:
+    shape = tuple(embeddings.shape)
+    if len(shape) != 3 or shape[0] < 2 or shape[1] < 2 or shape[2] < 1:
+        raise ShapeError(
+            f"{name} must be (M, K, d) with 2 or more wordings M and 2 or more samples K of each, got "
+            f"{shape}; one wording shows no drift and one sample no scatter, so ask for more"
+        )
+    samples = embeddings.detach().double()
+    bad = int((~samples.isfinite()).sum())
+    if bad:
+        raise NonFiniteError(
+            f"{name}: {bad} of {samples.numel()} values are NaN or infinite; look at the texts and the "
+            "embedder they come from instead of averaging over them"
+        )
+    return samples
