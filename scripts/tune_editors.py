@@ -10,6 +10,8 @@ written to config/models/<model>.search.csv; the chosen settings are copied into
 by hand, and a test checks that they agree. How values are optimised (steps, learning rate, clamp) is
 the same for all and not searched here. AlphaEdit+ chooses how far to smooth by one paraphrase of each
 fact, which is left out of its generalisation; the weights of past keys play no part in a single batch.
+Constrained fine-tuning takes what fine-tuning found, and its limit from there; in-context editing writes no
+batch and keeps a published number of demonstrations; neither is searched.
 
 The candidates were narrowed by trials by hand before this search, on validation facts too: learning rate,
 stopping loss and layers for MEMIT and AlphaEdit, hardly any for ROME. The table does not hold those trials.
@@ -47,8 +49,8 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         for least in (3e-4, 6e-4)
     ],
     "rome": [{"layers": [layer], "ridge": ridge} for layer in (5, 8) for ridge in (0.0, 0.03, 0.3)],
+    "ft": [{"layers": layers, "lr": lr} for layers in ([5], [3, 4, 5]) for lr in (1e-3, 2e-3, 5e-3)],
 }
-
 
 RATES = ("efficacy", "generalisation", "specificity")
 

@@ -23,6 +23,7 @@ PURE = (
     "conflict",
     "gains",
     "smoothing",
+    "preservation",
     "uncertainty",
 )
 """Tensors in, tensors out, no model."""

@@ -48,7 +48,7 @@ def test_overrides() -> None:
 def test_unknown_editor() -> None:
     with pytest.raises(
         UnknownNameError,
-        match="unknown editor 'memmit'; choose one of: alphaedit, alphaedit_plus, memit, rome",
+        match="unknown editor 'memmit'; choose one of: alphaedit, alphaedit_plus, ft, ft_l, ike, memit, rome",
     ):
         editor_for("memmit", "smollm2-135m")
 
@@ -79,6 +79,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("rome", {"targets": {"step": 3}}, r"targets\.step\n.*[Uu]nexpected keyword"),
     ("rome", {"targets": {"steps": 0}}, r"targets\.steps\n.*greater than or equal to 1"),
     ("memit", {"contexts": {"length": 1}}, r"contexts\.length\n.*greater than or equal to 2"),
+    ("ft", {"lr": 0}, r"lr\n.*greater than 0"),
+    ("ft", {"objective": "all"}, r"objective\n.*'target_new' or 'prompt_last'"),
+    ("ft_l", {"limit": 0}, r"limit\n.*greater than 0"),
+    ("ft_l", {"batch": 0}, r"batch\n.*greater than or equal to 1"),
+    ("ike", {"count": -1}, r"count\n.*greater than or equal to 0"),
+    ("ike", {"kinds": ["forget"]}, r"kinds\.0\n.*'copy', 'update' or 'retain'"),
 ]
 
 

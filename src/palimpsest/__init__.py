@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palimpsest.apply import PromptContext as PromptContext
     from palimpsest.apply import WeightDelta as WeightDelta
     from palimpsest.apply import commit as commit
     from palimpsest.apply import installed as installed
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from palimpsest.edited import EditedModel as EditedModel
     from palimpsest.editors import AlphaEdit as AlphaEdit
     from palimpsest.editors import AlphaEditPlus as AlphaEditPlus
+    from palimpsest.editors import FineTune as FineTune
+    from palimpsest.editors import Ike as Ike
+    from palimpsest.editors import IkeState as IkeState
     from palimpsest.editors import Memit as Memit
     from palimpsest.editors import PlusState as PlusState
     from palimpsest.editors import Rome as Rome
@@ -33,10 +37,22 @@ if TYPE_CHECKING:
     from palimpsest.types import EvalCase as EvalCase
 
 _HOMES = {
-    "apply": ("WeightDelta", "commit", "installed"),
+    "apply": ("PromptContext", "WeightDelta", "commit", "installed"),
     "configurations": ("configuration",),
     "edited": ("EditedModel",),
-    "editors": ("AlphaEdit", "AlphaEditPlus", "Memit", "PlusState", "Rome", "State", "edit", "editor_for"),
+    "editors": (
+        "AlphaEdit",
+        "AlphaEditPlus",
+        "FineTune",
+        "Ike",
+        "IkeState",
+        "Memit",
+        "PlusState",
+        "Rome",
+        "State",
+        "edit",
+        "editor_for",
+    ),
     "embedding": ("embedder",),
     "ledger": ("EditLedger",),
     "model": ("EditableModel", "generate", "load"),

@@ -71,6 +71,49 @@ def run_body(model: EditableModel, batch: Batch, **kwargs: Any) -> Any:
         return None
 
 
+def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens that all rows begin with because they stand behind the model's context; none without one.
+
+    Each row keeps a token of its own.
+    """
+    if not model.context:
+        return []
+    shortest = min(len(ids) for ids in rows) - 1
+    columns = enumerate(zip(*(ids[:shortest] for ids in rows), strict=True))
+    shared = next((at for at, column in columns if len(set(column)) > 1), shortest)
+    return list(rows[0][:shared])
+
+
+def read_once(model: EditableModel, prefix: Sequence[int], rows: int) -> Any:
+    """The key/value cache of a prefix that many rows share, computed for one of them and repeated."""
+    ids = torch.tensor([list(prefix)], device=model.device)
+    with torch.no_grad():
+        cache = run_body(model, Batch(ids, torch.ones_like(ids).bool()), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def run_behind(model: EditableModel, prefix: Sequence[int], batch: Batch) -> Float[Tensor, "b t d_v"]:
+    """Last hidden states of a batch whose rows stand behind a shared prefix, which is read once.
+
+    Args:
+        model: the model, edited or not.
+        prefix: token ids; may be empty.
+        batch: what follows it in each row, padded on either side.
+    """
+    if not prefix:
+        return run_body(model, batch, use_cache=False).last_hidden_state
+    whole = batch.behind(prefix)
+    body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
+    return body(
+        input_ids=batch.ids,
+        attention_mask=whole.mask.long(),
+        position_ids=whole.positions[:, len(prefix) :],
+        past_key_values=read_once(model, prefix, len(batch.ids)),
+        use_cache=True,
+    ).last_hidden_state
+
+
 @contextmanager
 def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
     """Call ``read`` with the tensor at a site in every forward pass inside the block."""

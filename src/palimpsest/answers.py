@@ -7,18 +7,17 @@ batches; the output head sees only positions from which a target token is predic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from palimpsest.activations import run_body
+from palimpsest.activations import context_of, run_behind
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.metrics import mean_nll
 from palimpsest.model import EditableModel
-from palimpsest.tokens import encode, encode_target, pad
+from palimpsest.tokens import encode_target, pad
 
 Pair = tuple[str, str]
 """A prompt and a target, the target without its leading space."""
@@ -86,7 +85,7 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
     if not pairs:
         nothing = torch.zeros(0, 0, dtype=torch.bool)
         return Answers(nothing.double(), nothing, nothing)
-    plan = _plan(model.tokenizer, pairs)
+    plan = _plan(model, pairs)
     token_nll, hits = torch.zeros(plan.mask.shape, dtype=torch.float64), torch.zeros_like(plan.mask)
     for first in tqdm(range(0, len(plan.inputs), batch_size), desc="scoring", unit="batch", leave=False):
         inputs = plan.inputs[first : first + batch_size]
@@ -98,8 +97,9 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
     return Answers(token_nll, hits, plan.mask)
 
 
-def _plan(tokenizer: Any, pairs: Sequence[Pair]) -> _Plan:
-    prompts = {prompt: _prompt_ids(tokenizer, prompt) for prompt in {prompt for prompt, _ in pairs}}
+def _plan(model: EditableModel, pairs: Sequence[Pair]) -> _Plan:
+    tokenizer = model.tokenizer
+    prompts = {prompt: _prompt_ids(model, prompt) for prompt in {prompt for prompt, _ in pairs}}
     targets = {target: encode_target(tokenizer, target) for target in {target for _, target in pairs}}
     joined = [(*prompts[prompt], *targets[target][:-1]) for prompt, target in pairs]
     inputs = sorted(set(joined), key=lambda ids: (-len(ids), ids))
@@ -111,8 +111,8 @@ def _plan(tokenizer: Any, pairs: Sequence[Pair]) -> _Plan:
     return _Plan(inputs, row, position, tokens.ids, tokens.mask)
 
 
-def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    ids = encode(tokenizer, prompt)
+def _prompt_ids(model: EditableModel, prompt: str) -> list[int]:
+    ids = model.encode(prompt)
     if not ids:
         raise ScoreError(f"prompt {prompt!r} gives no token, so nothing predicts its target; give it a text")
     return ids
@@ -126,10 +126,11 @@ def _forward(
     tokens: Int[Tensor, " q"],
 ) -> tuple[Float[Tensor, " q"], Bool[Tensor, " q"]]:
     """NLL and hit of q tokens, each predicted at a row and position of one right-padded batch."""
-    batch = pad(model.tokenizer, inputs).to(model.device)
-    rows, positions, tokens = (index.to(model.device) for index in (rows, positions, tokens))
+    prefix = context_of(model, inputs)
+    batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in inputs]).to(model.device)
+    rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))
     with torch.no_grad():
-        hidden = run_body(model, batch, use_cache=False).last_hidden_state
+        hidden = run_behind(model, prefix, batch)
         logits = model.net.get_submodule(model.family.head)(hidden[rows, positions]).float()
     nll = logits.logsumexp(1) - logits.gather(1, tokens[:, None])[:, 0]
     return nll.double().cpu(), (logits.argmax(1) == tokens).cpu()

@@ -1,6 +1,8 @@
 """Put an edit into a model: for the length of a block (`installed`) or for good (`commit`).
 
-Both check first and write afterwards, so that a refused edit leaves every weight as it was.
+Both check first and write afterwards, so that a refused edit leaves every weight as it was. An edit adds to
+weights (`WeightDelta`), or leaves them alone and puts a text before whatever the model is asked
+(`PromptContext`); who evaluates a model need not know which.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +37,29 @@ class WeightDelta:
         return float(sum(d.double().square().sum() for d in self.deltas.values()) ** 0.5)
 
 
-Edit = WeightDelta
+@dataclass(frozen=True)
+class PromptContext:
+    """An edit that changes no weight: a text before every prompt the model is asked while it is installed.
+
+    Prompts are what is asked and continued (`palimpsest.model.EditableModel.encode`). What is read to edit
+    or to measure the weights is no prompt: keys, second moments, values, held-out text.
+
+    Attributes:
+        text: what stands before a prompt, its last space or line end included.
+        base: fingerprint of the model it was made for; empty to skip the check.
+        notes: how it came about; JSON-able.
+    """
+
+    text: str
+    base: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def norm(self) -> float:
+        """0: no weight changes."""
+        return 0.0
+
+
+Edit = WeightDelta | PromptContext
 
 
 @contextmanager
@@ -45,10 +69,26 @@ def installed(model: EditableModel, edit: Edit) -> Iterator[EditableModel]:
     Raises:
         NonFiniteError, ShapeError, ModelError: as `commit`; the weights are then untouched.
     """
+    if isinstance(edit, PromptContext):
+        with _asked_behind(model, edit):
+            yield model
+        return
     updated = _updated_weights(model, edit)
     with restored(model, updated):
         _write(model, updated)
         yield model
+
+
+@contextmanager
+def _asked_behind(model: EditableModel, edit: PromptContext) -> Iterator[None]:
+    """Prompts stand behind the edit's text, which stands behind one that is installed already."""
+    _require_base(model, edit)
+    before = model.context
+    try:
+        model.context = before + edit.text
+        yield
+    finally:
+        model.context = before
 
 
 @contextmanager
@@ -67,18 +107,27 @@ def commit(model: EditableModel, edit: Edit) -> None:
     Raises:
         NonFiniteError: if a delta, or the weight it leads to, holds NaN or infinity.
         ShapeError: if a delta has another shape than the weight.
-        ModelError: if the edit was made for a model with other weights.
+        ModelError: if the edit was made for a model with other weights, or is a context.
     """
+    if isinstance(edit, PromptContext):
+        raise ModelError(
+            "this edit is a text before the prompts, which no weight can keep; use it with installed(model, "
+            "edit), or commit an edit of weights"
+        )
     _write(model, _updated_weights(model, edit))
 
 
-def _updated_weights(model: EditableModel, edit: Edit) -> dict[int, Tensor]:
+def _require_base(model: EditableModel, edit: Edit) -> None:
     if edit.base and edit.base != fingerprint(model):
         raise ModelError(
             f"the edit was made for a model with other weights than {model.name} has now "
-            f"(fingerprint {edit.base[:12]}); make the edit again on this model, or apply edits in the order "
-            "they were made"
+            f"(fingerprint {edit.base[:12]}), or for another context; make the edit again on this model, or "
+            "apply edits in the order they were made"
         )
+
+
+def _updated_weights(model: EditableModel, edit: WeightDelta) -> dict[int, Tensor]:
+    _require_base(model, edit)
     return {layer: _updated(model, layer, delta) for layer, delta in edit.deltas.items()}
 
 

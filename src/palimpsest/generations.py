@@ -19,6 +19,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest.activations import context_of, read_once
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.model import EditableModel
 from palimpsest.tokens import Batch, encode, pad
@@ -74,7 +75,7 @@ def sample(
             than the model's context, or there are not as many names as prompts.
         NonFiniteError: if the model gives NaN.
     """
-    rows = [encode(model.tokenizer, prompt) for prompt in prompts]
+    rows = [model.encode(prompt) for prompt in prompts]
     choice = _Choice(top_k, top_p, temperature)
     names = prompts if names is None else names
     if len(names) != len(prompts):
@@ -96,8 +97,8 @@ def passages(
     Source: the generation tests of ROME, MEMIT and AlphaEdit: one sample a prompt, top 5, at most 100 tokens
     with the prompt. They go on after an end token; here it ends the text. Arguments and errors as `sample`.
     """
-    rows = [encode(model.tokenizer, prompt) for prompt in prompts]
-    new = [length - len(ids) for ids in rows]
+    rows = [model.encode(prompt) for prompt in prompts]
+    new = [length - len(encode(model.tokenizer, prompt)) for prompt in prompts]  # a context does not count
     choice = _Choice(top_k, 1.0, 1.0)
     _check(model, prompts, rows, new, choice, batch_size)
     texts = _sample(model, rows, _uniforms(prompts, new, seed), choice, batch_size)
@@ -142,9 +143,12 @@ def _continue(
 ) -> list[list[int]]:
     """New token ids of each row of one left-padded batch, up to its end token."""
     distinct = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, rows)))}
-    batch = pad(model.tokenizer, list(distinct), side="left").to(model.device)
+    prefix = context_of(model, list(distinct))
+    rest = pad(model.tokenizer, [ids[len(prefix) :] for ids in distinct], side="left").to(model.device)
+    batch = rest.behind(prefix)
     uniforms = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(model.device)
-    logits, cache = _step(model, batch.ids, batch, None)
+    cache = read_once(model, prefix, len(distinct)) if prefix else None
+    logits, cache = _step(model, rest.ids, batch, cache)
     alive = list(range(len(rows)))
     places = [distinct[tuple(ids)] for ids in rows]  # of the rows alive, in the last forward pass
     new: list[list[int]] = [[] for _ in rows]

@@ -8,8 +8,6 @@ gives every run the same columns.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint
 from palimpsest.settings import TargetSettings
@@ -57,9 +55,7 @@ class KnownValues:
                 f"{len(missing)} of {len(requests)} facts have no known value, for example {missing[0]!r}; "
                 "give them to known_values with the others"
             )
-        where = torch.tensor([self.columns[_name(request)] for request in requests], dtype=torch.long)
-        found = self.targets
-        return Targets(found.values[:, where], found.deltas[:, where], found.losses[where.cpu()])
+        return self.targets.of([self.columns[_name(request)] for request in requests])
 
 
 def known_values(
@@ -100,7 +96,8 @@ def known_values(
 
 def _joined(first: Targets, then: Targets) -> Targets:
     values, deltas = ([getattr(one, name) for one in (first, then)] for name in ("values", "deltas"))
-    return Targets(torch.cat(values, 1), torch.cat(deltas, 1), torch.cat([first.losses, then.losses]))
+    terms = {name: torch.cat([trace, then.terms[name]]) for name, trace in first.terms.items()}
+    return Targets(torch.cat(values, 1), torch.cat(deltas, 1), torch.cat([first.losses, then.losses]), terms)
 
 
 def _name(request: EditRequest) -> tuple[str, str, str]:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from palimpsest import resources
 from palimpsest.cache import cache_dir, digest, file_sha256
 from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
+from palimpsest.tokens import encode, pad
 
 Part = Literal["key", "value", "hidden"]
 
@@ -72,12 +73,14 @@ class EditableModel:
         tokenizer: its fast tokenizer.
         family: row of FAMILIES.
         name: the name or path it was loaded by.
+        context: text before every prompt that the model is asked; set by `palimpsest.apply.installed`.
     """
 
     net: Any
     tokenizer: Any
     family: Family
     name: str
+    context: str = ""
 
     @property
     def n_layers(self) -> int:
@@ -88,6 +91,10 @@ class EditableModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(next(self.net.parameters()).device)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt as the model is asked it, behind the context where one is installed."""
+        return encode(self.tokenizer, self.context + prompt)
 
     def layer(self, index: int) -> nn.Module:
         """Decoder layer by index.
@@ -207,7 +214,7 @@ def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_
 
 
 def fingerprint(model: EditableModel) -> str:
-    """A hash of all weights as they are now, edits included, and of how the tokenizer splits a text.
+    """A hash of all weights as they are now, edits included, and of how a text is split and asked.
 
     Exact integer checksums of the bits by row and by column, weighted by position, so it does not depend on
     the number of threads and costs one pass over the weights on whatever device they are. It guards
@@ -215,7 +222,8 @@ def fingerprint(model: EditableModel) -> str:
     """
     sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
     probe = model.tokenizer(PROBE)["input_ids"]
-    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe})
+    asked = {"context": model.context} if model.context else {}
+    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe, **asked})
 
 
 def _checksum(parameter: Tensor) -> list[int]:
@@ -227,10 +235,8 @@ def _checksum(parameter: Tensor) -> list[int]:
 
 
 def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str:
-    """The prompt continued greedily, as text."""
-    from palimpsest.tokens import encode, pad
-
-    batch = pad(model.tokenizer, [encode(model.tokenizer, prompt)]).to(model.device)
+    """The prompt continued greedily, as text; a context that it stands behind is left out."""
+    batch = pad(model.tokenizer, [model.encode(prompt)]).to(model.device)
     with torch.no_grad():
         ids = model.net.generate(
             input_ids=batch.ids,
@@ -239,7 +245,7 @@ def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str
             do_sample=False,
             pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
         )
-    return str(model.tokenizer.decode(ids[0], skip_special_tokens=True))
+    return str(model.tokenizer.decode(ids[0], skip_special_tokens=True)).removeprefix(model.context)
 
 
 def describe(model: EditableModel) -> dict[str, str]:

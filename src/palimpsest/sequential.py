@@ -35,9 +35,8 @@ from torch import Tensor
 
 from palimpsest.apply import WeightDelta, commit, restored
 from palimpsest.deltas import Post
-from palimpsest.editors import State
-from palimpsest.editors import edit as checked_edit
-from palimpsest.editors.base import loss_history, start, values_on
+from palimpsest.editors import State, check
+from palimpsest.editors.base import start, step_norms, value_notes, values_on
 from palimpsest.errors import ProfileError, SequenceError
 from palimpsest.ledger import EditLedger
 from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
@@ -258,14 +257,8 @@ class _Notes:
         self.kept["total_norm"][layer] = float(total.norm())
 
     def of(self, values: Targets, contexts: Sequence[str]) -> dict[str, object]:
-        common = {
-            "contexts": list(contexts),
-            "facts": values.values.shape[1],
-            "loss_history": loss_history(values),
-            "value_norm": values.values.norm(dim=0).tolist(),
-            "delta_norm": values.deltas.norm(dim=0).tolist(),
-        }
-        return {**common, **self.kept}
+        facts = values.values.shape[1]
+        return {"contexts": list(contexts), "facts": facts, **value_notes(values), **self.kept}
 
 
 def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k r"], list[str]]:
@@ -314,19 +307,31 @@ def steps(
 
     Yields:
         One Step a batch, while its edit and all earlier ones are in force, and a last one without requests
-        if the editor post-processes at the end.
+        if the editor post-processes at the end. Its edit notes ``step_norm`` and ``total_norm``, ‖ΔW‖ of the
+        step and of all steps so far by layer, whatever the editor.
     """
     state: State | None = None
+    unedited = {layer: read_weight(model, layer).clone() for layer in editor.layers}
     with restored(model, editor.layers):
         for number, requests in enumerate(batches):
-            edit, state = checked_edit(editor, model, requests, state)
+            check(requests)
+            edit, state = editor.edit(model, requests, state)
             commit(model, edit)
+            edit = _with_total(model, edit, unedited)
             yield Step(number, tuple(requests), edit, state)
         if isinstance(editor, Sequential) and isinstance(state, SequenceState):
             final = editor.finish(model, state)
             if final is not None:
                 commit(model, final[0])
                 yield Step(len(batches), (), *final)
+
+
+def _with_total(model: EditableModel, edit: WeightDelta, unedited: Mapping[int, Tensor]) -> WeightDelta:
+    """The edit with ‖W − W_0‖ of each layer in its notes, where its editor does not note that itself."""
+    if "total_norm" in edit.notes:
+        return edit
+    moved = {layer: read_weight(model, layer).double() - start for layer, start in unedited.items()}
+    return replace(edit, notes={**edit.notes, "total_norm": step_norms(moved)})
 
 
 def _write(model: EditableModel, weights: Mapping[int, Tensor]) -> None:

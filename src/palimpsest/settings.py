@@ -52,6 +52,31 @@ class TargetSettings:
     loss_layer: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class PreservingTargets(TargetSettings):
+    """Values optimised with a preservation loss beside the others: L_total = L_edit + β L_kp + decay.
+
+        L_kp = Σ over protected texts of ‖P x‖²       P: projector on one direction of the edit
+
+    x is the activation at a text's last token. The paper takes P on the input side of the edited map, and the
+    vector that its optimisation moves is on the output side; both readings are here. Settings without
+    protection are `TargetSettings` and stay as they are, in results and in keys of caches.
+
+    Attributes:
+        protected: texts, for example names of entities that nothing is edited about.
+        beta: β.
+        direction: ``delta``, P on δ, and ``value``, P on h₀ + δ: x is the state that δ moves, and L_kp pulls
+            at δ. ``key``, P on the fact's key, with x a key, as Eq. 1 has it: L_kp is then the same at every
+            δ, so that it cannot pull at it and only adds to the loss that is compared with ``stop_below``.
+
+    Source: Diagnosing Hidden Instabilities, Eq. 1 and 2.
+    """
+
+    protected: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    beta: float = Field(default=0.0, ge=0)
+    direction: Literal["delta", "value", "key"] = "delta"
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
 class ContextSettings:
     """Sampled context prefixes.

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest.activations import capture
+from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, Site
-from palimpsest.tokens import encode_around_subject, pad
+from palimpsest.tokens import encode, encode_around_subject, pad
 from palimpsest.types import EditRequest
 
 ROWS_PER_PASS = 128
@@ -30,15 +31,34 @@ def states_at_subjects(
         for request in requests
         for context in contexts
     ]
+    # What follows the subject cannot reach its last token, so the rows end there.
+    found = _at_the_end(model, [ids[: last + 1] for ids, last in rows], site)
+    return found.reshape(len(requests), len(contexts), -1)
+
+
+def last_states(model: EditableModel, texts: Sequence[str], site: Site) -> Float[Tensor, "n d"]:
+    """What passes a site at the last token of each text (n, d).
+
+    Raises:
+        RequestError: if a text gives no token.
+    """
+    rows = [encode(model.tokenizer, text) for text in texts]
+    for text, ids in zip(texts, rows, strict=True):
+        if not ids:
+            raise RequestError(f"text {text!r} gives no token, so there is no state to read; give it a word")
+    return _at_the_end(model, rows, site)
+
+
+def _at_the_end(model: EditableModel, rows: Sequence[list[int]], site: Site) -> Float[Tensor, "n d"]:
+    """What passes a site at the last of each row of token ids."""
     found = []
     for start in range(0, len(rows), ROWS_PER_PASS):
         part = rows[start : start + ROWS_PER_PASS]
-        # What follows the subject cannot reach its last token, so the rows end there.
-        batch = pad(model.tokenizer, [ids[: last + 1] for ids, last in part]).to(model.device)
-        last = torch.tensor([last for _, last in part], device=model.device)
+        batch = pad(model.tokenizer, part).to(model.device)
+        last = torch.tensor([len(ids) - 1 for ids in part], device=model.device)
         states = capture(model, batch, [site])[site]
         found.append(states[torch.arange(len(part), device=model.device), last])
-    return torch.cat(found).reshape(len(requests), len(contexts), -1)
+    return torch.cat(found)
 
 
 def subject_keys(

@@ -34,6 +34,14 @@ class Batch:
         """Position of each token in its own sequence; 0 at padding before it."""
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
 
+    def behind(self, prefix: Sequence[int]) -> "Batch":
+        """The same rows, each with these ids before its padding and tokens."""
+        ids = torch.tensor(list(prefix), dtype=self.ids.dtype, device=self.ids.device)
+        first = ids.expand(len(self.ids), -1)
+        return Batch(
+            torch.cat([first, self.ids], 1), torch.cat([torch.ones_like(first).bool(), self.mask], 1)
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return Batch(self.ids.to(device), self.mask.to(device))

@@ -12,6 +12,9 @@ from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, State
+from palimpsest.editors.ft import FineTune
+from palimpsest.editors.ike import Ike
+from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
 from palimpsest.errors import ProfileError, RequestError, UnknownNameError
@@ -24,6 +27,9 @@ EDITORS: dict[str, type] = {
     "alphaedit": AlphaEdit,
     "alphaedit_plus": AlphaEditPlus,
     "rome": Rome,
+    "ft": FineTune,
+    "ft_l": FineTune,
+    "ike": Ike,
 }
 
 
@@ -69,6 +75,17 @@ def edit(
         RequestError: no requests, or the same subject and prompt twice.
         UnknownNameError, ProfileError: see `editor_for`.
     """
+    check(requests)
+    chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
+    return chosen.edit(model, requests, state)
+
+
+def check(requests: Sequence[EditRequest]) -> None:
+    """Whether requests can be written in one batch.
+
+    Raises:
+        RequestError: no requests, or the same subject and prompt twice.
+    """
     if not requests:
         raise RequestError("no requests were given; pass at least one EditRequest")
     seen: set[str] = set()
@@ -76,5 +93,3 @@ def edit(
         if request.text in seen:
             raise RequestError(f"{request.text!r} occurs twice in one batch; keep one target for it")
         seen.add(request.text)
-    chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
-    return chosen.edit(model, requests, state)

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import Edit
+from palimpsest.apply import WeightDelta
 from palimpsest.editors.base import State, edit_layers, joined, start
 from palimpsest.errors import ProfileError
 from palimpsest.model import EditableModel
@@ -52,7 +52,7 @@ class AlphaEdit:
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[Edit, State]:
+    ) -> tuple[WeightDelta, State]:
         """Write all requests in one batch; see `palimpsest.edit`."""
         state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
         projectors = self._projectors(state)

@@ -29,7 +29,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import Edit, restored
+from palimpsest.apply import WeightDelta, restored
 from palimpsest.conflict import conflict_weights
 from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.base import State, edit_layers, joined, start
@@ -115,7 +115,7 @@ class AlphaEditPlus(AlphaEdit):
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[Edit, PlusState]:
+    ) -> tuple[WeightDelta, PlusState]:
         """Write all requests in one batch; see `palimpsest.edit`.
 
         Raises:

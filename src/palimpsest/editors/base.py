@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -146,15 +146,30 @@ def edit_layers(
         "facts": len(requests),
         "condition": {layer: s.condition for layer, s in solutions.items()},
         "fit": {layer: s.fit for layer, s in solutions.items()},
-        "loss_history": loss_history(values),
-        "value_norm": values.values.norm(dim=0).tolist(),
+        "step_norm": step_norms(deltas),
+        **value_notes(values),
     }
     return WeightDelta(deltas, base, notes), keys
 
 
-def loss_history(values: Targets) -> list[list[float]]:
-    """Losses of each fact, one list per fact, as long as it was optimised."""
-    return [row[row.isfinite()].tolist() for row in values.losses]
+def value_notes(values: Targets) -> dict[str, Any]:
+    """What values leave for the record of any edit, one entry per fact.
+
+    Returns:
+        ``loss_history``: losses of each fact, as long as it was optimised; ``value_norm`` ‖z‖, ``delta_norm``
+        ‖δ‖ and ``hidden_norm`` ‖h₀‖, in units of the state that is moved.
+    """
+    return {
+        "loss_history": [row[row.isfinite()].tolist() for row in values.losses],
+        "value_norm": values.values.norm(dim=0).tolist(),
+        "delta_norm": values.deltas.norm(dim=0).tolist(),
+        "hidden_norm": values.initial.norm(dim=0).tolist(),
+    }
+
+
+def step_norms(deltas: Mapping[int, Float[Tensor, "d_v d_k"]]) -> dict[int, float]:
+    """‖ΔW‖ of each layer (Frobenius)."""
+    return {layer: float(delta.double().norm()) for layer, delta in deltas.items()}
 
 
 def joined(past: Mapping[int, Tensor], fresh: Mapping[int, Tensor]) -> dict[int, Tensor]:

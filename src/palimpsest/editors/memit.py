@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import Edit
+from palimpsest.apply import WeightDelta
 from palimpsest.editors.base import State, edit_layers, start
 from palimpsest.model import EditableModel
 from palimpsest.settings import ContextSettings, Layers, TargetSettings
@@ -41,7 +41,7 @@ class Memit:
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[Edit, State]:
+    ) -> tuple[WeightDelta, State]:
         """Write all requests in one batch; see `palimpsest.edit`."""
         state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
 

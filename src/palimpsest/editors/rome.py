@@ -16,8 +16,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import Edit, WeightDelta
-from palimpsest.editors.base import State, loss_history, start
+from palimpsest.apply import WeightDelta
+from palimpsest.editors.base import State, start, step_norms, value_notes
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint, read_weight
 from palimpsest.settings import ContextSettings, TargetSettings
@@ -51,7 +51,7 @@ class Rome:
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[Edit, State]:
+    ) -> tuple[WeightDelta, State]:
         """Write the requests one after another; see `palimpsest.edit`."""
         needed = self.layers if self.second_moment else ()
         state = start(model, state, self.contexts, needed, self.statistics_tokens)
@@ -76,7 +76,8 @@ class Rome:
             "contexts": list(state.contexts),
             "facts": len(requests),
             "condition": {layer: max(conditions)},
-            "loss_history": loss_history(targets),
+            "step_norm": step_norms({layer: total}),
+            **value_notes(targets),
         }
         return WeightDelta({layer: total}, fingerprint(model), notes), state
 

@@ -1,0 +1,196 @@
+"""Fine-tuning of the edited weights: FT, and FT-L where no entry may move by more than ε (Zhu et al., 2020).
+
+    minimise over Δ    mean over facts and contexts of NLL(target)/tokens        ‖Δ‖_∞ ≤ ε where ε is given
+
+Adam on Δ alone, from Δ = 0; after each step Δ is clipped to ±ε. As in the code that ROME is compared with, a
+batch whose mean loss is below a threshold is not updated, so facts that the model holds already get no edit.
+
+Departures from that code: the weights are never written; Δ acts through the edited maps' inputs, in single
+precision at least. All tokens of a target count, each behind the ones before it (FT-M of the EasyEdit
+survey); ``objective="prompt_last"`` reads every token at the prompt's end, as ROME's FT did. Prompts may
+stand behind sampled contexts; as published they do not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from tqdm import tqdm
+
+from palimpsest.activations import run_body
+from palimpsest.apply import WeightDelta
+from palimpsest.editors.base import State, start, step_norms
+from palimpsest.errors import NonFiniteError
+from palimpsest.model import EditableModel, fingerprint, read_weight
+from palimpsest.settings import ContextSettings, Layers
+from palimpsest.tokens import encode, encode_target, pad
+from palimpsest.types import EditRequest
+
+Objective = Literal["target_new", "prompt_last"]
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class FineTune:
+    """Fine-tuning with its settings; the defaults are those of ROME's comparison.
+
+    Attributes:
+        layers: edited layers, ascending; all are trained together.
+        limit: ε, the largest change of an entry; None for no constraint.
+        steps: passes over the facts.
+        lr: Adam's learning rate.
+        stop_below: a batch whose mean loss is below this is left alone; the end once all are.
+        batch: facts per update.
+        objective: ``target_new``, each token behind the ones before it, or ``prompt_last``, all of them at
+            the prompt's end.
+        contexts: prefixes that the loss is averaged over; none as published.
+
+    Source: ROME (Meng et al., NeurIPS 2022), App. E.1, FT and FT+L.
+    """
+
+    layers: Layers
+    limit: float | None = Field(default=None, gt=0)
+    steps: int = Field(default=25, ge=1)
+    lr: float = Field(default=5e-4, gt=0)
+    stop_below: float = Field(default=1e-2, ge=0)
+    batch: int = Field(default=64, ge=1)
+    objective: Objective = "target_new"
+    contexts: ContextSettings = ContextSettings(count=0)
+
+    def edit(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+    ) -> tuple[WeightDelta, State]:
+        """Train on all requests; see `palimpsest.edit`.
+
+        Raises:
+            NonFiniteError: if a loss or an update becomes NaN or infinite. No weight was changed.
+        """
+        state = start(model, state, self.contexts, (), 0)
+        parts = [
+            _Part(model, requests[first : first + self.batch], state.contexts, self.objective)
+            for first in range(0, len(requests), self.batch)
+        ]
+        deltas = {layer: _nothing(model, layer) for layer in self.layers}
+        history = self._train(model, parts, deltas)
+        found = {layer: delta.detach().double() for layer, delta in deltas.items()}
+        _require_finite(found)
+        notes = {
+            "contexts": list(state.contexts),
+            "facts": len(requests),
+            "loss_history": [list(losses) for losses in zip(*history, strict=True)],
+            "largest_change": {layer: float(delta.abs().max()) for layer, delta in found.items()},
+            "step_norm": step_norms(found),
+        }
+        return WeightDelta(found, fingerprint(model), notes), state
+
+    def _train(
+        self, model: EditableModel, parts: Sequence["_Part"], deltas: Mapping[int, Tensor]
+    ) -> list[list[float]]:
+        """Move the deltas; the losses of all facts at each pass, before its updates."""
+        adam = torch.optim.Adam(deltas.values(), lr=self.lr)
+        history: list[list[float]] = []
+        for step in tqdm(range(self.steps), desc="fine-tuning", unit="pass", leave=False):
+            losses, moved = [], False
+            for part in parts:
+                with _added(model, deltas):
+                    loss = part.losses(model)
+                part.require_finite(loss, step)
+                losses += loss.detach().tolist()
+                if loss.mean() < self.stop_below:
+                    continue
+                moved = True
+                adam.zero_grad()
+                loss.mean().backward()
+                adam.step()
+                self._clip(deltas)
+            history.append(losses)
+            if not moved:
+                break
+        return history
+
+    def _clip(self, deltas: Mapping[int, Tensor]) -> None:
+        if self.limit is not None:
+            with torch.no_grad():
+                for delta in deltas.values():
+                    delta.clamp_(-self.limit, self.limit)
+
+
+class _Part:
+    """The facts of one update as one padded batch, and which tokens are read where."""
+
+    def __init__(
+        self,
+        model: EditableModel,
+        requests: Sequence[EditRequest],
+        contexts: Sequence[str],
+        objective: Objective,
+    ) -> None:
+        self.requests = requests
+        rows: list[list[int]] = []
+        labels: list[tuple[int, int, int, int, float]] = []
+        for index, request in enumerate(requests):
+            target = encode_target(model.tokenizer, request.target)
+            behind = target[:-1] if objective == "target_new" else []
+            for context in contexts:
+                ids = encode(model.tokenizer, context + request.text)
+                for offset, token in enumerate(target):
+                    position = len(ids) - 1 + (offset if behind else 0)
+                    labels.append((index, len(rows), position, token, 1 / len(target) / len(contexts)))
+                rows.append(ids + behind)
+        self.batch = pad(model.tokenizer, rows).to(model.device)
+        owner, row, position_, token_, weight = zip(*labels, strict=True)
+        self.owner, self.row, self.position, self.token = (
+            torch.tensor(numbers, device=model.device) for numbers in (owner, row, position_, token_)
+        )
+        self.weight = torch.tensor(weight, dtype=torch.float64, device=model.device)
+
+    def losses(self, model: EditableModel) -> Float[Tensor, " n"]:
+        """NLL of each target in nats, mean over its tokens and the contexts."""
+        hidden = run_body(model, self.batch, use_cache=False).last_hidden_state[self.row, self.position]
+        logits = model.net.get_submodule(model.family.head)(hidden)
+        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+        picked = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight.to(log_p)
+        return picked.new_zeros(len(self.requests)).index_add(0, self.owner, picked)
+
+    def require_finite(self, losses: Tensor, step: int) -> None:
+        """Refuse to go on with a loss that is no number; names its fact."""
+        for value, request in zip(losses.tolist(), self.requests, strict=True):
+            if not value < float("inf"):
+                raise NonFiniteError(
+                    f"the loss of {request.text!r} -> {request.target!r} is {value} at pass {step}; "
+                    "lower the learning rate or set a limit. No weight was changed"
+                )
+
+
+def _nothing(model: EditableModel, layer: int) -> Tensor:
+    """Δ = 0 (d_v, d_k) that gradients are kept for, in single precision at least."""
+    weight = read_weight(model, layer)
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    return torch.zeros(weight.shape, dtype=exact, device=weight.device, requires_grad=True)
+
+
+@contextmanager
+def _added(model: EditableModel, deltas: Mapping[int, Tensor]) -> Iterator[None]:
+    """Inside the block the edited maps give W k + Δ k."""
+
+    def adding(delta: Tensor) -> Any:
+        return lambda _, inputs, output: output + inputs[0] @ delta.to(output.dtype).T
+
+    with ExitStack() as stack:
+        for layer, delta in deltas.items():
+            handle = model.projection(layer).register_forward_hook(adding(delta))
+            stack.callback(handle.remove)
+        yield
+
+
+def _require_finite(deltas: Mapping[int, Tensor]) -> None:
+    for layer, delta in deltas.items():
+        if not torch.isfinite(delta).all():
+            raise NonFiniteError(
+                f"layer {layer}: fine-tuning led to NaN or infinity; lower the learning rate or set a "
+                "limit. No weight was changed"
+            )
