@@ -8,6 +8,8 @@ gives every run the same columns.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint
 from palimpsest.settings import TargetSettings
