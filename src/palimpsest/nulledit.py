@@ -5,7 +5,7 @@ Q' (d_k, q) are orthonormal columns drawn uniformly (Haar, by QR of Gaussian col
 diagonal). With UᵀΔ = RᵀVᵀ, V orthonormal:
 
     `random_direction`    Q RᵀQ'ᵀ        has Δ's singular values, its length ‖Δ‖_F and its rank among them
-    `random_value`        Q UᵀΔ          also ‖Δ'k‖ = ‖Δk‖ for every key k: as much is written at the same keys
+    `random_value`        Q UᵀΔ          also ‖Δ'k‖ = ‖Δk‖ for every key k: as much written at the same keys
 
 A random direction is nearly orthogonal to every single key, so it says what so long a change does to the
 model; a random value says what writing something at a fact's key does, whatever is written.
