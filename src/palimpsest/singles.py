@@ -22,7 +22,7 @@ from palimpsest.embedding import Embedder
 from palimpsest.errors import DataError, ResourceError
 from palimpsest.evaluate import evaluate
 from palimpsest.model import EditableModel, fingerprint
-from palimpsest.responses import Decoding, Wordings, responses
+from palimpsest.responses import Decoding, Wordings, drawn
 from palimpsest.stability import Measured, measured
 from palimpsest.types import EditRequest, EvalCase
 
@@ -104,7 +104,7 @@ class SingleEdits:
 
         Raises:
             ResourceError: if a stored outcome is damaged or cannot be written.
-            As the arm's ``make``, `palimpsest.evaluate.evaluate` and `palimpsest.stability.measure`; the
+            As the arm's ``make``, `palimpsest.evaluate.evaluate` and `palimpsest.responses.drawn`; the
             model is then as it was, and facts that were done are on disk.
         """
         places = self._places(arm, decoding)
@@ -125,7 +125,7 @@ class SingleEdits:
         edit = arm.make(case.request)
         with nullcontext() if edit is None else installed(self.model, edit):
             scores = {one.metric: one.value for one in evaluate(self.model, [case], self.metrics)}
-            texts = responses(self.model, {case.id: self.wordings[case.id]}, decoding)[case.id]
+            ((_, texts),) = drawn(self.model, {case.id: self.wordings[case.id]}, decoding)
         return {"norm": 0.0 if edit is None else edit.norm(), "scores": scores, "texts": texts}
 
     def _places(self, arm: Arm, decoding: Decoding) -> dict[str, Path]:
