@@ -49,6 +49,15 @@ def test_a_fact_alone_in_other_company_or_in_other_batches_says_the_same(own_cac
     assert len(files(own_cache)) == 3
 
 
+def test_what_is_drawn_is_what_would_be_kept(own_cache: Path) -> None:
+    model = tiny_model("llama", seed=2)
+    found = dict(responses.drawn(model, WORDINGS, SMALL))
+    assert not files(own_cache)
+    assert found == responses.responses(model, WORDINGS, SMALL)
+    with pytest.raises(ScoreError, match="fact 'a' has 1 wordings"):
+        list(responses.drawn(model, {"a": ["one"]}, SMALL))
+
+
 def test_an_interrupted_run_goes_on_with_the_next_fact(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ METHOD_NAMES: dict[str, str] = {
     "prune": "PRUNE",
     "alphaedit_plus": "AlphaEdit+",
     "ft": "FT",
+    "ft_l": "FT-L",
     "emmet": "EMMET",
     "mend": "MEND",
     "ike": "IKE",

@@ -98,7 +98,7 @@ def responses(
     with tqdm(total=missing, desc="asking", unit="fact", leave=False, disable=not missing) as bar:
         for group in _groups(list(wordings), wordings, chosen):
             fresh = [fact for fact in group if not places[fact].exists()]
-            for fact, texts in _sampled(model, {fact: wordings[fact] for fact in fresh}, chosen):
+            for fact, texts in drawn(model, {fact: wordings[fact] for fact in fresh}, chosen):
                 with cache.replacing(places[fact]) as temporary:
                     temporary.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
                 bar.update()
@@ -159,7 +159,7 @@ def _seconds(model: EditableModel, wordings: Wordings, missing: list[str], decod
     times = []
     for tokens in (1, trial):
         start = time.perf_counter()
-        list(_sampled(model, {missing[0]: wordings[missing[0]]}, replace(decoding, tokens=tokens)))
+        list(drawn(model, {missing[0]: wordings[missing[0]]}, replace(decoding, tokens=tokens)))
         times.append(time.perf_counter() - start)
     each = max(times[1] - times[0], 0) / max(trial - 1, 1)
     share = sum(len(wordings[fact]) for fact in missing) / len(wordings[missing[0]])
@@ -201,8 +201,13 @@ def _groups(facts: Sequence[str], wordings: Wordings, decoding: Decoding) -> Ite
         yield group
 
 
-def _sampled(model: EditableModel, wordings: Wordings, decoding: Decoding) -> Iterator[tuple[str, Texts]]:
-    """Fact and texts, sampled together."""
+def drawn(model: EditableModel, wordings: Wordings, decoding: Decoding) -> Iterator[tuple[str, Texts]]:
+    """Facts and their texts, sampled together and not kept; `responses` is these, on disk.
+
+    Raises:
+        As `responses`, but for the disk.
+    """
+    _check(wordings)
     rows = [
         (wording, f"{fact}\n{wording}")
         for fact, own in wordings.items()

@@ -73,11 +73,20 @@ def measure(
         As `palimpsest.responses.responses` and the embedder.
     """
     said = responses(model, wordings, decoding)
-    found = {}
-    for fact, texts in tqdm(said.items(), desc="embedding", unit="fact", leave=False):
-        embeddings = _embedded(texts, embed)
-        found[fact] = Measured(tuple(wordings[fact]), texts, embeddings, decompose(embeddings))
-    return found
+    bar = tqdm(said.items(), desc="embedding", unit="fact", leave=False)
+    return {fact: measured(wordings[fact], texts, embed) for fact, texts in bar}
+
+
+def measured(wordings: Sequence[str], texts: Texts, embed: Embedder) -> Measured:
+    """What was said to one fact's wordings, embedded and decomposed; embeddings are kept on disk.
+
+    Args:
+        wordings: the M ways the fact was asked for.
+        texts: K responses to each, as `palimpsest.responses.responses` gives them.
+        embed: from `palimpsest.embedding.embedder`.
+    """
+    embeddings = _embedded(texts, embed)
+    return Measured(tuple(wordings), texts, embeddings, decompose(embeddings))
 
 
 def _embedded(texts: Texts, embed: Embedder) -> Float64[Tensor, "m k d"]:
