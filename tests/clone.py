@@ -39,6 +39,8 @@ class Clone:
             (root / folder).mkdir(parents=True)
         (root / "pyproject.toml").touch()
         (root / "src/palimpsest/solve.py").write_text('"""Solve."""\nX = 1\n')
+        (root / "src/palimpsest/records.py").write_text("from palimpsest.solve import X\n")
+        (root / "src/palimpsest/unused.py").write_text("X = 1\n")
         (root / "data/facts/triples.csv").write_text("a,b,c\n")
         self.write_notebook()
         for name in ("smoke", "laptop"):

@@ -7,6 +7,7 @@ import pytest
 
 from palimpsest import records
 from palimpsest.errors import DataError
+from palimpsest.intervals import Interval
 from palimpsest.records import Results, readable
 
 
@@ -44,6 +45,13 @@ def test_round_trip(results: Results, staging: Path) -> None:
         "01_one_edit.json",
         "01_one_edit.scores.parquet",
     ]
+
+
+def test_an_interval_is_a_value_with_its_ends(results: Results) -> None:
+    found = Interval(mean=2.0, low=1.0, high=4.0, n=7)
+    assert results.interval("growth", found, "percent", over="seeds") is found
+    wanted = {"value": 2.0, "low": 1.0, "high": 4.0, "unit": "percent", "over": "seeds", "n": 7}
+    assert results.values["growth"] == wanted
 
 
 def test_saving_twice_gives_the_same_bytes(results: Results, staging: Path) -> None:

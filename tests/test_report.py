@@ -156,3 +156,11 @@ def test_style_is_compact_and_repeatable():
     mpl.rcParams["font.size"] = 40
     report.use_style()
     assert (mpl.rcParams["font.size"], mpl.rcParams["savefig.dpi"]) == (10, 110)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [((), "none"), (("a",), "a"), (("a", "b"), "a and b"), (("a", "b", "c"), "a, b and c")],
+)
+def test_names_are_listed_as_a_sentence_does(names: tuple[str, ...], text: str) -> None:
+    assert report.listed(names) == text

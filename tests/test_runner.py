@@ -172,6 +172,7 @@ def test_what_was_never_run(clone: Clone) -> None:
     [
         ("src/palimpsest/solve.py", '"""New words."""\nX = 1  # why\n', None),
         ("src/palimpsest/solve.py", "X = 2\n", "changed since the run: package code"),
+        ("src/palimpsest/unused.py", "X = 2\n", None),
         ("src/palimpsest/claims.py", "X = 2\n", None),
         ("data/facts/triples.csv", "a,b,d\n", "changed since the run: data and model settings"),
     ],

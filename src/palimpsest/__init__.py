@@ -60,14 +60,14 @@ _HOMES = {
     "stability": ("diagnose",),
     "types": ("EditRequest", "EvalCase"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(f"palimpsest.{_HOME_OF[name]}"), name)
+    if name in HOME_OF:
+        return getattr(import_module(f"palimpsest.{HOME_OF[name]}"), name)
     try:
         return import_module(f"palimpsest.{name}")
     except ModuleNotFoundError as error:

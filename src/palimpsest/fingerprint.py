@@ -1,9 +1,10 @@
 """What a result depends on, as one hash.
 
 Modification times mean nothing after a clone, so a result is stale when the content it came from has
-changed: the notebook's code, the package's code, the settings, the parameters, the data, the pinned
-resources and the long records shown beside. Prose, comments and docstrings do not count: correcting a
-sentence costs no hour of computing.
+changed: the notebook's code, the modules of the package that it reaches by imports, the settings, the
+parameters, the data, the pinned resources and the long records shown beside. Prose, comments and docstrings
+do not count, nor do modules that a notebook never reaches: correcting a sentence or adding an editor costs
+no hour of computing.
 """
 
 import ast
@@ -19,6 +20,7 @@ from typing import Any
 import nbformat
 
 from palimpsest import paths
+from palimpsest.imports import reached
 
 WITHOUT_EFFECT = {
     "book": "turns records into pages",
@@ -89,15 +91,19 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _tree(folder: Path, skip: Iterable[str] = ()) -> Iterable[bytes]:
-    """Names and contents below a folder, Python sources without their prose."""
+def _tree(folder: Path) -> Iterable[bytes]:
+    """Names and contents below a folder."""
     for path in _files(folder):
-        name = path.relative_to(folder)
-        if name.parts and name.parts[0] in skip:
-            continue
-        yield name.as_posix().encode()
-        content = path.read_bytes()
-        yield bare_code(content.decode()).encode() if path.suffix == ".py" else content
+        yield path.relative_to(folder).as_posix().encode()
+        yield path.read_bytes()
+
+
+def _sources(package: Path, cells: Iterable[tuple[str, str]]) -> Iterable[bytes]:
+    """Names and contents of the modules that cells reach, without their prose."""
+    code = "\n".join(source for _, source in cells)
+    for path in sorted(reached(package, code, frozenset(WITHOUT_EFFECT))):
+        yield path.relative_to(package).as_posix().encode()
+        yield bare_code(path.read_text(encoding="utf-8")).encode()
 
 
 def _pins() -> dict[str, str]:
@@ -121,7 +127,7 @@ def components(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     parts = {
         name: _digest([json.dumps(content, sort_keys=True).encode()]) for name, content in as_text.items()
     }
-    parts["package code"] = _digest(_tree(root / "src" / "palimpsest", WITHOUT_EFFECT))
+    parts["package code"] = _digest(_sources(root / "src" / "palimpsest", code_of_notebook(notebook)))
     parts["data and model settings"] = _digest(part for folder in DATA for part in _tree(root / folder))
     if parameters.get("profile") != LONG:
         shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))

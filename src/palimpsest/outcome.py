@@ -181,16 +181,12 @@ class Stream:
                 yield from self._hidden(sequence, "hidden_written", batch)
                 for record in evaluate(self.model, batch, self.written) if self.written else ():
                     yield "fact", record.case, f"{record.metric}_written", record.value
-            self._finish(sequence, state)
-            yield from self._hidden(sequence, "hidden_end", self.cases)
-            yield from self._scores()
-            yield from self._drift()
-
-    def _finish(self, sequence: Method, state: State) -> None:
-        if isinstance(sequence, Sequential) and isinstance(state, SequenceState):
             final = sequence.finish(self.model, state)
             if final is not None:
                 commit(self.model, final[0])
+            yield from self._hidden(sequence, "hidden_end", self.cases)
+            yield from self._scores()
+            yield from self._drift()
 
     def _start(self, sequence: Method) -> State:
         """Contexts, moments and projectors, computed once for all sequences that agree in them."""
@@ -207,7 +203,7 @@ class Stream:
 
     def _scored(self, sequence: Method, state: State) -> State:
         """The state with the score by which smoothing chooses, where there is smoothing."""
-        if isinstance(sequence, Sequential) or sequence.smoothing is None:
+        if sequence.smoothing is None:
             return state
         score = score_by(sequence.smoothing.select, self.cases, self.validation)
         return PlusState(state.contexts, state.moments, state.projectors, known=state.known, score=score)

@@ -26,6 +26,7 @@ import pandas as pd
 
 from palimpsest import paths
 from palimpsest.errors import DataError
+from palimpsest.intervals import Interval
 
 SCHEMA = 1
 STAGING = "PALIMPSEST_RESULTS"
@@ -164,6 +165,11 @@ class Results:
         _check_interval(name, entry)
         self.values[name] = entry
         _glue({name: entry["value"], f"{name}_text": readable(entry)})
+
+    def interval(self, name: str, found: Interval, unit: str, *, over: str = "cases") -> Interval:
+        """Record an estimate with its interval under a name, as `value` does; gives it back."""
+        self.value(name, found.mean, found.low, found.high, unit=unit, over=over, n=found.n)
+        return found
 
     def _check(self, name: str, unit: str, over: str, ends: Sequence[Number | None]) -> None:
         if not _NAME.fullmatch(name):

@@ -129,6 +129,12 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, method)
 
 
+def listed(names: Sequence[str], none: str = "none") -> str:
+    """Names as a sentence lists them: ``a, b and c``; another word where there are none."""
+    *first, last = names or [none]
+    return " and ".join([", ".join(first), last] if first else [last])
+
+
 def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
     """Rows of one published table, with the printed numbers as floats beside the printed text.
 

@@ -25,7 +25,7 @@ Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -82,6 +82,7 @@ class Sequential:
         rule, threshold: how the null space is cut; no projector without a rule.
         statistics_tokens: tokens of text behind C₀.
         targets, contexts: how values are optimised, and over which prefixes.
+        smoothing: none; residuals are written whole.
     """
 
     layers: Layers
@@ -98,6 +99,8 @@ class Sequential:
     statistics_tokens: int = Field(default=100_000, ge=1)
     targets: TargetSettings = TargetSettings()
     contexts: ContextSettings = ContextSettings()
+
+    smoothing: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.feedback and self.retain == "none":
@@ -140,9 +143,9 @@ class Sequential:
         edit = WeightDelta(deltas, base, notes.of(values, at.contexts))
         return edit, replace(at, ledgers=ledgers, weights=weights, steps=at.steps + 1)
 
-    def finish(self, model: EditableModel, state: SequenceState) -> tuple[WeightDelta, SequenceState] | None:
-        """The edit that post-processing at the end of a sequence makes; None where there is none."""
-        if self.post is None or not self.post.at_end:
+    def finish(self, model: EditableModel, state: State) -> tuple[WeightDelta, SequenceState] | None:
+        """The edit that post-processing at the end of a sequence makes; None without it or without a step."""
+        if self.post is None or not self.post.at_end or not isinstance(state, SequenceState):
             return None
         at = self._started(model, state)
         weights, notes = {}, _Notes()

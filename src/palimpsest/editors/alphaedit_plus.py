@@ -137,6 +137,9 @@ class AlphaEditPlus(AlphaEdit):
         values = joined(at.values, step.reached) if self.keep_past and self.past == "rewrite" else {}
         return replace(edit, notes=notes), replace(at, past=past, values=values)
 
+    def finish(self, model: EditableModel, state: State) -> None:
+        """Nothing waits for the end of a run, unlike in `palimpsest.sequential.Sequential`."""
+
     def _started(self, model: EditableModel, state: State | None) -> PlusState:
         """The given state; what it lacks is taken from the model as it is."""
         basic = start(model, state, self.contexts, self.layers, self.statistics_tokens)
