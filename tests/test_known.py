@@ -8,7 +8,7 @@ from editing import CONTEXTS, REQUESTS, double, stub_texts
 from tiny import tiny_model
 
 from palimpsest.apply import commit
-from palimpsest.editors import AlphaEditPlus, State, edit
+from palimpsest.editors import AlphaEditPlus, Rome, State, edit
 from palimpsest.errors import RequestError
 from palimpsest.known import known_values
 from palimpsest.sequential import Sequential
@@ -56,6 +56,17 @@ def test_a_method_that_computes_values_once_takes_them(method: str, monkeypatch:
         ends.append(made.deltas)
     for layer in LAYERS:
         torch.testing.assert_close(ends[0][layer], ends[1][layer])
+
+
+def test_rome_takes_known_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its one layer, of the model as it is; without them the same edit comes out."""
+    rome = Rome(layers=(1,), statistics_tokens=600, ridge=0.1, targets=replace(VALUES, reference="value"))
+    known = known_values(double("llama"), REQUESTS, 1, rome.targets, CONTEXTS)
+    made, _ = edit(rome, double("llama"), REQUESTS, State(contexts=CONTEXTS))
+    monkeypatch.setattr("palimpsest.editors.base.optimise_targets", None)
+    again, _ = edit(rome, double("llama"), REQUESTS, State(contexts=CONTEXTS, known=known))
+    torch.testing.assert_close(again.deltas[1], made.deltas[1])
+    assert made.deltas[1].norm() > 0
 
 
 def test_values_of_something_else_are_refused() -> None:

@@ -133,6 +133,15 @@ def agree(
 
 
 @every_kind
+@pytest.mark.parametrize("idle", [0, 10_000])
+def test_equal_to_the_twin_in_one_pass_and_in_two(
+    kind: str, idle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palimpsest.upperlayers.IDLE_POSITIONS", idle)
+    agree(double(kind), TargetSettings(steps=4, lr=0.3))
+
+
+@every_kind
 @pytest.mark.parametrize("reference", ["hidden", "value"])
 @pytest.mark.parametrize("chunk", [16, 3])
 def test_equal_to_the_twin(kind: str, reference: Any, chunk: int) -> None:

@@ -19,6 +19,9 @@ from palimpsest.types import EditRequest
 
 KL_PROMPT = "{} is a"
 
+IDLE_POSITIONS = 16
+"""KL positions for which one pass beats two: about where arithmetic takes as long as reading weights."""
+
 
 class Rows:
     """All sequences of a chunk, aligned so that every subject ends in the same column.
@@ -116,7 +119,7 @@ class UpperLayers:
         }
         self.positions = batch.positions[:, column:]
         self.bias = _causal_bias(batch, column, self.hidden.dtype)
-        self._prefixes: dict[bool, tuple[Tensor, _Prefix]] = {}
+        self._prefixes: dict[str, tuple[Tensor, _Prefix]] = {}
 
     def losses(
         self, delta: Float[Tensor, "n d_v"], active: Int[Tensor, " a"]
@@ -125,26 +128,41 @@ class UpperLayers:
         rows, model = self.rows, self.model
         wanted = torch.isin(rows.request, active)
         wanted[rows.kl_row] = False
-        hidden = self._run(wanted.nonzero()[:, 0], delta)
+        hidden, of_kl = self._passes(wanted.nonzero()[:, 0], rows.kl_row[active], delta)
         place = torch.cumsum(wanted, 0) - 1  # row -> its place among the wanted ones
         kept = wanted[rows.label_row]
         at = (place[rows.label_row[kept]], rows.label_offset[kept])
-        log_p = _log_probabilities(model, hidden[at])
+        log_p, of_kl = _log_probabilities(model, torch.cat([hidden[at], of_kl])).split(
+            [len(at[0]), len(active)]
+        )
         picked = -log_p.gather(1, rows.labels[kept, None])[:, 0] * rows.label_weight[kept]
         total = torch.zeros(len(rows.kl_row), device=model.device, dtype=picked.dtype)
         nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]
-        return nll, _log_probabilities(model, self._run(rows.kl_row[active], delta, kl=True)[:, 0])
+        return nll, of_kl
+
+    def _passes(
+        self, edits: Int[Tensor, " e"], kl: Int[Tensor, " a"], delta: Float[Tensor, "n d_v"]
+    ) -> tuple[Float[Tensor, "e q d_v"], Float[Tensor, "a d_v"]]:
+        """Hidden states of the rows of the edits and, at their one position, of those of the KL term.
+
+        A pass on few positions takes as long as reading the weights, so few rows go through in one pass, the
+        KL rows as wide as the others; many go in two, without these idle positions.
+        """
+        width = self.hidden.shape[1]
+        if len(kl) * width <= IDLE_POSITIONS:
+            hidden = self._run("both", torch.cat([edits, kl]), delta, width)
+            return hidden[: len(edits)], hidden[len(edits) :, 0]
+        return self._run("edits", edits, delta, width), self._run("kl", kl, delta, 1)[:, 0]
 
     def _run(
-        self, chosen: Int[Tensor, " rows"], delta: Float[Tensor, "n d_v"], kl: bool = False
+        self, name: str, chosen: Int[Tensor, " rows"], delta: Float[Tensor, "n d_v"], width: int
     ) -> Float[Tensor, "rows q d_v"]:
-        """The upper layers on some rows with their δ; rows of the KL term have one position."""
-        width = 1 if kl else self.hidden.shape[1]
+        """The upper layers on some rows with their δ, on ``width`` positions from the subject's last one."""
         model, end = self.model, self.rows.column + width
         hidden, positions = self.hidden[chosen, :width], self.positions[chosen, :width]
         moved = hidden[:, :1] + delta[self.rows.request[chosen], None].to(hidden.dtype)
         hidden = torch.cat([moved, hidden[:, 1:]], 1)
-        prefix, bias = self._prefix_of(chosen, kl), self.bias[chosen, :, :width, :end]
+        prefix, bias = self._prefix_of(name, chosen), self.bias[chosen, :, :width, :end]
         extra = {}
         if model.family.rotary is not None:
             rotary = model.net.get_submodule(model.family.rotary)
@@ -161,11 +179,11 @@ class UpperLayers:
             hidden = first_tensor(output)
         return hidden
 
-    def _prefix_of(self, chosen: Tensor, kl: bool) -> _Prefix:
+    def _prefix_of(self, name: str, chosen: Tensor) -> _Prefix:
         """Prefix states of the rows; requests only ever drop out, so as many rows are the same rows."""
-        held = self._prefixes.get(kl)
+        held = self._prefixes.get(name)
         if held is None or len(held[0]) != len(chosen):
-            held = self._prefixes[kl] = (chosen, _Prefix(self.states, chosen))
+            held = self._prefixes[name] = (chosen, _Prefix(self.states, chosen))
         return held[1]
 
 

@@ -17,13 +17,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from palimpsest.apply import WeightDelta
-from palimpsest.editors.base import State, start, step_norms, value_notes
+from palimpsest.editors.base import State, start, step_norms, value_notes, values_on
 from palimpsest.errors import RequestError
 from palimpsest.model import EditableModel, fingerprint, read_weight
 from palimpsest.settings import ContextSettings, TargetSettings
 from palimpsest.solve import LeastSquares, solve_exact
 from palimpsest.subjects import subject_keys
-from palimpsest.targets import optimise_targets
 from palimpsest.types import EditRequest
 
 
@@ -56,7 +55,7 @@ class Rome:
         needed = self.layers if self.second_moment else ()
         state = start(model, state, self.contexts, needed, self.statistics_tokens)
         (layer,) = self.layers
-        targets = optimise_targets(model, requests, layer, self.targets, state.contexts)
+        targets = values_on(model, requests, layer, self.targets, state.contexts, {}, state.known)
         keys = subject_keys(model, requests, layer, state.contexts).double()
         bare = subject_keys(model, requests, layer, state.contexts[:1]).double()
         anchor = keys if self.denominator == "same_key" else bare
