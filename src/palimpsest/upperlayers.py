@@ -132,13 +132,12 @@ class UpperLayers:
         place = torch.cumsum(wanted, 0) - 1  # row -> its place among the wanted ones
         kept = wanted[rows.label_row]
         at = (place[rows.label_row[kept]], rows.label_offset[kept])
-        log_p, of_kl = _log_probabilities(model, torch.cat([hidden[at], of_kl])).split(
-            [len(at[0]), len(active)]
-        )
+        log_p = _log_probabilities(model, torch.cat([hidden[at], of_kl]))
+        log_p, log_p_kl = log_p[: len(at[0])], log_p[len(at[0]) :]
         picked = -log_p.gather(1, rows.labels[kept, None])[:, 0] * rows.label_weight[kept]
         total = torch.zeros(len(rows.kl_row), device=model.device, dtype=picked.dtype)
         nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]
-        return nll, of_kl
+        return nll, log_p_kl
 
     def _passes(
         self, edits: Int[Tensor, " e"], kl: Int[Tensor, " a"], delta: Float[Tensor, "n d_v"]
