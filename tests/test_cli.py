@@ -57,6 +57,15 @@ def test_fetch_reports_a_failed_download(clone: Clone, monkeypatch: pytest.Monke
     assert (result.exit_code, result.stderr) == (2, "palimpsest: no network and an empty cache\n")
 
 
+def test_fetch_leaves_nothing_for_the_first_loads_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that load the model side by side afterwards would make its folder all at once."""
+    done: list[str] = []
+    monkeypatch.setattr(resources, "fetch_all", lambda: done.append("fetched"))
+    monkeypatch.setattr("palimpsest.model.unpacked_model", lambda: done.append("unpacked"))
+    assert COMMANDS.invoke(cli.app, ["fetch"]).exit_code == 0
+    assert done == ["fetched", "unpacked"]
+
+
 def test_parameters_are_printed_for_papermill(clone: Clone) -> None:
     result = COMMANDS.invoke(cli.app, ["parameters", "01_tiny", "--profile", "laptop"])
     assert yaml.safe_load(result.stdout) == {

@@ -127,9 +127,10 @@ def diagnose(
 @_clear_errors
 def fetch() -> None:
     """Fetch and verify the embedded model and texts, once."""
-    from palimpsest import resources
+    from palimpsest import model, resources
 
     resources.fetch_all()
+    model.unpacked_model()
 
 
 @app.command()
