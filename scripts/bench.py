@@ -177,10 +177,11 @@ def bench_responses(facts: int = 4) -> dict[str, object]:
     def theirs() -> None:
         for own in wordings.values():
             rows = model.tokenizer(list(own), return_tensors="pt", padding=True, padding_side="left")
-            how = {"do_sample": True, "top_p": decoding.top_p, "top_k": 0}
             model.net.generate(
                 **rows,
-                **how,
+                do_sample=True,
+                top_p=decoding.top_p,
+                top_k=0,
                 num_return_sequences=decoding.samples,
                 max_new_tokens=decoding.tokens,
                 pad_token_id=model.tokenizer.eos_token_id,

