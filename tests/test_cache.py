@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from palimpsest.cache import digest, empty, file_sha256, read, replacing, tensors
+from palimpsest.cache import digest, empty, file_sha256, new_folder, read, replacing, tensors
 from palimpsest.errors import ResourceError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -121,6 +121,60 @@ def test_a_full_disk(
         with pytest.raises(ResourceError, match=r"could not write .*No space left.*set PALIMPSEST_CACHE"):
             tensors("kind", {"a": 2}, value)
     assert only(own_cache).read_bytes() == before
+
+
+def write_folder(folder: Path, text: str) -> None:
+    with new_folder(folder) as staging:
+        (staging / "file.txt").write_text(text)
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+
+    def fail() -> None:
+        with new_folder(folder) as staging:
+            (staging / "file.txt").write_text("half")
+            assert not folder.exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(folder.parent.iterdir()) == []
+    write_folder(folder, "whole")
+    assert only(tmp_path) == folder / "file.txt"
+    assert (folder / "file.txt").read_text() == "whole"
+
+
+def test_of_two_processes_that_make_a_folder_the_first_to_end_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with new_folder(folder) as slow:
+        (slow / "file.txt").write_text("of the slow one")
+        write_folder(folder, "of the fast one")
+    assert only(tmp_path) == folder / "file.txt"
+    assert (folder / "file.txt").read_text() == "of the fast one"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+    ids=["file", "tensors"],
+)
+def test_a_full_disk_while_a_folder_is_made(error: Exception, tmp_path: Path) -> None:
+    def full() -> None:
+        with new_folder(tmp_path / "folder") as staging:
+            (staging / "file.txt").write_text("half")
+            raise error
+
+    with pytest.raises(ResourceError, match=r"could not write .*folder: .*No space left.*PALIMPSEST_CACHE"):
+        full()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(ResourceError, match=r"could not write .*folder: "):
+        write_folder(tmp_path / "folder", "text")
+    assert (tmp_path / "folder").read_text() == "a file"
 
 
 def test_what_a_full_disk_raises(tmp_path: Path) -> None:

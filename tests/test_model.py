@@ -279,6 +279,22 @@ def _unpacked(folder: Path) -> EditableModel:
     return model
 
 
+def test_two_users_may_unpack_the_model_at_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds the first one's folder when it wants to put its own there."""
+    made = tiny_model("llama")
+    monkeypatch.setattr(model_module.AutoConfig, "from_pretrained", lambda *a, **k: made.net.config)
+    monkeypatch.setattr(model_module.AutoTokenizer, "from_pretrained", lambda *a, **k: made.tokenizer)
+    monkeypatch.setattr(model_module.resources, "fetch", lambda name: own_cache)
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        _unpacked(own_cache)
+        return made.net
+
+    monkeypatch.setattr(model_module.AutoModelForCausalLM, "from_pretrained", meanwhile)
+    folder = model_module.unpacked_model()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_the_embedded_model_is_verified(own_cache: Path) -> None:
     model = _unpacked(own_cache)
     weights = model_module.unpacked_model() / "model.safetensors"

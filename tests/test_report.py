@@ -108,6 +108,18 @@ def test_table_renders_as_markdown():
     assert table._repr_markdown_() == str(table)
 
 
+def test_a_table_of_texts():
+    table = report.markdown_table(["name", "value"], [["a|b", "1\n2"], ["c", ""]])
+    assert table.splitlines() == ["| name | value |", "|:---|---:|", "| a/b | 1 2 |", "| c |  |"]
+    words = report.markdown_table(["name", "said", "then"], [], align="left")
+    assert words.splitlines()[1] == "|:---|:---|:---|"
+
+
+def test_a_row_that_does_not_fit_its_table_is_shown():
+    with pytest.raises(DataError, match=r"a row of 1 cells under 2 columns: \['lonely'\]; fill it up"):
+        report.markdown_table(["name", "value"], [["lonely"]])
+
+
 def test_a_score_given_twice_is_refused():
     with pytest.raises(DataError, match=r"method = memit, metric = efficacy is given twice"):
         report.score_table(pd.concat([SCORES, SCORES.iloc[[1]]]))

@@ -1,13 +1,15 @@
 """A content-addressed cache on disk: safetensors files named by the hash of everything they depend on.
 
 The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name
-and moved, so a killed process leaves nothing half-written.
+and moved, so a killed process leaves nothing half-written and two processes may write the same thing.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +79,36 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that becomes it when the block ends without an error.
+
+    Where another process has made ``folder`` meanwhile, that one stays and the temporary one is dropped.
+
+    Raises:
+        ResourceError: if the disk is full or the place cannot be written; nothing half-written is left.
+    """
+    staging = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        _move(staging, folder)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"could not write {folder}: {error}; free some space or set PALIMPSEST_CACHE to another disk"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(staging: Path, folder: Path) -> None:
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def tensors(

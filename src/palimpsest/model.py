@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest import resources
-from palimpsest.cache import cache_dir, digest, file_sha256
+from palimpsest.cache import cache_dir, digest, file_sha256, new_folder
 from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
 from palimpsest.tokens import encode, pad
 
@@ -194,11 +194,10 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
     net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, gguf_file=file))
     net.load_state_dict(quantised.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
-    staging = folder.with_name(folder.name + ".tmp")
-    net.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    (staging / "sha256.txt").write_text(file_sha256(staging / "model.safetensors"))
-    staging.replace(folder)
+    with new_folder(folder) as staging:
+        net.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        (staging / "sha256.txt").write_text(file_sha256(staging / "model.safetensors"))
 
 
 def read_weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:

