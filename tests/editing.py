@@ -7,13 +7,19 @@ import pytest
 import torch
 from tiny import SENTENCES, tiny_model
 
-from palimpsest.model import EditableModel, Site
+from palimpsest.model import FAMILIES, EditableModel, Site
 from palimpsest.types import EditRequest
 
 KINDS = ("llama", "gpt2")
+"""One family for each way in which a weight is stored: enough where only weights matter."""
 
-# For tests that take a second or more on each family: `make test` runs both, `make check` one.
+# For tests that take a second or more on each family: `make test` runs all, `make check` one.
 every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+_OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in FAMILIES if kind != "llama"]
+every_family = pytest.mark.parametrize("kind", ["llama", *_OTHERS])
+
+EXACT = {"llama": 1e-7, "gpt2": 1e-7, "qwen2": 1e-7, "gptj": 1e-4}
+"""Family -> tolerance of two float64 passes: transformers computes the attention of GPT-J in float32."""
 
 # Subjects at the start, in the middle and at the end; one to many tokens; targets of one and more tokens.
 REQUESTS = [

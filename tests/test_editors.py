@@ -12,6 +12,7 @@ from editing import (
     CONTEXTS,
     REQUESTS,
     double,
+    every_family,
     every_kind,
     plain_states,
     same_bits,
@@ -116,7 +117,7 @@ def nothing_to_do(
 
 
 @every_editor
-@every_kind
+@every_family
 def test_contract(name: str, kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     editor: Editor = MAKE[name]()
     model = tiny_model(kind, bos=kind == "llama")

@@ -14,7 +14,7 @@ from torch import Tensor
 from palimpsest import generations
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.generations import draw, passages, sample
-from palimpsest.model import EditableModel, generate, read_weight, write_weight
+from palimpsest.model import FAMILIES, EditableModel, generate, read_weight, write_weight
 from palimpsest.tokens import encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +54,7 @@ def plain(model: EditableModel, prompt: str, uniform: Tensor, top_k: int, top_p:
 
 
 @pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize(("top_k", "top_p", "heat"), [(5, 1.0, 1.0), (400, 0.7, 1.3), (20, 0.9, 0.7)])
 def test_sample_equals_the_plain_twin(kind: str, bos: bool, top_k: int, top_p: float, heat: float) -> None:
     model = tiny_model(kind, seed=2, bos=bos)

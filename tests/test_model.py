@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from editing import CONTEXTS, KINDS, REQUESTS, double, plain_states
-from tiny import BEGIN, tiny_model
+from editing import CONTEXTS, EXACT, REQUESTS, double, plain_states
+from tiny import BEGIN, NETS, tiny_model
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -36,7 +36,7 @@ PROMPT = "The mother tongue of Danielle Darrieux is"
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert set(FAMILIES) == set(KINDS)
+    assert set(FAMILIES) == set(NETS) == set(EXACT)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -48,7 +48,7 @@ def test_orientation(kind: str) -> None:
         keys, values = (plain_states(model, ids, Site(layer, part)) for part in ("key", "value"))
         projection: Any = model.projection(layer)
         weight, bias = read_weight(model, layer), projection.bias
-        assert weight.shape == (32, {"llama": 64, "gpt2": 128}[kind])
+        assert weight.shape == (32, 64 if kind in ("llama", "qwen2") else 128)
         expected = weight @ keys.T + (0 if bias is None else bias[:, None])
         torch.testing.assert_close(values.T, expected, rtol=1e-12, atol=1e-12)
 
@@ -75,7 +75,7 @@ def test_weights_read_and_written(kind: str) -> None:
     assert torch.equal(read_weight(model, 2), other)
     assert torch.equal(read_weight(model, 1), untouched)
     stored = model.net.state_dict()[model.weight_name(2)]
-    assert torch.equal(stored if kind == "llama" else stored.T, other)
+    assert torch.equal(stored.T if kind == "gpt2" else stored, other)
 
 
 POSITIONS = [
@@ -110,7 +110,8 @@ def test_states_at_subjects_equal_a_plain_forward(kind: str, bos: bool) -> None:
         for i, request in enumerate(REQUESTS):
             for c, context in enumerate(CONTEXTS):
                 ids, last = encode_around_subject(model.tokenizer, request.prompt, request.subject, context)
-                torch.testing.assert_close(found[i, c], plain_states(model, ids, site)[last])
+                expected = plain_states(model, ids, site)[last]
+                torch.testing.assert_close(found[i, c], expected, rtol=EXACT[kind], atol=EXACT[kind])
 
 
 def test_the_bare_prompt_weighs_one_half() -> None:
@@ -244,14 +245,16 @@ def _truncated(folder: Path) -> None:
 @pytest.mark.parametrize("make", [_t5, _strange, _no_tokenizer, _truncated])
 def test_a_folder_that_is_no_usable_model(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    with pytest.raises(ModelError, match=r"cannot be used as a causal language model.*known: llama, gpt2"):
+    with pytest.raises(
+        ModelError, match=r"cannot be used as a causal language model.*known: llama, gpt2, gptj"
+    ):
         load(tmp_path)
 
 
 def test_unsupported_architecture() -> None:
     net: Any = tiny_model("llama").net
     net.config.model_type = "strange"
-    with pytest.raises(ModelError, match="'strange' is not supported; known: llama, gpt2"):
+    with pytest.raises(ModelError, match="'strange' is not supported; known: llama, gpt2, gptj, qwen2"):
         wrap(net, None, "strange")
 
 

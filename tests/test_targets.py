@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from editing import CONTEXTS, REQUESTS, double, every_kind, plain_states, same_bits, snapshot
+from editing import CONTEXTS, REQUESTS, double, every_family, plain_states, same_bits, snapshot
 from tiny import tiny_model
 from torch import Tensor
 
@@ -132,7 +132,7 @@ def agree(
     return found, twins
 
 
-@every_kind
+@every_family
 @pytest.mark.parametrize("idle", [0, 10_000])
 def test_equal_to_the_twin_in_one_pass_and_in_two(
     kind: str, idle: int, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +141,7 @@ def test_equal_to_the_twin_in_one_pass_and_in_two(
     agree(double(kind), TargetSettings(steps=4, lr=0.3))
 
 
-@every_kind
+@every_family
 @pytest.mark.parametrize("reference", ["hidden", "value"])
 @pytest.mark.parametrize("chunk", [16, 3])
 def test_equal_to_the_twin(kind: str, reference: Any, chunk: int) -> None:
@@ -151,7 +151,7 @@ def test_equal_to_the_twin(kind: str, reference: Any, chunk: int) -> None:
     assert (found.deltas.norm(dim=0) > 0.1).all()
 
 
-@every_kind
+@every_family
 def test_equal_to_the_twin_in_single_precision(kind: str) -> None:
     agree(tiny_model(kind), replace(SHORT, clamp=5.0), CONTEXTS[:2], REQUESTS[:2])
 
@@ -161,14 +161,14 @@ def test_equal_to_the_twin_in_single_precision(kind: str) -> None:
 AT_THE_END = REQUESTS[2:3]
 
 
-@every_kind
+@every_family
 def test_equal_to_the_twin_from_the_first_and_in_the_last_layer(kind: str) -> None:
     model = double(kind)
     agree(model, SHORT, CONTEXTS[:2], REQUESTS[1:3], layer=0)
     agree(model, SHORT, CONTEXTS[:2], AT_THE_END, layer=3)
 
 
-@every_kind
+@every_family
 @pytest.mark.parametrize("loss_layer", [1, 2])
 def test_loss_read_from_a_lower_layer(kind: str, loss_layer: int) -> None:
     model = double(kind)
@@ -294,7 +294,7 @@ def test_layers_that_cannot_be(layer: int, loss_layer: int | None, message: str)
         optimise_targets(tiny_model("llama"), REQUESTS, layer, replace(SHORT, loss_layer=loss_layer))
 
 
-@every_kind
+@every_family
 def test_half_precision_models_are_optimised_in_single_precision(kind: str) -> None:
     model = tiny_model(kind)
     model.net.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Tiny random models of both families, made in a moment and without any download.
+"""Tiny random models of all families, made in a moment and without any download.
 
 The tokenizer is a byte-level BPE trained on a few sentences, so that any text can be encoded, common words
 are one token and rare ones are several. Weights are drawn wide enough that predictions differ from prompt
@@ -10,7 +10,17 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from palimpsest.model import EditableModel, wrap
 
@@ -26,6 +36,23 @@ SENTENCES = [
     "The Space Needle is in Seattle, in the north of the country",
     "Marie Curie plays the piano and works in the field of physics",
 ]
+
+
+_GATED = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+_PLAIN = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
+NETS: dict[str, tuple[Any, Any, dict[str, int]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, _GATED),
+    "gpt2": (GPT2Config, GPT2LMHeadModel, _PLAIN),
+    "gptj": (GPTJConfig, GPTJForCausalLM, _PLAIN | {"rotary_dim": 4}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, _GATED),
+}
 
 
 @cache
@@ -50,7 +77,7 @@ def tiny_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(kind: str, seed: int = 0, bos: bool = False) -> EditableModel:
-    """A random float32 model: ``llama`` or ``gpt2``, 4 layers, d_v = 32, d_k = 64 (llama) or 128 (gpt2).
+    """A random float32 model of 4 layers, d_v = 32, d_k = 64 (llama, qwen2) or 128 (gpt2, gptj).
 
     The same kind, seed and bos give the same weights; the global random state is left as it was.
     """
@@ -58,23 +85,8 @@ def tiny_model(kind: str, seed: int = 0, bos: bool = False) -> EditableModel:
     sizes = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if kind == "llama":
-            net: torch.nn.Module = LlamaForCausalLM(
-                LlamaConfig(
-                    hidden_size=32,
-                    intermediate_size=64,
-                    num_hidden_layers=4,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    max_position_embeddings=256,
-                    initializer_range=0.3,
-                    **sizes,
-                )
-            )
-        elif kind == "gpt2":
-            net = GPT2LMHeadModel(
-                GPT2Config(n_embd=32, n_layer=4, n_head=4, n_positions=256, initializer_range=0.3, **sizes)
-            )
-        else:
-            raise ValueError(f"no tiny model of kind {kind!r}; choose llama or gpt2")
+        if kind not in NETS:
+            raise ValueError(f"no tiny model of kind {kind!r}; choose {', '.join(NETS)}")
+        config, net, shape = NETS[kind]
+        net = net(config(**shape, initializer_range=0.3, **sizes))
     return wrap(net.float(), tokenizer, f"tiny-{kind}-{seed}")

@@ -35,6 +35,7 @@ class Family:
         norm: the final norm before the head.
         head: the output embedding.
         rotary: module giving rotary position embeddings from positions, or None.
+        past: argument by which a layer takes the key/value states before its positions.
     """
 
     layers: str
@@ -42,11 +43,14 @@ class Family:
     norm: str
     head: str = "lm_head"
     rotary: str | None = None
+    past: str = "past_key_values"
 
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
     "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f"),
+    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", past="layer_past"),
+    "qwen2": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
 }
 
 

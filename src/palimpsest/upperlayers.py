@@ -162,18 +162,13 @@ class UpperLayers:
         moved = hidden[:, :1] + delta[self.rows.request[chosen], None].to(hidden.dtype)
         hidden = torch.cat([moved, hidden[:, 1:]], 1)
         prefix, bias = self._prefix_of(name, chosen), self.bias[chosen, :, :width, :end]
-        extra = {}
+        extra: dict[str, Any] = {model.family.past: prefix}
         if model.family.rotary is not None:
             rotary = model.net.get_submodule(model.family.rotary)
             extra["position_embeddings"] = rotary(hidden, positions)
         for layer in self.layers:
             output = model.layer(layer)(
-                hidden,
-                attention_mask=bias,
-                position_ids=positions,
-                past_key_values=prefix,
-                use_cache=True,
-                **extra,
+                hidden, attention_mask=bias, position_ids=positions, use_cache=True, **extra
             )
             hidden = first_tensor(output)
         return hidden
