@@ -57,6 +57,16 @@ def test_fetch_reports_a_failed_download(clone: Clone, monkeypatch: pytest.Monke
     assert (result.exit_code, result.stderr) == (2, "palimpsest: no network and an empty cache\n")
 
 
+def test_a_stop_says_how_to_go_on(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resources, "fetch_all", stop)
+    result = COMMANDS.invoke(cli.app, ["fetch"])
+    message = "palimpsest: stopped; the same command goes on from what is done\n"
+    assert (result.exit_code, result.stderr) == (130, message)
+
+
 def test_fetch_leaves_nothing_for_the_first_loads_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that load the model side by side afterwards would make its folder all at once."""
     done: list[str] = []

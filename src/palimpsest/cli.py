@@ -1,4 +1,4 @@
-"""The command line. Every expected error is one message on standard error and exit status 2."""
+"""The command line. Every expected error is one message on standard error and exit status 2, a stop 130."""
 
 import functools
 import sys
@@ -26,7 +26,7 @@ Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for
 
 
 def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the package's own errors into one message and exit status 2."""
+    """Turn the package's own errors, and a stop by the user, into one message and an exit status."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -35,6 +35,9 @@ def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
         except PalimpsestError as error:
             typer.echo(f"palimpsest: {error}", err=True)
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("palimpsest: stopped; the same command goes on from what is done", err=True)
+            raise typer.Exit(130) from None
 
     return wrapper
 
