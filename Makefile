@@ -47,7 +47,7 @@ check: lint ## the inner loop, at most two minutes: linters, types, fast tests
 	$(PYTEST) -q -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook through papermill in the smoke profile, and through nbval
-	$(PALIMPSEST) run-all --profile smoke
+	$(PALIMPSEST) run-all --profile smoke --jobs 2
 	PALIMPSEST_RESULTS="$$PWD/build/nbval" $(PYTEST) -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 test: fetch lint ## everything, at most thirty minutes on two cores

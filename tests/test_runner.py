@@ -1,6 +1,8 @@
 import json
 import sys
 from pathlib import Path
+from threading import Barrier
+from typing import Self
 
 import nbformat
 import pytest
@@ -279,7 +281,7 @@ def test_run_all_goes_on_after_a_failure_and_names_it(
     second.write_bytes(clone.notebook.read_bytes())
     commands: list[list[str]] = []
     monkeypatch.setattr(
-        runner, "_in_own_process", lambda command: commands.append(command) or len(commands) % 2
+        runner, "_in_own_process", lambda command, jobs: commands.append(command) or len(commands) % 2
     )
     with pytest.raises(NotebookError, match="failed: 01_tiny; the messages are above"):
         run_all("laptop", gpu="1")
@@ -290,6 +292,37 @@ def test_run_all_goes_on_after_a_failure_and_names_it(
     printed = capsys.readouterr().out
     assert "notebook 1 of 2, elapsed 00:00:00: 01_tiny (not run yet in this profile)" in printed
     assert "2 notebooks, 1 run, 1 failed" in printed
+
+
+def test_two_notebooks_run_at_once_and_share_the_cores(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clone.root / "notebooks" / "02_other.ipynb").write_bytes(clone.notebook.read_bytes())
+    both, threads = Barrier(2, timeout=60), []
+
+    class Process:
+        """Ends when another one has begun; the second notebook fails."""
+
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            self.code = int("02_other" in command)
+            threads.append(env["OMP_NUM_THREADS"])
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def wait(self) -> int:
+            both.wait()
+            return self.code
+
+    monkeypatch.setattr(runner.subprocess, "Popen", Process)
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pytest.raises(NotebookError, match="failed: 02_other; the messages are above"):
+        run_all("laptop", jobs=2)
+    assert threads == ["3", "3"]
+    assert "2 notebooks, 1 run, 1 failed" in capsys.readouterr().out
 
 
 def test_without_git_the_revision_is_unknown(clone: Clone) -> None:

@@ -184,11 +184,14 @@ def run_all(
     profile: Profile = "laptop",
     force: Annotated[bool, typer.Option("--force", help="Run fresh ones too.")] = False,
     gpu: Gpu = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Notebooks at once, sharing the cores; run times are then disturbed.")
+    ] = 1,
 ) -> None:
     """Run every notebook whose result is stale; after an interruption the same command resumes."""
     from palimpsest import runner
 
-    runner.run_all(profile, force=force, gpu=gpu)
+    runner.run_all(profile, force=force, gpu=gpu, jobs=jobs)
 
 
 @app.command()

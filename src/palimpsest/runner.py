@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,9 +250,10 @@ def refresh_prose(name: str | Path, profile: str) -> bool:
     return True
 
 
-def _in_own_process(command: list[str]) -> int:
+def _in_own_process(command: list[str], jobs: int) -> int:
     """Exit status of a command; an interruption, which it gets too, waits until it has tidied up."""
-    with subprocess.Popen(command) as process:
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    with subprocess.Popen(command, env=threads | os.environ) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -261,13 +263,15 @@ def _in_own_process(command: list[str]) -> int:
             raise
 
 
-def run_all(profile: str, *, force: bool = False, gpu: str | None = None) -> list[str]:
+def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1) -> list[str]:
     """Run every notebook that is stale, each in a process of its own; returns the names run.
 
     Args:
         profile: its name.
         force: run fresh ones too.
         gpu: passed on to each run.
+        jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set) and disturb
+            each other's timings, so records that hold run times are made one by one.
 
     Raises:
         NotebookError: after the last notebook, if any failed; another call resumes with those.
@@ -276,20 +280,28 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None) -> lis
     check_profile(setting)
     print(f"profile {setting.name}: {setting.description} ({setting.machine})", flush=True)
     names, begun = known_notebooks(), time.monotonic()
-    failed: list[str] = []
-    ran: list[str] = []
-    for number, name in enumerate(names, 1):
+
+    def one(name: str) -> int | None:
+        """Exit status of a run; None where none was needed."""
         reason = "forced" if force else stale(name, setting)
         elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
-        line = f"notebook {number} of {len(names)}, elapsed {elapsed}: {name}"
+        line = f"notebook {names.index(name) + 1} of {len(names)}, elapsed {elapsed}: {name}"
         if reason is None:
             renewed = refresh_prose(name, profile)
             print(f"{line} is up to date{' (its text was renewed)' if renewed else ''}", flush=True)
-            continue
+            return None
         print(f"{line} ({reason})", flush=True)
         command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]
         command += [] if gpu is None else ["--gpu", gpu]
-        (ran if _in_own_process(command) == 0 else failed).append(name)
+        return _in_own_process(command, jobs)
+
+    if jobs == 1:
+        codes = [one(name) for name in names]
+    else:
+        with ThreadPoolExecutor(jobs) as pool:
+            codes = list(pool.map(one, names))
+    ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
+    failed = [name for name, code in zip(names, codes, strict=True) if code]
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:
