@@ -50,7 +50,7 @@ notebooks: fetch ## every notebook through papermill in the smoke profile, and t
 	$(PALIMPSEST) run-all --profile smoke --jobs 2
 	PALIMPSEST_RESULTS="$$PWD/build/nbval" $(PYTEST) -q -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
-test: fetch lint ## everything, at most thirty minutes on two cores
+test: fetch lint ## everything, about half an hour on two cores
 	@mkdir -p build
 	$(PYTEST) -m "not nightly" | tee build/pytest.log
 	$(MAKE) notebooks
