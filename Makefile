@@ -43,7 +43,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint ## the inner loop, at most two minutes: linters, types, fast tests
+check: lint ## the inner loop, less than four minutes: linters, types, fast tests
 	$(PYTEST) -q -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook through papermill in the smoke profile, and through nbval
