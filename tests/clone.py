@@ -1,12 +1,27 @@
-"""A small stand-in for a checkout, with one quick notebook, for tests of the runner and the book."""
+"""A small stand-in for a checkout, with one quick notebook, for tests of the runner and the book.
 
+Its package is a copy of the real one with a toy module beside it, so that a kernel started in it runs code
+whose calls and files are those of the checkout.
+"""
+
+import json
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from palimpsest import records
+from palimpsest.book.dependencies import dependencies
+from palimpsest.book.provenance import hashes_of
+from palimpsest.book.staleness import file_hashes, inputs
+from palimpsest.profiles import load_profile, parameters_for
+
+PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 PARAMETERS = """\
 profile: str = "smoke"  # name of the profile
 seed: int = 1  # seed of every draw
@@ -15,18 +30,43 @@ careful: bool = True  # whether to check twice"""
 WORK = """\
 import sys
 import pandas as pd
+from palimpsest.paths import root
 from palimpsest.records import Results
+from palimpsest.toy import doubled, thorough
 print(sys.executable, file=sys.stderr)
 print(object())
+facts = (root() / "data" / "facts" / "triples.csv").read_text()
 if seed < 0:
-    raise ValueError("a negative seed")"""
+    raise ValueError("a negative seed")
+if seed > 1:
+    thorough(seed)"""
 SAVE = """\
 results = Results("01_tiny", profile=profile, parameters=dict(seed=seed, rate=rate))
 results.describe(model={"name": "tiny", "sha256": "0123456789abcdef" * 4}, seed=seed)
-results.value("doubled", 2.0 * seed, unit="count")
+results.value("doubled", doubled(seed), unit="count")
 results.table("rows", pd.DataFrame({"case": ["a"], "value": [float(seed)]}))
 results.save()"""
+TOY = '''\
+"""Arithmetic of the toy notebook, which asks for `thorough` only above seed 1."""
+
+FACTOR = 2.0
+
+
+def doubled(x: float) -> float:
+    """Twice a number."""
+    return FACTOR * x
+
+
+def thorough(x: float) -> float:
+    return x - 1
+
+
+def unreached(x: float) -> float:
+    return x + 1
+'''
+DATA = "data/facts/triples.csv"
 PROFILE = {"model": "tiny", "description": "a test of the machinery", "machine": "any"}
+TOLERANCES = {"default": {"reason": "rounding", "relative": 1e-6}}
 
 
 class Clone:
@@ -35,25 +75,34 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.notebook = root / "notebooks" / "01_tiny.ipynb"
-        for folder in ("notebooks", "config/profiles", "src/palimpsest", "data/facts", "book"):
+        self.toy = root / "src" / "palimpsest" / "toy.py"
+        for folder in ("notebooks", "config/profiles", "data/facts", "book", "results/smoke"):
             (root / folder).mkdir(parents=True)
         (root / "pyproject.toml").touch()
-        (root / "src/palimpsest/solve.py").write_text('"""Solve."""\nX = 1\n')
-        (root / "src/palimpsest/records.py").write_text("from palimpsest.solve import X\n")
-        (root / "src/palimpsest/unused.py").write_text("X = 1\n")
-        (root / "data/facts/triples.csv").write_text("a,b,c\n")
+        shutil.copytree(PACKAGE, self.toy.parent, ignore=shutil.ignore_patterns("__pycache__"))
+        (root / DATA).write_text("a,b,c\n")
+        (root / "results/smoke/tolerances.yaml").write_text(yaml.safe_dump(TOLERANCES))
+        self.write_toy()
         self.write_notebook()
         for name in ("smoke", "laptop"):
             self.write_profile(name)
         self.write_profile("laptop", notebooks={"01_tiny": {"seed": 2}})
 
-    def write_notebook(self, prose: str = "Twice is {glue:text}`doubled_text`.") -> None:
-        """The notebook, with another text if wanted."""
+    def write_toy(self, old: str = "", new: str = "") -> None:
+        """The toy module, with one text in it replaced."""
+        assert old in TOY
+        self.toy.write_text(TOY.replace(old, new) if old else TOY)
+        dependencies.cache_clear()
+
+    def write_notebook(
+        self, prose: str = "Twice is {glue:text}`doubled_text`.", work: str = WORK, save: str = SAVE
+    ) -> None:
+        """The notebook, with another text or other code if wanted."""
         cells = [
             new_markdown_cell(f"(tiny)=\n# A tiny result\n\n{prose}", id="title"),
             new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}),
-            new_code_cell(WORK, id="work"),
-            new_code_cell(SAVE, id="save"),
+            new_code_cell(work, id="work"),
+            new_code_cell(save, id="save"),
         ]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.notebook)
@@ -68,10 +117,55 @@ class Clone:
         folder = self.root / "results" / profile
         return {path.name: path.read_bytes() for path in sorted(folder.glob("*"))}
 
+    def pretend_run(self, profile: str = "laptop", doubled: float = 4.0, **provenance: Any) -> None:
+        """Files of a finished run, without running anything."""
+        folder = self.root / "results" / profile
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.notebook, folder / "01_tiny.ipynb")
+        results = records.Results("01_tiny", profile, {"seed": 2, "odd_name": "a|b"})
+        results.describe(model={"name": "tiny", "sha256": "0123456789abcdef" * 4}, seed=2, dtype="float32")
+        results.value("doubled", doubled, doubled - 1, doubled + 1, unit="count", over="seeds", n=3)
+        records.write_atomically(folder / "01_tiny.json", records.as_json(results.as_dict()))
+        parameters = parameters_for(load_profile("laptop"), self.notebook)
+        made = hashes_of(inputs(self.notebook, parameters, [DATA]), file_hashes([DATA]))
+        made |= {"code_revision": "abc", "peak_memory_mib": 2048, "device": "cpu", "wall_seconds": 1234.5}
+        self.write_provenance({**made, **provenance}, profile)
+
+    def provenance(self, profile: str = "laptop") -> dict[str, Any]:
+        """What the provenance of a result says."""
+        content: dict[str, Any] = json.loads(self.results(profile)["01_tiny.provenance.json"])
+        return content
+
+    def write_provenance(self, content: object, profile: str = "laptop") -> None:
+        """Another provenance."""
+        path = self.root / "results" / profile / "01_tiny.provenance.json"
+        records.write_atomically(path, records.as_json(content))
+
+    def git(self, *arguments: str) -> str:
+        """What git prints in this checkout."""
+        who = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+        command = ["git", "-C", str(self.root), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(self, message: str = "a step") -> str:
+        """Commit everything; the revision as a provenance names it."""
+        if not (self.root / ".git").is_dir():
+            self.git("init", "--quiet", "--initial-branch=main")
+            (self.root / ".gitignore").write_text("build/\nresults/\n__pycache__/\n")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", f"--message={message}")
+        return self.git("rev-parse", "--short=12", "HEAD")
+
 
 def make_clone(root: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     """A clone that the package takes for its own checkout, kernels included."""
-    monkeypatch.setenv("PALIMPSEST_ROOT", str(root))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
+    enter(root, monkeypatch)
     monkeypatch.delenv("PALIMPSEST_RESULTS", raising=False)
     return Clone(root)
+
+
+def enter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the package, and kernels, work in a clone that is there already."""
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(root / "src"))
+    dependencies.cache_clear()

@@ -1,12 +1,9 @@
-import json
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from clone import Clone, make_clone
 
-from palimpsest import records
 from palimpsest.book import assemble as assembly
 from palimpsest.book import browser_check
 from palimpsest.book.assemble import add_after_title, assemble, banner, provenance_box
@@ -14,8 +11,7 @@ from palimpsest.book.browser_check import Report, broken_links, check, find_brow
 from palimpsest.book.build import build
 from palimpsest.book.offline import source
 from palimpsest.errors import BookError
-from palimpsest.fingerprint import components, content_hash
-from palimpsest.profiles import load_profile, parameters_for
+from palimpsest.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,21 +20,6 @@ ROOT = Path(__file__).parents[1]
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     monkeypatch.setattr(assembly, "generators", lambda _: [])
     return make_clone(tmp_path / "clone", monkeypatch)
-
-
-def pretend_run(clone: Clone, profile: str = "laptop", doubled: float = 4.0) -> None:
-    """Files of a finished run, without running anything."""
-    folder = clone.root / "results" / profile
-    folder.mkdir(parents=True)
-    shutil.copyfile(clone.notebook, folder / "01_tiny.ipynb")
-    results = records.Results("01_tiny", profile, {"seed": 2, "odd_name": "a|b"})
-    results.describe(model={"name": "tiny", "sha256": "0123456789abcdef" * 4}, seed=2, dtype="float32")
-    results.value("doubled", doubled, doubled - 1, doubled + 1, unit="count", over="seeds", n=3)
-    records.write_atomically(folder / "01_tiny.json", records.as_json(results.as_dict()))
-    parts = components(clone.notebook, parameters_for(load_profile("laptop"), clone.notebook))
-    provenance = {"content_hash": content_hash(parts), "inputs": parts, "wall_seconds": 1234.5}
-    provenance |= {"code_revision": "abc", "peak_memory_mib": 2048, "device": "cpu"}
-    (folder / "01_tiny.provenance.json").write_text(json.dumps(provenance))
 
 
 def page(clone: Clone) -> nbformat.NotebookNode:
@@ -54,7 +35,7 @@ def test_what_was_not_run_gets_a_stub_that_keeps_its_label(clone: Clone) -> None
 
 
 def test_a_page_names_its_profile_between_title_and_text(clone: Clone) -> None:
-    pretend_run(clone)
+    clone.pretend_run()
     assert [path.name for path in assemble("laptop")] == ["01_tiny.ipynb"]
     cells = page(clone).cells
     assert [cell.id for cell in cells[:3]] == ["title", "banner", "after-title"]
@@ -66,16 +47,16 @@ def test_a_page_names_its_profile_between_title_and_text(clone: Clone) -> None:
 
 
 def test_a_stale_page_says_so_and_why(clone: Clone) -> None:
-    pretend_run(clone)
-    (clone.root / "src/palimpsest/solve.py").write_text("X = 2\n")
+    clone.pretend_run()
+    clone.write_toy("FACTOR = 2.0", "FACTOR = 3.0")
     assemble("laptop")
     text = page(clone).cells[1].source
     assert "{admonition} Stale" in text
-    assert "changed since the run: package code" in text
+    assert "changed since the run: code (toy.FACTOR)" in text
 
 
 def test_a_page_shows_the_present_prose(clone: Clone) -> None:
-    pretend_run(clone)
+    clone.pretend_run()
     clone.write_notebook(prose="Corrected words.")
     assemble("laptop")
     assert page(clone).cells[2].source == "Corrected words."
@@ -83,7 +64,7 @@ def test_a_page_shows_the_present_prose(clone: Clone) -> None:
 
 
 def test_the_box_at_the_end_says_how_it_was_made(clone: Clone) -> None:
-    pretend_run(clone)
+    clone.pretend_run()
     assemble("laptop")
     box = page(clone).cells[-1].source
     assert box.startswith("````{admonition} Provenance\n:class: note dropdown")
@@ -105,9 +86,9 @@ def test_a_run_without_a_record_still_has_a_box(clone: Clone) -> None:
 
 
 def test_other_profiles_stand_beside_but_not_smoke(clone: Clone) -> None:
-    pretend_run(clone)
-    pretend_run(clone, "gpu-big", doubled=400.0)
-    pretend_run(clone, "smoke", doubled=1.0)
+    clone.pretend_run()
+    clone.pretend_run("gpu-big", doubled=400.0)
+    clone.pretend_run("smoke", doubled=1.0)
     assemble("laptop")
     text = page(clone).cells[1].source
     assert "Also run in: gpu-big" in text
@@ -117,7 +98,7 @@ def test_other_profiles_stand_beside_but_not_smoke(clone: Clone) -> None:
 
 def test_pages_of_an_earlier_build_are_removed(clone: Clone) -> None:
     assemble("laptop")
-    pretend_run(clone)
+    clone.pretend_run()
     assemble("laptop")
     assert [path.name for path in (clone.root / "book/_pages").iterdir()] == ["01_tiny.ipynb"]
 

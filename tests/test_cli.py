@@ -107,7 +107,7 @@ def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.M
 
 def test_status_says_what_is_stale_and_why(clone: Clone) -> None:
     result = COMMANDS.invoke(cli.app, ["status"])
-    assert result.stdout == "01_tiny: not run yet in this profile\n"
+    assert result.stdout == "01_tiny: not run\n"
 
 
 def test_without_a_browser_the_check_is_not_run_rather_than_passed(

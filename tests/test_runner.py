@@ -6,14 +6,16 @@ from typing import Self
 
 import nbformat
 import pytest
-from clone import Clone, make_clone
+from clone import DATA, Clone, enter, make_clone
 
 from palimpsest import runner
+from palimpsest.book import execution
+from palimpsest.book.provenance import code_revision
+from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError, ProfileError, UnknownNameError
-from palimpsest.fingerprint import bare_code
 from palimpsest.parameters import Parameter, checked, parsed, read_parameters
 from palimpsest.profiles import check_profile, load_profile, parameters_for
-from palimpsest.runner import run_all, run_notebook, stale
+from palimpsest.runner import run_all, run_notebook
 
 
 @pytest.fixture
@@ -32,8 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def finished(shared: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    monkeypatch.setenv("PALIMPSEST_ROOT", str(shared.root))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
+    enter(shared.root, monkeypatch)
     return shared
 
 
@@ -158,37 +159,42 @@ def test_a_profile_that_is_no_mapping(clone: Clone) -> None:
 # Staleness
 
 
-def test_prose_and_comments_are_no_code() -> None:
-    source = '"""Doc."""\n\n\ndef f() -> str:  # why\n    """Doc\n    more."""\n    return "# no"  # c\n'
-    assert bare_code(source) == 'def f() -> str:\n    return "# no"'
-    assert bare_code('class A: "doc"\n') == 'class A: "doc"'
-
-
 def test_what_was_never_run(clone: Clone) -> None:
     assert stale("01_tiny", "laptop") == "not run yet in this profile"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "content", "reason"),
+    ("old", "new", "reason"),
     [
-        ("src/palimpsest/solve.py", '"""New words."""\nX = 1  # why\n', None),
-        ("src/palimpsest/solve.py", "X = 2\n", "changed since the run: package code"),
-        ("src/palimpsest/unused.py", "X = 2\n", None),
-        ("src/palimpsest/claims.py", "X = 2\n", None),
-        ("data/facts/triples.csv", "a,b,d\n", "changed since the run: data and model settings"),
+        ('"""Twice a number."""', '"""New words."""  # why', None),
+        ("FACTOR = 2.0", "FACTOR = 3.0", "changed since the run: code (toy.FACTOR)"),
+        ("return x + 1", "return x + 2", None),
     ],
 )
-def test_a_result_is_stale_when_what_it_came_from_has_changed(
-    finished: Clone, file: str, content: str, reason: str | None
+def test_a_result_is_stale_when_code_it_came_from_has_changed(
+    finished: Clone, old: str, new: str, reason: str | None
 ) -> None:
-    path = finished.root / file
-    before = path.read_text() if path.exists() else None
     try:
-        path.write_text(content)
+        finished.write_toy(old, new)
         assert stale("01_tiny", "laptop") == reason
     finally:
-        path.write_text(before) if before else path.unlink()
+        finished.write_toy()
+    assert stale("01_tiny", "laptop") is None
+
+
+@pytest.mark.slow
+def test_a_result_is_stale_when_data_that_it_read_have_changed(finished: Clone) -> None:
+    path = finished.root / DATA
+    before = path.read_text()
+    try:
+        path.write_text("a,b,d\n")
+        assert stale("01_tiny", "laptop") == "changed since the run: data"
+        path.unlink()
+        assert stale("01_tiny", "laptop") == "changed since the run: data"
+        path.with_name("unread.csv").touch()
+    finally:
+        path.write_text(before)
     assert stale("01_tiny", "laptop") is None
 
 
@@ -254,7 +260,7 @@ def test_a_failure_leaves_the_earlier_result(finished: Clone) -> None:
 
 @pytest.mark.slow
 def test_new_prose_is_taken_over_without_a_run(finished: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_in_own_process", lambda _: pytest.fail("it ran"))
+    monkeypatch.setattr(runner, "in_own_process", lambda *_: pytest.fail("it ran"))
     before = json.loads(finished.results()["01_tiny.provenance.json"])
     try:
         finished.write_notebook(prose="New words.")
@@ -281,7 +287,7 @@ def test_run_all_goes_on_after_a_failure_and_names_it(
     second.write_bytes(clone.notebook.read_bytes())
     commands: list[list[str]] = []
     monkeypatch.setattr(
-        runner, "_in_own_process", lambda command, jobs: commands.append(command) or len(commands) % 2
+        runner, "in_own_process", lambda command, jobs: commands.append(command) or len(commands) % 2
     )
     with pytest.raises(NotebookError, match="failed: 01_tiny; the messages are above"):
         run_all("laptop", gpu="1")
@@ -316,8 +322,8 @@ def test_two_notebooks_run_at_once_and_share_the_cores(
             both.wait()
             return self.code
 
-    monkeypatch.setattr(runner.subprocess, "Popen", Process)
-    monkeypatch.setattr(runner.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(execution.subprocess, "Popen", Process)
+    monkeypatch.setattr(execution.os, "cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with pytest.raises(NotebookError, match="failed: 02_other; the messages are above"):
         run_all("laptop", jobs=2)
@@ -326,4 +332,4 @@ def test_two_notebooks_run_at_once_and_share_the_cores(
 
 
 def test_without_git_the_revision_is_unknown(clone: Clone) -> None:
-    assert runner.code_revision() == "unknown"
+    assert code_revision() == "unknown"

@@ -210,13 +210,42 @@ def parameters(
 @app.command()
 @_clear_errors
 def status(profile: Profile = "laptop") -> None:
-    """Say of each notebook whether its result is up to date, and why not."""
-    from palimpsest import runner
+    """Say of each notebook whether its result is fresh, confirmed or stale, and what has changed."""
+    from palimpsest.book.standing import standing
     from palimpsest.profiles import known_notebooks, load_profile
 
     setting = load_profile(profile)
     for name in known_notebooks():
-        typer.echo(f"{name}: {runner.stale(name, setting) or 'up to date'}")
+        typer.echo(f"{name}: {standing(name, setting)}")
+
+
+@app.command()
+@_clear_errors
+def confirm(
+    pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
+    profile: Profile = "laptop",
+    jobs: Annotated[int, typer.Option(min=1, help="Pages at once.")] = 1,
+) -> None:
+    """Carry stale results over a change of code that leaves the values of their small runs as they were."""
+    from palimpsest.book.confirm import confirm_all
+
+    for line in confirm_all(pages or None, profile, jobs):
+        typer.echo(line)
+
+
+@app.command()
+@_clear_errors
+def check_notebooks(
+    pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once, sharing the cores.")] = 1,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Carry the new values from now on instead of comparing them.")
+    ] = False,
+) -> None:
+    """Execute notebooks once, by nbval at smoke size, and compare their values with those carried."""
+    from palimpsest.book.smoke import check_notebooks as check
+
+    check(pages or None, jobs=jobs, accept=accept)
 
 
 @app.command()

@@ -4,32 +4,35 @@ Files of a run in progress are collected in a temporary folder beside the result
 interrupted run leaves the earlier result as it was.
 """
 
-import contextlib
-import importlib.metadata
-import json
 import os
-import platform
-import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 
 from palimpsest import paths, records
-from palimpsest.errors import NotebookError, PalimpsestError
-from palimpsest.fingerprint import components, content_hash
-from palimpsest.normalise import normalise, with_current_prose
+from palimpsest.book.dependencies import dependencies, notebook_code
+from palimpsest.book.execution import (
+    Traced,
+    in_own_process,
+    keep_partial,
+    nbval_run,
+    papermill_run,
+    trace_file,
+)
+from palimpsest.book.provenance import Measured, provenance, read_provenance, write_provenance
+from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
+from palimpsest.book.standing import stale
+from palimpsest.errors import NotebookError
+from palimpsest.normalise import with_current_prose
 from palimpsest.profiles import (
-    Profile,
     check_profile,
     find_notebook,
     known_notebooks,
@@ -37,8 +40,9 @@ from palimpsest.profiles import (
     parameters_for,
 )
 
-NOT_RUN = "not run yet in this profile"
-PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+Executor = Literal["papermill", "nbval"]
+"""papermill injects the parameters of any profile; nbval runs a notebook as it stands, which is the smoke
+profile."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Run:
     """What came of one notebook.
 
     Attributes:
-        notebook: path of the executed copy.
+        notebook: path of the executed copy, or of the record where there is no copy.
         seconds: wall time.
         changed: whether any file differs from the earlier result.
     """
@@ -63,6 +67,7 @@ def run_notebook(
     *,
     gpu: str | None = None,
     folder: Path | None = None,
+    executor: Executor = "papermill",
 ) -> Run:
     """Execute one notebook with checked parameters.
 
@@ -73,89 +78,70 @@ def run_notebook(
             goes to ``build/runs`` unless ``folder`` says otherwise.
         gpu: what CUDA_VISIBLE_DEVICES is set to; unchanged if None.
         folder: where the result goes instead of ``results/<profile>``.
+        executor: what runs the cells.
 
     Raises:
         UnknownNameError: if there is no such notebook, profile or parameter.
         ProfileError: if a value is of another type than the notebook's default.
-        NotebookError: if the notebook failed; earlier results are untouched.
+        NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
+            earlier results are untouched.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
     default = paths.build_dir() / "runs" / profile if overrides else paths.results_dir(profile)
     target = folder or default
     target.mkdir(parents=True, exist_ok=True)
-    inputs = components(source, parameters)
+    before = inputs(source, parameters)
     started, clock = datetime.now(UTC), time.monotonic()
-    with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as staging:
-        _execute(source, parameters, Path(staging), gpu, profile)
+    with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
+        staging = Path(place)
+        try:
+            if executor == "nbval":
+                nbval_run(source, staging)
+            else:
+                papermill_run(source, staging, parameters, gpu)
+        except NotebookError as error:
+            kept = keep_partial(source, staging, profile)
+            partial = f", the partial copy is {kept}" if kept else ""
+            raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
         seconds = time.monotonic() - clock
-        provenance = _provenance(inputs, started, seconds, Path(staging) / f"{source.stem}.json")
-        changed = _move_into_place(source.stem, Path(staging), target, provenance)
-    return Run(target / f"{source.stem}.ipynb", seconds, changed)
+        traced = Traced.read(trace_file(staging))
+        check_covered(source, parameters, traced)
+        measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
+        files = file_hashes(traced.files)
+        changed = _move_into_place(
+            source.stem, staging, target, provenance(with_files(before, files), files, measured)
+        )
+    copy = target / f"{source.stem}.ipynb"
+    return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
 
 
-def _execute(source: Path, parameters: dict[str, Any], staging: Path, gpu: str | None, profile: str) -> None:
-    import papermill
+def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced) -> None:
+    """Whether a page's hash covers what its run called and asked for.
 
-    output = staging / source.name
-    surroundings = {
-        records.STAGING: str(staging),
-        "TOKENIZERS_PARALLELISM": "false",
-        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the home folder
-    } | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-    try:
-        with _environment(surroundings):
-            papermill.execute_notebook(
-                source,
-                output,
-                _unlike_the_defaults(source, parameters),
-                kernel_name="python3",
-                cwd=source.parent,
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-            )
-    except PalimpsestError:
-        raise
-    except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        raise NotebookError(_failure(source, error, output, profile)) from error
-    notebook = normalise(nbformat.read(output, as_version=4))
-    records.write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
+    Raises:
+        NotebookError: if not, since a change of it would pass for none.
+    """
+    graph = dependencies(paths.root() / "src" / "palimpsest")
+    found, _ = reach(notebook_code(source, graph.package), parameters)
+    missed = traced.uncovered(found)
+    if missed:
+        raise NotebookError(
+            f"{source.stem} ran {', '.join(missed)}, which its hash does not cover: call what it needs by a "
+            "name "
+            "that is imported, not by a text"
+        )
+    missed = sorted(key for key in traced.asked if not found.vocabulary.may_ask(key))
+    if missed:
+        raise NotebookError(
+            f"{source.stem} asked for the settings of {', '.join(missed)}, which its hash does not cover: "
+            "spell "
+            "the name out in the notebook or in a parameter"
+        )
 
 
-def _unlike_the_defaults(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    from palimpsest.parameters import read_parameters
-
-    declared = read_parameters(source)
-    return {name: value for name, value in parameters.items() if value != declared[name].default}
-
-
-def _failure(source: Path, error: Exception, output: Path, profile: str) -> str:
-    """The message for a failed run; its partial copy is kept for a look."""
-    count = getattr(error, "exec_count", None)
-    where = f" in the cell numbered [{count}]" if count else ""
-    kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-    message = f"{source.stem} failed{where}: {kind}: {text}; earlier results are untouched"
-    if output.is_file():
-        kept = paths.build_dir() / "failed" / profile / source.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(output, kept)
-        message += f", the partial copy is {kept}"
-    return message
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, for the kernel that inherits them, and put the old ones back."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+def _device(record: Path) -> str:
+    return str(records.read(record)["facts"].get("device", "cpu")) if record.is_file() else "cpu"
 
 
 def _files(stem: str, folder: Path) -> dict[str, Path]:
@@ -165,7 +151,7 @@ def _files(stem: str, folder: Path) -> dict[str, Path]:
     return {path.name: path for path in [*found, *sorted(folder.glob(f"{stem}.*.parquet"))]}
 
 
-def _move_into_place(stem: str, staging: Path, target: Path, provenance: dict[str, Any]) -> bool:
+def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, Any]) -> bool:
     """Replace the earlier result; the provenance comes last, since it vouches for the others."""
     new, old = _files(stem, staging), _files(stem, target)
     changed = new.keys() != old.keys() or any(
@@ -175,67 +161,9 @@ def _move_into_place(stem: str, staging: Path, target: Path, provenance: dict[st
         os.replace(path, target / name)
     for name in old.keys() - new.keys():
         old[name].unlink()
-    earlier = read_provenance(stem, target)
-    if changed or earlier.get("content_hash") != provenance["content_hash"]:
-        content = records.as_json(provenance)
-        records.write_atomically(target / f"{stem}.provenance.json", content)
+    if changed or read_provenance(stem, target).get("content_hash") != made["content_hash"]:
+        write_provenance(stem, target, made)
     return changed
-
-
-def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
-    """The provenance of a result; empty if there is none or it cannot be read."""
-    try:
-        content = json.loads((folder / f"{stem}.provenance.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _provenance(inputs: Mapping[str, str], started: datetime, seconds: float, record: Path) -> dict[str, Any]:
-    unit = 1024 if sys.platform != "darwin" else 1024**2  # ru_maxrss is in KiB, on macOS in bytes
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    device = records.read(record)["facts"].get("device", "cpu") if record.is_file() else "cpu"
-    return {
-        "content_hash": content_hash(inputs),
-        "inputs": dict(inputs),
-        "code_revision": code_revision(),
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
-        "started": started.isoformat(timespec="seconds"),
-        "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": round(peak),
-        "device": device,
-    }
-
-
-def code_revision() -> str:
-    """The git revision, with ``+changes`` if code or data differ from it; or ``unknown``."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(paths.root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        revision = git("rev-parse", "--short=12", "HEAD")
-        dirty = git("status", "--porcelain", "--", "src", "notebooks", "data", "config")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{revision}+changes" if dirty else revision
-
-
-def stale(name: str | Path, profile: str | Profile) -> str | None:
-    """Why a notebook's result no longer stands for the present sources; None if it does."""
-    setting = load_profile(profile) if isinstance(profile, str) else profile
-    source, folder = find_notebook(name), paths.results_dir(setting.name)
-    provenance = read_provenance(source.stem, folder)
-    if not provenance or not (folder / source.name).is_file():
-        return NOT_RUN
-    inputs = components(source, parameters_for(setting, source))
-    if provenance.get("content_hash") == content_hash(inputs):
-        return None
-    before = provenance.get("inputs", {})
-    changed = [part for part, value in inputs.items() if before.get(part) != value]
-    return "changed since the run: " + (", ".join(changed) or "how the hash is made")
 
 
 def refresh_prose(name: str | Path, profile: str) -> bool:
@@ -248,19 +176,6 @@ def refresh_prose(name: str | Path, profile: str) -> bool:
         return False
     records.write_atomically(path, (nbformat.writes(renewed) + "\n").encode())
     return True
-
-
-def _in_own_process(command: list[str], jobs: int) -> int:
-    """Exit status of a command; an interruption, which it gets too, waits until it has tidied up."""
-    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    with subprocess.Popen(command, env=threads | os.environ) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=20)
-            process.kill()
-            raise
 
 
 def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1) -> list[str]:
@@ -293,7 +208,7 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         print(f"{line} ({reason})", flush=True)
         command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]
         command += [] if gpu is None else ["--gpu", gpu]
-        return _in_own_process(command, jobs)
+        return in_own_process(command, jobs)
 
     if jobs == 1:
         codes = [one(name) for name in names]

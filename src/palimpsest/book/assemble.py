@@ -15,9 +15,10 @@ import nbformat
 from nbformat import NotebookNode
 
 from palimpsest import paths, records
+from palimpsest.book.provenance import read_provenance
+from palimpsest.book.standing import NOT_RUN, stale
 from palimpsest.normalise import with_current_prose
 from palimpsest.profiles import Profile, find_notebook, known_notebooks, load_profile
-from palimpsest.runner import NOT_RUN, read_provenance, stale
 
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)

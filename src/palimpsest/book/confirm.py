@@ -1,0 +1,299 @@
+"""Carry a result over a change of code that is not meant to change it, on the proof of its small run.
+
+The page is run at smoke size under the old and the new revision, on this machine, with one thread and nothing
+computed before. If the new run executed every definition that changed and all values agree, the result's
+provenance gets the new hashes and names both revisions. A change that is meant to alter numbers never
+qualifies: run the page.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from palimpsest import paths, records
+from palimpsest.book.definitions import Definition
+from palimpsest.book.dependencies import Dependencies, dependencies
+from palimpsest.book.execution import Traced, nbval_run, trace_file
+from palimpsest.book.provenance import (
+    DIRTY,
+    UNKNOWN,
+    code_revision,
+    git,
+    hashes_of,
+    in_history,
+    read_provenance,
+    write_provenance,
+)
+from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
+from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
+from palimpsest.book.standing import changed_definitions, standing
+from palimpsest.errors import NotebookError, ProfileError
+from palimpsest.profiles import find_notebook, known_notebooks, load_profile, parameters_for
+
+RESOURCES = ("models", "resources", "text")
+"""Folders of the cache whose content is fetched and pinned; whatever else is there was computed."""
+
+
+class Numerical(BaseModel):
+    """A change declared beforehand to move numbers by rounding: a row of ``config/numerical.yaml``.
+
+    Attributes:
+        definitions: their names, with the module.
+        relative: largest share of a value's size by which it may move.
+        reason: what changes in the arithmetic.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    definitions: tuple[str, ...] = Field(min_length=1)
+    relative: float = Field(gt=0, le=1e-3, allow_inf_nan=False)
+    reason: str = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What was confirmed.
+
+    Attributes:
+        page: name of the notebook.
+        values: how many were compared.
+        relative: how far they may lie apart.
+        before: the revision that the result was made with, or last confirmed under.
+        after: the present one.
+    """
+
+    page: str
+    values: int
+    relative: float
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.values} values agree under {self.before} and {self.after}, confirmed"
+
+
+def confirm(name: str, profile: str) -> Confirmed | None:
+    """Confirm a stale result of a profile by the page's small run; None if it stands already.
+
+    Raises:
+        NotebookError: if it cannot be confirmed: never run, made or changed without a revision, a revision
+            that is not in the history, something else than code has changed, a changed definition that the
+            small run does not execute, or values that differ. The message says which.
+        ProfileError: if ``config/numerical.yaml`` cannot be read.
+    """
+    source, setting, folder = find_notebook(name), load_profile(profile), paths.results_dir(profile)
+    state = standing(name, setting)
+    if state.kind in ("fresh", "confirmed"):
+        return None
+    made = read_provenance(source.stem, folder)
+    if state.kind == "not run" or "definitions" not in made:
+        raise NotebookError(f"{source.stem}: {state.reason}; run it")
+    now = inputs(source, parameters_for(setting, source), made["files"])
+    others = [
+        part for part, digest in now.parts.items() if part != "code" and made["inputs"].get(part) != digest
+    ]
+    if others:
+        raise NotebookError(f"{source.stem}: {', '.join(others)} changed, not only code; run it")
+    before, after = _revisions(source.stem, made)
+    changed = changed_definitions(made["definitions"], now)
+    relative = tolerance(changed)
+    old, _ = small_run(source.stem, before)
+    new, traced = small_run(source.stem, after)
+    _all_executed(source.stem, changed, now, traced)
+    found = list(differences(old, new, _allowed(source.stem, relative)))
+    if found:
+        raise NotebookError(
+            f"{source.stem}: not confirmed, {len(found)} values differ between {before} and {after}:\n"
+            + "\n".join(map(str, found))
+        )
+    done = Confirmed(source.stem, len(new["values"]), relative, before, after)
+    step = {
+        "revision": after,
+        "compared_with": before,
+        "profile": "smoke",
+        "values": done.values,
+        "relative": relative,
+        "on": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    renewed = {
+        **made,
+        **hashes_of(now, file_hashes(made["files"])),
+        "confirmed": [*made.get("confirmed", []), step],
+    }
+    write_provenance(source.stem, folder, renewed)
+    return done
+
+
+def confirm_all(pages: Sequence[str] | None, profile: str, jobs: int = 1) -> Iterator[str]:
+    """Confirm results one after the other, or some at once; yields a line for each.
+
+    Args:
+        pages: names of notebooks; all by default.
+        profile: whose results.
+        jobs: pages at once.
+
+    Raises:
+        NotebookError: after the last page, if any could not be confirmed.
+    """
+
+    def one(name: str) -> tuple[bool, str]:
+        try:
+            done = confirm(name, profile)
+        except NotebookError as error:
+            return False, str(error)
+        return True, str(done) if done else f"{name}: stands already"
+
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = 0
+        for well, line in pool.map(one, pages or known_notebooks()):
+            failed += not well
+            yield line
+    if failed:
+        raise NotebookError(f"{failed} results could not be confirmed; the reasons are above")
+
+
+def _allowed(page: str, relative: float) -> dict[str, Allowance]:
+    """Six digits, or what was declared; times may differ as they may on another machine."""
+    free = {name: row for name, row in load_tolerances().pages.get(page, {}).items() if row.anything}
+    return free | {"": Allowance(relative=relative, reason="two revisions on one machine")}
+
+
+def _revisions(page: str, made: Mapping[str, Any]) -> tuple[str, str]:
+    """The revision that a result stands for, and the present one."""
+    steps = made.get("confirmed", [])
+    before, after = steps[-1]["revision"] if steps else made.get("code_revision", UNKNOWN), code_revision()
+    if before == UNKNOWN or before.endswith(DIRTY):
+        raise NotebookError(f"{page}: made with {before}, which cannot be run again for a comparison; run it")
+    if after == UNKNOWN or after.endswith(DIRTY):
+        raise NotebookError(f"{page}: the present revision is {after}; commit first, then confirm")
+    if in_history(before) is False:
+        raise NotebookError(
+            f"{page}: {before}, with which it was made or confirmed, is not in the history of {after}; fetch "
+            "the "
+            "whole history, or run it"
+        )
+    return before, after
+
+
+def tolerance(changed: Iterable[str]) -> float:
+    """How far values may lie apart: six digits, or more where a changed definition was declared numerical.
+
+    Raises:
+        ProfileError: if ``config/numerical.yaml`` cannot be read.
+    """
+    file = paths.root() / "config" / "numerical.yaml"
+    try:
+        content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else []
+        rows = TypeAdapter(list[Numerical]).validate_python(content or [])
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ProfileError(f"{file.name}: rows need definitions, relative and reason: {error}") from error
+    names = set(changed)
+    return max([10.0**-DIGITS, *(row.relative for row in rows if names & set(row.definitions))])
+
+
+def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced) -> None:
+    """Whether a small run executed every changed definition, so that it can speak for them."""
+    graph = dependencies(paths.root() / "src" / "palimpsest")
+    users = _users(graph, now)
+    missed = [
+        name for name in changed if name in now.definitions and not _executed(name, graph, users, traced)
+    ]
+    if missed:
+        raise NotebookError(
+            f"{page}: its small run does not execute {', '.join(missed)}, which changed, and so proves "
+            "nothing of it; "
+            "run the page"
+        )
+
+
+def _users(graph: Dependencies, now: Inputs) -> dict[str, set[str]]:
+    """Definition -> those that name it, with the notebook for what no definition names."""
+    users: dict[str, set[str]] = {name: set() for name in now.definitions if name != NOTEBOOK}
+    for name in users:
+        module, _, own = name.rpartition(".")
+        code = graph.code(Definition(module, own))
+        for use in code.uses(list(code.rows)):
+            if str(use.target) in users:
+                users[str(use.target)].add(name)
+    return users
+
+
+def _executed(name: str, graph: Dependencies, users: Mapping[str, set[str]], traced: Traced) -> bool:
+    """Whether a definition ran; a constant or a class without functions, if something that names it did."""
+    if name == NOTEBOOK or name in traced.functions:
+        return True
+    module, _, own = name.rpartition(".")
+    node = graph.package.bindings(module).definitions[own]
+    if any(isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(node)):
+        return False
+    return not users[name] or bool(users[name] & traced.functions)
+
+
+def small_run(page: str, revision: str) -> tuple[dict[str, Any], Traced]:
+    """Record and trace of a page's smoke run under a revision, kept in ``build/confirm``.
+
+    Raises:
+        NotebookError: if it fails.
+    """
+    kept = paths.build_dir() / "confirm" / revision / page
+    record, trace = kept / f"{page}.json", trace_file(kept)
+    if not record.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            worktree(revision) as root,
+            _nothing_computed() as cache,
+            tempfile.TemporaryDirectory(dir=kept.parent) as place,
+        ):
+            staging = Path(place) / page
+            staging.mkdir()
+            settings = {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
+            settings |= {"PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+            nbval_run(root / "notebooks" / f"{page}.ipynb", staging, settings)
+            shutil.rmtree(kept, ignore_errors=True)
+            staging.rename(kept)
+    return records.read(record), Traced.read(trace)
+
+
+@contextmanager
+def worktree(revision: str) -> Iterator[Path]:
+    """A checkout of a revision, removed at the end of the block.
+
+    Raises:
+        NotebookError: if git cannot make it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "checkout"
+        try:
+            git("worktree", "add", "--detach", str(place), revision)
+        except subprocess.CalledProcessError as error:
+            raise NotebookError(
+                f"revision {revision} cannot be checked out: {error.stderr.strip()}"
+            ) from error
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            git("worktree", "prune")
+
+
+@contextmanager
+def _nothing_computed() -> Iterator[Path]:
+    """A cache with what was fetched and nothing that was computed, so that a run computes everything."""
+    present = Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in RESOURCES:
+            if (present / name).is_dir():
+                (Path(folder) / name).symlink_to(present / name, target_is_directory=True)
+        yield Path(folder)

@@ -1,0 +1,193 @@
+"""One execution of a notebook: by papermill with parameters, or by nbval as it stands; traced either way."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from palimpsest import paths, records
+from palimpsest.book.dependencies import Reached
+from palimpsest.book.tracing import CALLS, EXTENSION, TRACE
+from palimpsest.errors import NotebookError, PalimpsestError
+from palimpsest.normalise import normalise
+from palimpsest.parameters import read_parameters
+
+CELL_TIMEOUT = 1200
+"""Seconds after which nbval gives up on a cell."""
+
+UNHASHED = ("", "book")
+"""Modules, or wings, that hand out names and run notebooks; what a result is made by lies elsewhere."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a run read and called.
+
+    Attributes:
+        files: data files, below the root.
+        functions: definitions of the package that ran, with their module: ``solve.solve``.
+        asked: keys of rows that were asked for.
+    """
+
+    files: tuple[str, ...]
+    functions: frozenset[str]
+    asked: frozenset[str]
+
+    @classmethod
+    def read(cls, file: Path) -> "Traced":
+        """Read a trace; an empty one if no cell ran."""
+        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        functions = set()
+        for place in content.get("functions", []):
+            module, _, name = place.partition(":")
+            parts = module.removesuffix(".py").removesuffix("__init__").strip("/").split("/")
+            if parts[0] not in UNHASHED and not name.startswith("<"):
+                functions.add(".".join((*parts, name.partition(".")[0])))
+        return cls(tuple(content.get("files", ())), frozenset(functions), frozenset(content.get("asked", ())))
+
+    def uncovered(self, found: Reached) -> list[str]:
+        """Functions that ran and do not count in a page's hash."""
+        return sorted(self.functions - {str(definition) for definition in found.definitions})
+
+
+def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gpu: str | None) -> None:
+    """Execute a notebook with parameters; leaves the normalised copy, its records and its trace.
+
+    Args:
+        source: the notebook.
+        staging: folder for everything that the run writes.
+        parameters: as used; those that differ from the notebook's defaults are injected.
+        gpu: what CUDA_VISIBLE_DEVICES is set to; unchanged if None.
+
+    Raises:
+        NotebookError: if a cell failed; a partial copy lies in the staging folder.
+    """
+    import papermill
+
+    output, declared = staging / source.name, read_parameters(source)
+    unlike = {name: value for name, value in parameters.items() if value != declared[name].default}
+    try:
+        with surroundings(staging, gpu) as values, environment(values):
+            papermill.execute_notebook(
+                source,
+                output,
+                unlike,
+                kernel_name="python3",
+                cwd=source.parent,
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+    except PalimpsestError:
+        raise
+    except Exception as error:  # papermill, nbclient and jupyter_client each have their own
+        raise NotebookError(_failure(source, error)) from error
+    notebook = normalise(nbformat.read(output, as_version=4))
+    records.write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
+
+
+def _failure(source: Path, error: Exception) -> str:
+    count = getattr(error, "exec_count", None)
+    where = f" in the cell numbered [{count}]" if count else ""
+    kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+    return f"{source.stem} failed{where}: {kind}: {text}"
+
+
+def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = None) -> None:
+    """Execute a notebook as it stands, by nbval; leaves its records and its trace, and no executed copy.
+
+    Args:
+        source: the notebook, in the checkout that is to run it.
+        staging: folder for everything that the run writes.
+        extra: more environment variables.
+
+    Raises:
+        NotebookError: if a cell failed, with the end of what nbval printed.
+    """
+    options = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(source)]
+    with surroundings(staging) as values:
+        whole = {**os.environ, **values, CALLS: "1", **(extra or {})}
+        done = subprocess.run(command, cwd=source.parents[1], env=whole, capture_output=True, text=True)
+    if done.returncode:
+        raise NotebookError(f"{source.stem} failed under nbval:\n{_end(done.stdout + done.stderr)}")
+
+
+def _end(text: str, lines: int = 60) -> str:
+    return "\n".join(text.splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def surroundings(staging: Path, gpu: str | None = None) -> Iterator[dict[str, str]]:
+    """Environment variables of a kernel that collects its files in one folder and traces itself.
+
+    IPython gets a folder of its own, so that no setting of the user's home changes a result.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile_default"
+        profile.mkdir()
+        (profile / "ipython_kernel_config.py").write_text(f'c.IPKernelApp.extensions = ["{EXTENSION}"]\n')
+        yield {
+            records.STAGING: str(staging),
+            TRACE: str(trace_file(staging)),
+            "IPYTHONDIR": folder,
+            "TOKENIZERS_PARALLELISM": "false",
+            "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the home folder
+        } | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+
+
+def trace_file(staging: Path) -> Path:
+    """Where a run in a staging folder leaves its trace."""
+    return staging / "trace.json"
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, for the kernel that inherits them, and put the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def keep_partial(source: Path, staging: Path, profile: str) -> Path | None:
+    """Keep the partial copy of a failed run for a look; None if there is none."""
+    output = staging / source.name
+    if not output.is_file():
+        return None
+    kept = paths.build_dir() / "failed" / profile / source.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(output, kept)
+    return kept
+
+
+def in_own_process(command: Sequence[str], jobs: int) -> int:
+    """Exit status of a command; an interruption, which it gets too, waits until it has tidied up.
+
+    Args:
+        command: a program with its arguments.
+        jobs: processes at once; they share the cores (``OMP_NUM_THREADS``, where it is not set).
+    """
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    with subprocess.Popen(list(command), env=threads | os.environ) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
+            process.kill()
+            raise

@@ -1,0 +1,140 @@
+"""How a result was made: hashes of what it came from, revision, versions, time and machine.
+
+A provenance is written after the files that it vouches for.
+"""
+
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from palimpsest import paths, records
+from palimpsest.book.staleness import SCHEME, Inputs
+
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+DECISIVE = ("torch", "transformers", "numpy")
+"""Packages whose version is named where it differs from that of a result: numbers may change with them."""
+
+UNKNOWN = "unknown"
+DIRTY = "+changes"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run took.
+
+    Attributes:
+        started: in UTC.
+        seconds: wall time.
+        device: of the model.
+    """
+
+    started: datetime
+    seconds: float
+    device: str = "cpu"
+
+
+def path_of(stem: str, folder: Path) -> Path:
+    """File of a notebook's provenance."""
+    return folder / f"{stem}.provenance.json"
+
+
+def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
+    """The provenance of a result; empty if there is none or it cannot be read."""
+    try:
+        content = json.loads(path_of(stem, folder).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_provenance(stem: str, folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the provenance of a result in one go."""
+    records.write_atomically(path_of(stem, folder), records.as_json(dict(content)))
+
+
+def hashes_of(found: Inputs, files: Mapping[str, str]) -> dict[str, Any]:
+    """What a provenance says of a result's inputs."""
+    return {
+        "scheme": SCHEME,
+        "content_hash": found.content_hash,
+        "inputs": dict(found.parts),
+        "files": sorted(files),
+        "definitions": dict(found.definitions),
+    }
+
+
+def provenance(found: Inputs, files: Mapping[str, str], measured: Measured) -> dict[str, Any]:
+    """The provenance of a run that has just ended.
+
+    Args:
+        found: what it came from.
+        files: data files that it read.
+        measured: when it began and what it took.
+    """
+    unit = 1024 if sys.platform != "darwin" else 1024**2  # ru_maxrss is in KiB, on macOS in bytes
+    return {
+        **hashes_of(found, files),
+        "code_revision": code_revision(),
+        "versions": {"python": platform.python_version()} | versions(),
+        "started": measured.started.astimezone(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": round(measured.seconds, 1),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit),
+        "device": measured.device,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers and figures depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def other_versions(content: Mapping[str, Any]) -> str:
+    """Which decisive packages differ from those a result was made with; empty if none does."""
+    made = content.get("versions", {})
+    differing = [
+        f"{package} {made[package]}, here {now}"
+        for package in DECISIVE
+        if package in made and made[package] != (now := importlib.metadata.version(package))
+    ]
+    return ", ".join(differing)
+
+
+def git(*arguments: str) -> str:
+    """What git prints, run in the repository.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: if there is no git, no repository, or it refuses.
+    """
+    command = ["git", "-C", str(paths.root()), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def code_revision() -> str:
+    """The git revision, with ``+changes`` if code or data differ from it; or ``unknown``."""
+    try:
+        revision = git("rev-parse", "--short=12", "HEAD")
+        dirty = git("status", "--porcelain", "--", "src", "notebooks", "data", "config")
+    except (OSError, subprocess.CalledProcessError):
+        return UNKNOWN
+    return f"{revision}{DIRTY}" if dirty else revision
+
+
+def in_history(revision: str) -> bool | None:
+    """Whether a revision belongs to the history of the present one; None where git cannot tell."""
+    try:
+        git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    try:
+        git("merge-base", "--is-ancestor", revision.removesuffix(DIRTY), "HEAD")
+    except subprocess.CalledProcessError:
+        return False
+    return True

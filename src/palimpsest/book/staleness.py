@@ -1,0 +1,173 @@
+"""Whether a result still stands for the present sources.
+
+Modification times mean nothing after a clone, so what a result came from is kept as hashes: the code that its
+notebook reaches, definition by definition; parameters by their values; settings by the rows that the run can
+ask for; data by the files that the run read. Prose, comments, docstrings, the place of a definition and code
+that a page never reaches do not count: correcting a sentence or writing code for another page costs no hour
+of computing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palimpsest import paths
+from palimpsest.book.dependencies import (
+    NotebookCode,
+    Reached,
+    Vocabulary,
+    dependencies,
+    notebook_code,
+    short_hash,
+)
+from palimpsest.errors import ProfileError
+
+SCHEME = 2
+"""How hashes are made; 1 was by file."""
+
+LONG = "long"
+"""Profile whose tables a page shows beside its own."""
+
+NOTEBOOK = "the notebook"
+"""Stands among the definitions for the notebook's own code."""
+
+ABSENT = "absent"
+"""Stands for the hash of a file that is not there any more."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a result depends on.
+
+    Attributes:
+        parts: kind of input -> hash.
+        definitions: definition, with its module -> hash of its own code, to name what has changed.
+    """
+
+    parts: Mapping[str, str]
+    definitions: Mapping[str, str]
+
+    @property
+    def content_hash(self) -> str:
+        """One hash for everything."""
+        return content_hash(self.parts)
+
+
+def content_hash(parts: Mapping[str, str]) -> str:
+    """The hash of all parts."""
+    text = json.dumps(sorted(parts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hashed(content: Any) -> str:
+    return short_hash(json.dumps(content, sort_keys=True, ensure_ascii=False))
+
+
+def inputs(notebook: Path, parameters: Mapping[str, Any], files: Iterable[str] = ()) -> Inputs:
+    """What a result depends on, as the sources are now.
+
+    Args:
+        notebook: path of the source.
+        parameters: all of them, as used.
+        files: data files that the run read, below the root.
+
+    Raises:
+        NotebookError: if the notebook or a module cannot be read as Python; the message names file and line.
+        ProfileError: if a settings file is not YAML.
+    """
+    root = paths.root()
+    code = notebook_code(notebook, dependencies(root / "src" / "palimpsest").package)
+    found, settings = reach(code, parameters)
+    own = {str(definition): digest for definition, digest in found.definitions.items()}
+    parts = {
+        "code": _hashed([found.page, sorted(found.hashes)]),
+        "parameters": _hashed(dict(parameters)),
+        "settings": _hashed(settings),
+        "data": _hashed(file_hashes(files)),
+    }
+    if parameters.get("profile") != LONG:
+        shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))
+        parts["long records"] = _hashed(file_hashes(path.relative_to(root).as_posix() for path in shown))
+    return Inputs(parts, {NOTEBOOK: found.own_page, **own})
+
+
+def with_files(found: Inputs, files: Mapping[str, str]) -> Inputs:
+    """The same inputs with the data files that a run turned out to read, and their hashes."""
+    return Inputs({**found.parts, "data": _hashed(dict(files))}, found.definitions)
+
+
+def file_hashes(files: Iterable[str]) -> dict[str, str]:
+    """Path below the root -> sha256 of the file's bytes, or of the names in a folder (ending in ``/``)."""
+    root, found = paths.root(), {}
+    for name in sorted(files):
+        path = root / name
+        if path.is_dir():
+            inside = "\n".join(sorted(item.name for item in path.iterdir() if not item.name.startswith(".")))
+            found[name] = hashlib.sha256(inside.encode()).hexdigest()
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ABSENT
+    return found
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """All texts in nested lists and mappings, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_texts(key), *_texts(item))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def reach(code: NotebookCode, parameters: Mapping[str, Any]) -> tuple[Reached, dict[str, Any]]:
+    """What a page's code reaches, and the settings that it can ask for.
+
+    Sequences name an editor as host, and a model's file says which architecture it has, so settings widen
+    what code can be reached, and code widens which settings can be asked for, until neither does.
+    """
+    root = paths.root()
+    known = {path.stem: _yaml(path) for path in sorted((root / "config" / "models").glob("*.yaml"))}
+    file = root / "config" / "sequences.yaml"
+    rows = _yaml(file) if file.is_file() else {}
+    graph = dependencies(root / "src" / "palimpsest")
+    vocabulary = Vocabulary().with_texts([*code.texts, *_texts(parameters)], joined=True)
+    while True:
+        found = graph.reached(code.form, vocabulary)
+        sequences, models = _asked(known, rows, found.vocabulary)
+        architectures = [model.get("architecture", "") for model in models.values()]
+        wider = found.vocabulary.with_texts([*_texts(list(sequences.values())), *architectures])
+        if wider == vocabulary:
+            return found, {"sequences": sequences, "models": models}
+        vocabulary = wider
+
+
+def _asked(
+    known: Mapping[str, Any], rows: Mapping[str, Any], vocabulary: Vocabulary
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows of sequences that can be asked for, and of each model that can be meant its sections likewise."""
+    models = {}
+    for name, content in known.items():
+        if {name, *content.get("also", [])} & vocabulary.texts:
+            models[name] = {
+                key: {row: value[row] for row in vocabulary.asked(value)}
+                if isinstance(value, dict)
+                else value
+                for key, value in content.items()
+                if key != "also"
+            }
+    return {name: rows[name] for name in vocabulary.asked(rows)}, models
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    return content if isinstance(content, dict) else {}

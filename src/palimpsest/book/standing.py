@@ -1,0 +1,117 @@
+"""How a carried result stands to the present sources: fresh, confirmed, stale, or not run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from palimpsest import paths
+from palimpsest.book.provenance import in_history, other_versions, read_provenance
+from palimpsest.book.staleness import SCHEME, Inputs, inputs
+from palimpsest.profiles import Profile, find_notebook, load_profile, parameters_for
+
+NOT_RUN = "not run yet in this profile"
+NAMED = 6
+"""As many changed definitions are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a result stands.
+
+    Attributes:
+        kind: ``fresh``, ``confirmed`` (made by other code, whose small run gave the same values), ``stale``
+            or ``not run``.
+        reason: of ``stale`` and ``not run``.
+        note: what a reader should know of a result that stands.
+        changed: definitions, with their module, whose code is not that of the result.
+    """
+
+    kind: Literal["fresh", "confirmed", "stale", "not run"]
+    reason: str = ""
+    note: str = ""
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        state = {"fresh": "up to date", "confirmed": "up to date"}.get(self.kind, self.kind)
+        detail = self.reason if self.kind == "stale" else self.note
+        return f"{state} ({detail})" if detail else state
+
+
+def standing(name: str | Path, profile: str | Profile, folder: Path | None = None) -> Standing:
+    """How a notebook's result stands.
+
+    Args:
+        name: of the notebook, or its path.
+        profile: whose result.
+        folder: where it is, if not in ``results``.
+    """
+    setting = load_profile(profile) if isinstance(profile, str) else profile
+    source, place = find_notebook(name), folder or paths.results_dir(setting.name)
+    made = read_provenance(source.stem, place)
+    if not made or not (place / f"{source.stem}.json").is_file():
+        return Standing("not run", NOT_RUN)
+    if made.get("scheme", 1) != SCHEME:
+        return Standing(
+            "stale",
+            f"its provenance is of scheme {made.get('scheme', 1)} and hashes of today's scheme {SCHEME} "
+            "cannot be "
+            "compared with it",
+        )
+    now = inputs(source, parameters_for(setting, source), made.get("files", []))
+    if made.get("content_hash") != now.content_hash:
+        changed = changed_definitions(made.get("definitions", {}), now)
+        return Standing("stale", _reason(made, now, changed), changed=changed)
+    notes = [_confirmed(made), _other_library(made)]
+    kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
+    return Standing(kind, note="; ".join(note for note in notes if note))
+
+
+def stale(name: str | Path, profile: str | Profile, folder: Path | None = None) -> str | None:
+    """Why a notebook's result no longer stands for the present sources; None if it does."""
+    return standing(name, profile, folder).reason or None
+
+
+def changed_definitions(made: Mapping[str, str], now: Inputs) -> tuple[str, ...]:
+    """Definitions whose code is not that of a result; one that only moved does not count.
+
+    Returns:
+        Names with their module, first those of the present code, then those that are gone, marked so.
+    """
+
+    def bare(definitions: Mapping[str, str]) -> set[tuple[str, str]]:
+        return {(name.rpartition(".")[2], digest) for name, digest in definitions.items()}
+
+    before, after = bare(made), bare(now.definitions)
+    names = {name.rpartition(".")[2] for name in now.definitions}
+    new = [n for n, digest in now.definitions.items() if (n.rpartition(".")[2], digest) not in before]
+    gone = [
+        f"{n} (gone)"
+        for n, digest in made.items()
+        if (n.rpartition(".")[2], digest) not in after and n.rpartition(".")[2] not in names
+    ]
+    return (*new, *gone)
+
+
+def _reason(made: Mapping[str, Any], now: Inputs, changed: tuple[str, ...]) -> str:
+    before = made.get("inputs", {})
+    parts = [part for part, digest in now.parts.items() if before.get(part) != digest]
+    named = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+    shown = [f"code ({named or 'what it reaches'})" if part == "code" else part for part in parts]
+    return "changed since the run: " + (", ".join(shown) or "how the hash is made")
+
+
+def _confirmed(made: Mapping[str, Any]) -> str:
+    """Under which code a result was made and confirmed."""
+    steps = made.get("confirmed", [])
+    if not steps:
+        return ""
+    revision = steps[-1]["revision"]
+    text = f"made with {made.get('code_revision', 'unknown')}, confirmed at smoke size with {revision}"
+    missing = in_history(revision) is False
+    return f"{text}, which is not in this history" if missing else text
+
+
+def _other_library(made: Mapping[str, Any]) -> str:
+    differing = other_versions(made)
+    return f"made with another library: {differing}" if differing else ""
