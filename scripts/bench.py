@@ -16,20 +16,22 @@ import pandas as pd
 import torch
 
 import palimpsest as pl
+from palimpsest.algebra.admission import Candidates, admit
+from palimpsest.algebra.ledger import EditLedger
+from palimpsest.algebra.one_time import Dual
+from palimpsest.algebra.projector import Projector, null_space
+from palimpsest.algebra.solve import LeastSquares, objective, solve
+from palimpsest.algebra.spectrum import relative
 from palimpsest.cache import cache_dir
-from palimpsest.contexts import sample_contexts
 from palimpsest.datasets import counterfact_style, hold_out, load_facts
 from palimpsest.datasets.levels import level_wordings
 from palimpsest.editors import Editor, PlusState
 from palimpsest.editors.alphaedit_plus import Smoothing
-from palimpsest.ledger import EditLedger
-from palimpsest.onetime import Dual
-from palimpsest.projector import Candidates, Projector, admit, null_space, relative
-from palimpsest.responses import Decoding, drawn
-from palimpsest.selection import score_by
-from palimpsest.settings import TargetSettings
-from palimpsest.solve import LeastSquares, objective, solve
-from palimpsest.targets import _optimise_chunk
+from palimpsest.evaluation.responses import Decoding, drawn
+from palimpsest.evaluation.smoothing_score import score_by
+from palimpsest.memory.contexts import sample_contexts
+from palimpsest.memory.settings import TargetSettings
+from palimpsest.memory.values import _optimise_chunk
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
@@ -199,9 +201,9 @@ def bench_responses(facts: int = 4) -> dict[str, object]:
 
 def bench_forward(tokens: int = 4096) -> dict[str, object]:
     """Keys of layer 8 by a truncated pass, as a share of the float32 matrix-product rate."""
-    from palimpsest.activations import capture
-    from palimpsest.model import Site
-    from palimpsest.tokens import Batch
+    from palimpsest.network.activations import capture
+    from palimpsest.network.model import Site
+    from palimpsest.network.tokens import Batch
 
     model = pl.load("smollm2-135m")
     ids = torch.randint(0, 1000, (16, tokens // 16), generator=torch.Generator().manual_seed(0))

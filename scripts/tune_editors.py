@@ -24,14 +24,14 @@ import pandas as pd
 import typer
 
 import palimpsest as pl
-from palimpsest.cache import replacing
 from palimpsest.datasets import counterfact_style, hold_out, load_facts
 from palimpsest.editors import AlphaEditPlus, PlusState
 from palimpsest.editors.base import State
-from palimpsest.evaluate import evaluate, first_known, records_frame
-from palimpsest.model import EditableModel
-from palimpsest.selection import score_by
-from palimpsest.settings import models_dir
+from palimpsest.editors.settings import models_dir
+from palimpsest.evaluation.evaluate import evaluate, first_known, records_frame
+from palimpsest.evaluation.smoothing_score import score_by
+from palimpsest.files import replacing
+from palimpsest.network.model import EditableModel
 from palimpsest.types import EvalCase
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {

@@ -18,14 +18,14 @@ import pandas as pd
 import typer
 
 import palimpsest as pl
-from palimpsest.cache import replacing
-from palimpsest.configurations import configuration, tuned
 from palimpsest.datasets import load_facts
-from palimpsest.drift import reference
 from palimpsest.editors import AlphaEditPlus
-from palimpsest.fivesets import base_facts, standing, stream_of
-from palimpsest.outcome import SCORES, score_columns
-from palimpsest.settings import models_dir
+from palimpsest.editors.named_sequences import configuration, tuned
+from palimpsest.editors.settings import models_dir
+from palimpsest.evaluation.drift import reference
+from palimpsest.files import replacing
+from palimpsest.studies.five_sets import base_facts, standing, stream_of
+from palimpsest.studies.stream import SCORES, score_columns
 
 WEIGHTS: list[dict[str, Any]] = [{"preserve_weight": w} for w in (30, 100, 300, 1000, 3000, 10000)]
 CANDIDATES: dict[str, list[dict[str, Any]]] = {

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from palimpsest import records
 from palimpsest.book.dependencies import dependencies
+from palimpsest.book.profiles import load_profile, parameters_for
 from palimpsest.book.provenance import hashes_of
 from palimpsest.book.staleness import file_hashes, inputs
-from palimpsest.profiles import load_profile, parameters_for
+from palimpsest.files import as_json, write_atomically
+from palimpsest.results import records
 
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 PARAMETERS = """\
@@ -31,7 +32,7 @@ WORK = """\
 import sys
 import pandas as pd
 from palimpsest.paths import root
-from palimpsest.records import Results
+from palimpsest.results.records import Results
 from palimpsest.toy import doubled, thorough
 print(sys.executable, file=sys.stderr)
 print(object())
@@ -125,7 +126,7 @@ class Clone:
         results = records.Results("01_tiny", profile, {"seed": 2, "odd_name": "a|b"})
         results.describe(model={"name": "tiny", "sha256": "0123456789abcdef" * 4}, seed=2, dtype="float32")
         results.value("doubled", doubled, doubled - 1, doubled + 1, unit="count", over="seeds", n=3)
-        records.write_atomically(folder / "01_tiny.json", records.as_json(results.as_dict()))
+        write_atomically(folder / "01_tiny.json", as_json(results.as_dict()))
         parameters = parameters_for(load_profile("laptop"), self.notebook)
         made = hashes_of(inputs(self.notebook, parameters, [DATA]), file_hashes([DATA]))
         made |= {"code_revision": "abc", "peak_memory_mib": 2048, "device": "cpu", "wall_seconds": 1234.5}
@@ -139,7 +140,7 @@ class Clone:
     def write_provenance(self, content: object, profile: str = "laptop") -> None:
         """Another provenance."""
         path = self.root / "results" / profile / "01_tiny.provenance.json"
-        records.write_atomically(path, records.as_json(content))
+        write_atomically(path, as_json(content))
 
     def git(self, *arguments: str) -> str:
         """What git prints in this checkout."""

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-install_import_hook("palimpsest", "typecheck.check")
+from tests import typecheck
+
+install_import_hook("palimpsest", f"{typecheck.__name__}.check")
 
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SENTENCES, tiny_model
 
-from palimpsest.model import FAMILIES, EditableModel, Site
+from palimpsest.network.model import FAMILIES, EditableModel, Site
 from palimpsest.types import EditRequest
+from tests.tiny import SENTENCES, tiny_model
 
 KINDS = ("llama", "gpt2")
 """One family for each way in which a weight is stored: enough where only weights matter."""
@@ -44,7 +44,7 @@ def texts(count: int = 300, seed: int = 0) -> list[str]:
 
 def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics come from `texts`, so that no resource is fetched."""
-    monkeypatch.setattr("palimpsest.statistics.statistics_texts", texts)
+    monkeypatch.setattr("palimpsest.memory.moments.statistics_texts", texts)
 
 
 def double(kind: str, **options: Any) -> EditableModel:

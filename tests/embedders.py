@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.embedding import Embedder
+from palimpsest.network.embedder import Embedder
 
 
 class Letters:

@@ -12,8 +12,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.projector import Projector
-from palimpsest.solve import LeastSquares, Solution
+from palimpsest.algebra.projector import Projector
+from palimpsest.algebra.solve import LeastSquares, Solution
 
 EPS = float(np.finfo(float).eps)
 AWKWARD = ("repeated", "opposite", "zero", "past repeated")

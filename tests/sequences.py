@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from editing import CONTEXTS, REQUESTS, stub_texts
 from torch import Tensor
 
 from palimpsest.editors import base
-from palimpsest.model import EditableModel, read_weight
-from palimpsest.sequential import SequenceState, Sequential, Step, steps
-from palimpsest.settings import TargetSettings
-from palimpsest.subjects import subject_hidden
-from palimpsest.targets import Targets
+from palimpsest.editors.sequential import SequenceState, Sequential
+from palimpsest.editors.steps import Step, steps
+from palimpsest.memory.keys import subject_hidden
+from palimpsest.memory.settings import TargetSettings
+from palimpsest.memory.values import Targets
+from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.types import EditRequest
+from tests.editing import CONTEXTS, REQUESTS, stub_texts
 
 LAYERS = (0, 1, 2)
 TOKENS = 1500

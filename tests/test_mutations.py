@@ -11,8 +11,8 @@ import pytest
 
 from palimpsest.book.definitions import Bindings, Definition
 from palimpsest.book.dependencies import TABLES, Code, Dependencies, NotebookCode, Vocabulary, notebook_code
+from palimpsest.book.profiles import find_notebook, load_profile, parameters_for
 from palimpsest.book.staleness import reach
-from palimpsest.profiles import find_notebook, load_profile, parameters_for
 
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 PAGES = ("12_alphaset_tables", "04_one_time_equals_sequential", "07_drift", "10_uncertainty")

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from editing import same_bits, snapshot
 
-from palimpsest.apply import installed
-from palimpsest.contexts import check_readable
 from palimpsest.datasets import counterfact_style, load_facts
 from palimpsest.editors import State, edit, editor_for
-from palimpsest.evaluate import evaluate, knows
-from palimpsest.model import EditableModel, generate, load
-from palimpsest.statistics import statistics_texts
+from palimpsest.evaluation.evaluate import evaluate, knows
+from palimpsest.memory.contexts import check_readable
+from palimpsest.network.apply import installed
+from palimpsest.network.model import EditableModel, generate, load
+from palimpsest.resources import statistics_texts
 from palimpsest.types import EvalCase
+from tests.editing import same_bits, snapshot
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
@@ -41,7 +41,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     assert len(known) == FACTS
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALIMPSEST_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("palimpsest.statistics.statistics_texts", lambda: texts)
+        patch.setattr("palimpsest.memory.moments.statistics_texts", lambda: texts)
         yield Room(model, known, snapshot(model))
 
 

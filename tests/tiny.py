@@ -22,7 +22,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from palimpsest.model import EditableModel, wrap
+from palimpsest.network.model import EditableModel, wrap
 
 END = "<|endoftext|>"
 BEGIN = "<|begin|>"

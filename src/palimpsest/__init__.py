@@ -8,12 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palimpsest.apply import PromptContext as PromptContext
-    from palimpsest.apply import WeightDelta as WeightDelta
-    from palimpsest.apply import commit as commit
-    from palimpsest.apply import installed as installed
-    from palimpsest.configurations import configuration as configuration
-    from palimpsest.edited import EditedModel as EditedModel
+    from palimpsest.algebra.ledger import EditLedger as EditLedger
     from palimpsest.editors import AlphaEdit as AlphaEdit
     from palimpsest.editors import AlphaEditPlus as AlphaEditPlus
     from palimpsest.editors import FineTune as FineTune
@@ -25,21 +20,24 @@ if TYPE_CHECKING:
     from palimpsest.editors import State as State
     from palimpsest.editors import edit as edit
     from palimpsest.editors import editor_for as editor_for
-    from palimpsest.embedding import embedder as embedder
-    from palimpsest.ledger import EditLedger as EditLedger
-    from palimpsest.model import EditableModel as EditableModel
-    from palimpsest.model import generate as generate
-    from palimpsest.model import load as load
-    from palimpsest.sequential import Sequential as Sequential
-    from palimpsest.sequential import steps as steps
-    from palimpsest.stability import diagnose as diagnose
+    from palimpsest.editors.named_sequences import configuration as configuration
+    from palimpsest.editors.sequential import Sequential as Sequential
+    from palimpsest.editors.steps import steps as steps
+    from palimpsest.evaluation.stability import diagnose as diagnose
+    from palimpsest.network.apply import PromptContext as PromptContext
+    from palimpsest.network.apply import WeightDelta as WeightDelta
+    from palimpsest.network.apply import commit as commit
+    from palimpsest.network.apply import installed as installed
+    from palimpsest.network.embedder import embedder as embedder
+    from palimpsest.network.model import EditableModel as EditableModel
+    from palimpsest.network.model import generate as generate
+    from palimpsest.network.model import load as load
     from palimpsest.types import EditRequest as EditRequest
     from palimpsest.types import EvalCase as EvalCase
+    from palimpsest.workbench.edited_model import EditedModel as EditedModel
 
 _HOMES = {
-    "apply": ("PromptContext", "WeightDelta", "commit", "installed"),
-    "configurations": ("configuration",),
-    "edited": ("EditedModel",),
+    "algebra.ledger": ("EditLedger",),
     "editors": (
         "AlphaEdit",
         "AlphaEditPlus",
@@ -53,12 +51,15 @@ _HOMES = {
         "edit",
         "editor_for",
     ),
-    "embedding": ("embedder",),
-    "ledger": ("EditLedger",),
-    "model": ("EditableModel", "generate", "load"),
-    "sequential": ("Sequential", "steps"),
-    "stability": ("diagnose",),
+    "editors.named_sequences": ("configuration",),
+    "editors.sequential": ("Sequential",),
+    "editors.steps": ("steps",),
+    "evaluation.stability": ("diagnose",),
+    "network.apply": ("PromptContext", "WeightDelta", "commit", "installed"),
+    "network.embedder": ("embedder",),
+    "network.model": ("EditableModel", "generate", "load"),
     "types": ("EditRequest", "EvalCase"),
+    "workbench.edited_model": ("EditedModel",),
 }
 HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

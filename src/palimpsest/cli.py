@@ -67,7 +67,7 @@ def edit(
     Killed in between, the same command goes on; facts that are held already are skipped.
     """
     from palimpsest.datasets.requests import load_requests
-    from palimpsest.workbench import edit_folder
+    from palimpsest.workbench.commands import edit_folder
 
     requests = load_requests(facts)
     done = edit_folder(requests, out, model, sequence, settings=settings, batch=batch, device=device)
@@ -83,7 +83,7 @@ def undo(
     device: Device = "cpu",
 ) -> None:
     """Take facts out of an edited folder: its weights become those of a model never told them."""
-    from palimpsest.workbench import undo as take_out
+    from palimpsest.workbench.commands import undo as take_out
 
     done = take_out(folder, ids or [], everything=everything, device=device)
     same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
@@ -118,8 +118,8 @@ def diagnose(
     The unedited and the edited model answer the same wordings with the same random numbers. Killed in
     between, the same command goes on.
     """
-    from palimpsest.diagnosis import diagnose_on_disk
-    from palimpsest.responses import Decoding
+    from palimpsest.evaluation.responses import Decoding
+    from palimpsest.workbench.diagnosis import diagnose_on_disk
 
     decoding = Decoding(samples, tokens, seed=seed)
     done = diagnose_on_disk(edit, out, model, wordings, embedder, decoding, limit, device, typer.echo)
@@ -130,7 +130,8 @@ def diagnose(
 @_clear_errors
 def fetch() -> None:
     """Fetch and verify the embedded model and texts, once."""
-    from palimpsest import model, resources
+    from palimpsest import resources
+    from palimpsest.network import model
 
     resources.fetch_all()
     model.unpacked_model()
@@ -151,7 +152,7 @@ def run(
 
     With -p the result goes to build/runs, since it is then no run of the profile.
     """
-    from palimpsest import runner
+    from palimpsest.book import runner
 
     overrides = _overrides(notebook, parameter or [])
     done = runner.run_notebook(notebook, profile, overrides, gpu=gpu)
@@ -161,9 +162,9 @@ def run(
 
 def _overrides(notebook: str, texts: list[str]) -> dict[str, Any]:
     """Values given as NAME=VALUE, in the types the notebook declares."""
+    from palimpsest.book.parameters import parsed, read_parameters
+    from palimpsest.book.profiles import find_notebook
     from palimpsest.errors import ProfileError, UnknownNameError
-    from palimpsest.parameters import parsed, read_parameters
-    from palimpsest.profiles import find_notebook
 
     path = find_notebook(notebook)
     declared = read_parameters(path)
@@ -189,7 +190,7 @@ def run_all(
     ] = 1,
 ) -> None:
     """Run every notebook whose result is stale; after an interruption the same command resumes."""
-    from palimpsest import runner
+    from palimpsest.book import runner
 
     runner.run_all(profile, force=force, gpu=gpu, jobs=jobs)
 
@@ -201,7 +202,7 @@ def parameters(
     profile: Profile = "smoke",
 ) -> None:
     """Print a notebook's parameters under a profile, as YAML for papermill's -f."""
-    from palimpsest.profiles import find_notebook, load_profile, parameters_for
+    from palimpsest.book.profiles import find_notebook, load_profile, parameters_for
 
     values = parameters_for(load_profile(profile), find_notebook(notebook))
     yaml.safe_dump(values, sys.stdout, sort_keys=False, allow_unicode=True)
@@ -211,8 +212,8 @@ def parameters(
 @_clear_errors
 def status(profile: Profile = "laptop") -> None:
     """Say of each notebook whether its result is fresh, confirmed or stale, and what has changed."""
+    from palimpsest.book.profiles import known_notebooks, load_profile
     from palimpsest.book.standing import standing
-    from palimpsest.profiles import known_notebooks, load_profile
 
     setting = load_profile(profile)
     for name in known_notebooks():

@@ -20,8 +20,9 @@ from pathlib import Path
 import mwparserfromhell
 from tqdm import tqdm
 
-from palimpsest.cache import cache_dir, digest, file_sha256, new_folder, replacing
+from palimpsest.cache import cache_dir, digest
 from palimpsest.errors import ResourceError, UnknownNameError
+from palimpsest.files import file_sha256, new_folder, replacing
 
 Download = Callable[[str, Path], Path]
 
@@ -51,6 +52,7 @@ class Resource:
 
 
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
 DUMP_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 PINS: dict[str, Resource] = {
@@ -176,6 +178,16 @@ def wikipedia_articles() -> list[str]:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps([a for a in articles if len(a) > 500]), encoding="utf-8")
     return list(json.loads(path.read_text(encoding="utf-8")))
+
+
+def statistics_texts() -> list[str]:
+    """Wikipedia articles for statistics: every second one, so that the others are held out."""
+    return wikipedia_articles()[::2]
+
+
+def held_out_texts() -> list[str]:
+    """Wikipedia articles never used for statistics."""
+    return wikipedia_articles()[1::2]
 
 
 def _wikitext(dump: Path) -> Iterator[str]:

@@ -126,7 +126,7 @@ class Record:
 
     Attributes:
         case: id of the case.
-        metric: name of the metric, as in ``palimpsest.metrics``.
+        metric: name of the metric, as in ``palimpsest.evaluation.metrics``.
         value: mean over the case's prompts; success and accuracy lie in [0, 1].
         prompts: number of prompts the mean is over.
     """

@@ -1,1 +1,4 @@
-"""Generated pages and the extensions of the book build."""
+"""Runs notebooks and builds the book from their results, without a model.
+
+Imports results, and never torch.
+"""

@@ -7,18 +7,20 @@ profiles where someone has run them, and at its foot a box that says how it was 
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from palimpsest import paths, records
+from palimpsest import paths
+from palimpsest.book.audit import write_audit
+from palimpsest.book.normalise import with_current_prose
+from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile
 from palimpsest.book.provenance import read_provenance
 from palimpsest.book.standing import NOT_RUN, stale
-from palimpsest.normalise import with_current_prose
-from palimpsest.profiles import Profile, find_notebook, known_notebooks, load_profile
+from palimpsest.book.verdicts import write_verdicts
+from palimpsest.results import records
 
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
@@ -46,10 +48,9 @@ def assemble(profile: str) -> list[Path]:
 
 def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
     """What writes the generated pages, and where each goes."""
-    claims, audit = import_module("palimpsest.claims"), import_module("palimpsest.book.audit")
     return [
-        (lambda out: claims.write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
-        (audit.write_audit, folder / "audit.md"),
+        (lambda out: write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
+        (write_audit, folder / "audit.md"),
     ]
 
 

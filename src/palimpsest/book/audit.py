@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from palimpsest import paths, records
-from palimpsest.book.tables import plain, table
-from palimpsest.printed import Row, load_audit, prefix
+from palimpsest import paths
+from palimpsest.files import write_atomically
+from palimpsest.results.printed_audit import Row, load_audit, prefix
+from palimpsest.results.tables import plain, table
 
 PREFIXES: dict[str, str] = {
     "SC": "the composite Score of a row against its three parts",
@@ -55,7 +56,7 @@ def write_audit(out_path: Path) -> None:
         "## Oddities",
         _oddities(),
     ]
-    records.write_atomically(out_path, ("\n\n".join(parts) + "\n").encode())
+    write_atomically(out_path, ("\n\n".join(parts) + "\n").encode())
 
 
 def _introduction(rows: Sequence[Row]) -> str:

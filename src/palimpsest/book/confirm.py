@@ -22,10 +22,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from palimpsest import paths, records
+from palimpsest import paths
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, dependencies
 from palimpsest.book.execution import Traced, nbval_run, trace_file
+from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for
 from palimpsest.book.provenance import (
     DIRTY,
     UNKNOWN,
@@ -40,7 +41,7 @@ from palimpsest.book.regression import DIGITS, Allowance, differences, load_tole
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_definitions, standing
 from palimpsest.errors import NotebookError, ProfileError
-from palimpsest.profiles import find_notebook, known_notebooks, load_profile, parameters_for
+from palimpsest.results import records
 
 RESOURCES = ("models", "resources", "text")
 """Folders of the cache whose content is fetched and pinned; whatever else is there was computed."""

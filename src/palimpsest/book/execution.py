@@ -14,12 +14,14 @@ from typing import Any
 
 import nbformat
 
-from palimpsest import paths, records
+from palimpsest import paths
 from palimpsest.book.dependencies import Reached
+from palimpsest.book.normalise import normalise
+from palimpsest.book.parameters import read_parameters
 from palimpsest.book.tracing import CALLS, EXTENSION, TRACE
 from palimpsest.errors import NotebookError, PalimpsestError
-from palimpsest.normalise import normalise
-from palimpsest.parameters import read_parameters
+from palimpsest.files import write_atomically
+from palimpsest.results import records
 
 CELL_TIMEOUT = 1200
 """Seconds after which nbval gives up on a cell."""
@@ -92,7 +94,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
         raise NotebookError(_failure(source, error)) from error
     notebook = normalise(nbformat.read(output, as_version=4))
-    records.write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
+    write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
 
 
 def _failure(source: Path, error: Exception) -> str:

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from palimpsest import paths, records
+from palimpsest import paths
 from palimpsest.book.staleness import SCHEME, Inputs
+from palimpsest.files import as_json, write_atomically
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 DECISIVE = ("torch", "transformers", "numpy")
@@ -57,7 +58,7 @@ def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
 
 def write_provenance(stem: str, folder: Path, content: Mapping[str, Any]) -> None:
     """Write the provenance of a result in one go."""
-    records.write_atomically(path_of(stem, folder), records.as_json(dict(content)))
+    write_atomically(path_of(stem, folder), as_json(dict(content)))
 
 
 def hashes_of(found: Inputs, files: Mapping[str, str]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from palimpsest import paths, records
+from palimpsest import paths
 from palimpsest.errors import DataError
+from palimpsest.results import records
 
 DIGITS = 6
 """Significant digits in which the values of two revisions must agree on one machine: all that records

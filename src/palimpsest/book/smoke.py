@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from palimpsest import paths
 from palimpsest.book.execution import environment
+from palimpsest.book.profiles import find_notebook, known_notebooks
 from palimpsest.book.regression import check_against_carried
+from palimpsest.book.runner import run_notebook
 from palimpsest.errors import NotebookError
-from palimpsest.profiles import find_notebook, known_notebooks
-from palimpsest.runner import run_notebook
 
 PROFILE = "smoke"
 

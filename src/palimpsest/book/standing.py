@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palimpsest import paths
+from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for
 from palimpsest.book.provenance import in_history, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
-from palimpsest.profiles import Profile, find_notebook, load_profile, parameters_for
 
 NOT_RUN = "not run yet in this profile"
 NAMED = 6

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from palimpsest import records
-from palimpsest.book.tables import table
-from palimpsest.claims import (
+from palimpsest.files import write_atomically
+from palimpsest.results import records
+from palimpsest.results.claims import (
     PUBLISHED,
     Claim,
     Claims,
@@ -17,14 +17,29 @@ from palimpsest.claims import (
     profiles_with_results,
     verdict,
 )
-from palimpsest.printed import agreement, load_audit
-from palimpsest.rules import LABELS
+from palimpsest.results.printed_audit import agreement, load_audit
+from palimpsest.results.rules import (
+    LABELS,
+)
+from palimpsest.results.tables import table
 
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
+
 DISAGREE = ("wrong as printed", "contradicted")
 
 Found = dict[str, list[Verdict]]
 """Claim id -> one verdict for each profile, in the order of the profiles."""
+
+
+def write_verdicts(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
+    """Generate the verdicts page and, beside it, the summary that the introduction includes.
+
+    Args:
+        results_root: holds one folder of records for each profile.
+        out_path: the Markdown page to write; ``verdict_summary.txt`` is written beside it.
+        profiles: one column each; every profile with results by default.
+    """
+    write(results_root, out_path, profiles)
 
 
 def write(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
@@ -41,8 +56,8 @@ def write(results_root: Path, out_path: Path, profiles: Sequence[str] | None = N
     for claim in claims.claims:
         found[claim.id] = [verdict(claim, results[profile], profile) for profile in chosen]
     page, summary = _page(claims, found, chosen), _summary(claims, found, chosen)
-    records.write_atomically(out_path, page.encode())
-    records.write_atomically(out_path.with_name("verdict_summary.txt"), summary.encode())
+    write_atomically(out_path, page.encode())
+    write_atomically(out_path.with_name("verdict_summary.txt"), summary.encode())
 
 
 def _page(claims: Claims, found: Found, profiles: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Facts to edit and to test with: the project's own set, the original CounterFact and ZsRE, and hard sets."""
 
 from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3
-from palimpsest.datasets.alphasetfile import load_alphaset, load_released, save_alphaset
-from palimpsest.datasets.alphasetmembers import AlphaSet, Measures, Member, percentile_reached
+from palimpsest.datasets.alphaset_file import load_alphaset, load_released, save_alphaset
+from palimpsest.datasets.alphaset_members import AlphaSet, Measures, Member, percentile_reached
 from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of

@@ -2,7 +2,7 @@
 
 AlphaSet1 conflicts with preserved knowledge, AlphaSet2 with earlier edits, AlphaSet3 asks for large changes.
 Each is a share of hard members among random others. What is hard is measured on a model
-(`palimpsest.difficulty`) and given here as numbers: nothing here loads a model.
+(`palimpsest.studies.difficulty`) and given here as numbers: nothing here loads a model.
 
 Where this differs from the paper, which neither prints its scripts nor releases prompts for all of it:
 rewordings are the fact set's own paraphrases, not a language model's; the known facts of AlphaSet1 are base
@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from palimpsest.datasets.alphasetmembers import AlphaSet, Measures, Member, Role, draws
+from palimpsest.datasets.alphaset_members import AlphaSet, Measures, Member, Role, draws
 from palimpsest.datasets.rewordings import REWRITTEN, hold_out, origin, without
 from palimpsest.errors import DataError
 from palimpsest.types import EvalCase

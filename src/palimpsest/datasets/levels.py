@@ -80,7 +80,7 @@ def level_table(facts: FactSet, embed: Embed, subjects: int = 5) -> pd.DataFrame
 
     Args:
         facts: the fact set.
-        embed: texts -> embeddings, for example `palimpsest.embedding.embedder`.
+        embed: texts -> embeddings, for example `palimpsest.network.embedder.embedder`.
         subjects: how many to fill in.
 
     Returns:

@@ -99,7 +99,7 @@ def known_reworded(base: Sequence[EvalCase], known: Sequence[bool], hard: int = 
 
     Args:
         base: facts with a true object; the edit writes the other one.
-        known: whether the model knows each, as `palimpsest.evaluate.knows` says.
+        known: whether the model knows each, as `palimpsest.evaluation.evaluate.knows` says.
         hard: how many are needed in the end.
 
     Returns:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from palimpsest.apply import Edit
 from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
@@ -17,9 +16,10 @@ from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
+from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import ProfileError, RequestError, UnknownNameError
-from palimpsest.model import EditableModel
-from palimpsest.settings import editor_settings
+from palimpsest.network.apply import Edit
+from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 EDITORS: dict[str, type] = {

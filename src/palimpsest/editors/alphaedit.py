@@ -16,13 +16,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import WeightDelta
+from palimpsest.algebra.projector import Projector, null_space
+from palimpsest.algebra.solve import LeastSquares, Solution, solve, with_past
+from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD, RULES
 from palimpsest.editors.base import State, edit_layers, joined, start
+from palimpsest.editors.settings import Layers
 from palimpsest.errors import ProfileError
-from palimpsest.model import EditableModel
-from palimpsest.projector import PUBLISHED_THRESHOLD, RULES, Projector, null_space
-from palimpsest.settings import ContextSettings, Layers, TargetSettings
-from palimpsest.solve import LeastSquares, Solution, solve, with_past
+from palimpsest.memory.settings import ContextSettings, TargetSettings
+from palimpsest.network.apply import WeightDelta
+from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 

@@ -29,15 +29,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import WeightDelta, restored
-from palimpsest.conflict import conflict_weights
+from palimpsest.algebra.admission import Candidates, admit, candidates
+from palimpsest.algebra.conflict import conflict_weights
+from palimpsest.algebra.smoothing import hard_part, scales, scan
+from palimpsest.algebra.solve import LeastSquares, Solution, share_left
 from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.base import State, edit_layers, joined, start
 from palimpsest.errors import ProfileError
-from palimpsest.model import EditableModel, read_weight, write_weight
-from palimpsest.projector import Candidates, admit, candidates
-from palimpsest.smoothing import hard_part, scales, scan
-from palimpsest.solve import LeastSquares, Solution, share_left
+from palimpsest.network.apply import WeightDelta, restored
+from palimpsest.network.model import EditableModel, read_weight, write_weight
 from palimpsest.types import EditRequest
 
 Score = Callable[[EditableModel, Sequence[EditRequest]], float]
@@ -46,7 +46,7 @@ Score = Callable[[EditableModel, Sequence[EditRequest]], float]
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Perturbation:
-    """How far the projector is relaxed; fields as `palimpsest.projector.admit` has them."""
+    """How far the projector is relaxed; fields as `palimpsest.algebra.admission.admit` has them."""
 
     threshold: float = Field(default=3e-4, ge=0)
     relative: bool = True
@@ -64,7 +64,8 @@ class Smoothing:
         threshold: τ, length of the whole residual (not of a layer's share) above which a fact is hard.
         scan: try the candidates at every edited layer (released) or at the last one only, where what lower
             layers left out is asked for again.
-        select: where the score's wordings come from; a name for the record, see `palimpsest.selection`.
+        select: where the score's wordings come from; a name for the record, see
+            `palimpsest.evaluation.smoothing_score`.
     """
 
     steps: int = Field(default=10, ge=1)
@@ -138,7 +139,7 @@ class AlphaEditPlus(AlphaEdit):
         return replace(edit, notes=notes), replace(at, past=past, values=values)
 
     def finish(self, model: EditableModel, state: State) -> None:
-        """Nothing waits for the end of a run, unlike in `palimpsest.sequential.Sequential`."""
+        """Nothing waits for the end of a run, unlike in `palimpsest.editors.sequential.Sequential`."""
 
     def _started(self, model: EditableModel, state: State | None) -> PlusState:
         """The given state; what it lacks is taken from the model as it is."""

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.apply import Edit, WeightDelta, restored
-from palimpsest.contexts import sample_contexts
-from palimpsest.known import KnownValues
-from palimpsest.model import EditableModel, fingerprint, read_weight, write_weight
-from palimpsest.projector import Projector
-from palimpsest.settings import ContextSettings, TargetSettings
-from palimpsest.solve import Solution
-from palimpsest.statistics import key_statistics
-from palimpsest.subjects import subject_hidden, subject_keys
-from palimpsest.targets import Targets, optimise_targets
+from palimpsest.algebra.projector import Projector
+from palimpsest.algebra.solve import Solution
+from palimpsest.memory.contexts import sample_contexts
+from palimpsest.memory.keys import subject_hidden, subject_keys
+from palimpsest.memory.known_values import KnownValues
+from palimpsest.memory.moments import key_statistics
+from palimpsest.memory.settings import ContextSettings, TargetSettings
+from palimpsest.memory.values import Targets, optimise_targets
+from palimpsest.network.apply import Edit, WeightDelta, restored
+from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.types import EditRequest
 
 

@@ -22,13 +22,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm import tqdm
 
-from palimpsest.activations import run_body
-from palimpsest.apply import WeightDelta
 from palimpsest.editors.base import State, start, step_norms
+from palimpsest.editors.settings import Layers
 from palimpsest.errors import NonFiniteError
-from palimpsest.model import EditableModel, fingerprint, read_weight
-from palimpsest.settings import ContextSettings, Layers
-from palimpsest.tokens import encode, encode_target, pad
+from palimpsest.memory.settings import ContextSettings
+from palimpsest.network.activations import run_body
+from palimpsest.network.apply import WeightDelta
+from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.network.tokens import encode, encode_target, pad
 from palimpsest.types import EditRequest
 
 Objective = Literal["target_new", "prompt_last"]

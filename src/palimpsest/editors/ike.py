@@ -28,11 +28,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import PromptContext
 from palimpsest.editors.base import State
 from palimpsest.errors import ProfileError, RequestError
-from palimpsest.model import EditableModel, fingerprint
-from palimpsest.tokens import encode
+from palimpsest.network.apply import PromptContext
+from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.network.tokens import encode
 from palimpsest.types import EditRequest, Probe
 
 Embed = Callable[[Sequence[str]], Float64[Tensor, "n d"]]
@@ -74,7 +74,7 @@ class IkeState(State):
     """What in-context editing needs beside its settings; every call uses the same.
 
     Attributes:
-        demonstrations: facts to show, none of them asked about; see `palimpsest.demonstrations`.
+        demonstrations: facts to show, none of them asked about; see `palimpsest.studies.demonstrations`.
         embed: the sentence embedder.
     """
 

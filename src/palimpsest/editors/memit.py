@@ -13,11 +13,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import WeightDelta
+from palimpsest.algebra.solve import LeastSquares, Solution, solve
 from palimpsest.editors.base import State, edit_layers, start
-from palimpsest.model import EditableModel
-from palimpsest.settings import ContextSettings, Layers, TargetSettings
-from palimpsest.solve import LeastSquares, Solution, solve
+from palimpsest.editors.settings import Layers
+from palimpsest.memory.settings import ContextSettings, TargetSettings
+from palimpsest.network.apply import WeightDelta
+from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 

@@ -16,13 +16,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.apply import WeightDelta
+from palimpsest.algebra.solve import LeastSquares, solve_exact
 from palimpsest.editors.base import State, start, step_norms, value_notes, values_on
 from palimpsest.errors import RequestError
-from palimpsest.model import EditableModel, fingerprint, read_weight
-from palimpsest.settings import ContextSettings, TargetSettings
-from palimpsest.solve import LeastSquares, solve_exact
-from palimpsest.subjects import subject_keys
+from palimpsest.memory.keys import subject_keys
+from palimpsest.memory.settings import ContextSettings, TargetSettings
+from palimpsest.network.apply import WeightDelta
+from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.types import EditRequest
 
 

@@ -1,0 +1,1 @@
+"""Pure tensors: solvers, spectra, projectors and exact ledgers, without a model. Imports the ground alone."""

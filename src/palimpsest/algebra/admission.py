@@ -1,0 +1,280 @@
+"""Relaxed projectors: protected directions that AlphaEdit+ (Algorithm 1) gives back where facts need them.
+
+`admit` searches greedily over `candidates`. What the objective of an edit gains from one more free direction
+comes from an N × N recursion in float64, `Gains`: for Δ = ΔP the smallest value of ‖ΔK − R‖² + λ‖Δ‖² is
+J(P) = λ tr(RMRᵀ) with M = (KᵀPK + λI)⁻¹. Directions added to P add their images g = Kᵀu to the Gram matrix,
+so that no d_k × d_k matrix is ever needed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from palimpsest.algebra.projector import Projector
+from palimpsest.algebra.solve import LeastSquares
+from palimpsest.algebra.spectrum import (
+    HasValue,
+    eigendirections,
+)
+from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError, UnknownNameError
+
+ORDERS = ("ascending", "descending", "gain")
+"""In which order `admit` offers candidates: by eigenvalue, or by what each would gain at that moment."""
+
+OVERLAP = 1e-6
+"""How far candidates may be from orthonormal, and reach into range(P), by rounding."""
+
+REFRESH = 50
+"""Added directions after which M is inverted anew, so that rounding does not pile up."""
+
+
+class Gains:
+    """M for P and the directions added so far, and what any others would gain.
+
+    Args:
+        inside: PK (d_k, N).
+        images: g = Kᵀu of every direction that may be added, (N, m).
+        residual: R (d_v, N).
+        ridge: λ.
+
+    Raises:
+        SingularProblemError: if λ is not above 0.
+    """
+
+    def __init__(
+        self,
+        inside: Float[Tensor, "d_k n"],
+        images: Float[Tensor, "n m"],
+        residual: Float[Tensor, "d_v n"],
+        ridge: float,
+    ) -> None:
+        self.gram, self.images, self.ridge = inside.T @ inside, images, ridge
+        self.root = torch.linalg.qr(residual, mode="r").R  # ‖root q‖ = ‖Rq‖ without the d_v rows
+        self.inverse, self.since = shifted_inverse(self.gram, ridge), 0
+
+    def objective(self) -> float:
+        """J as it is now."""
+        return float(self.ridge * (self.root @ self.inverse * self.root).sum())
+
+    def alone(self, which: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Fall of J for each direction if it were added alone: λ‖RMg‖²/(1 + gᵀMg), never negative."""
+        g = self.images[:, which]
+        q = self.inverse @ g
+        return (self.ridge * (self.root @ q).square().sum(0) / (1 + (g * q).sum(0))).cpu()
+
+    def together(self, which: Int64[Tensor, " b"]) -> tuple[float, Float[Tensor, "n b"]]:
+        """Fall of J for a block, λ‖RY‖², and Y, with which M becomes M − YYᵀ."""
+        g = self.images[:, which]
+        q = self.inverse @ g
+        system = (g.T @ q + q.T @ g) / 2
+        system.diagonal().add_(1)
+        y = torch.linalg.solve_triangular(torch.linalg.cholesky(system), q.T, upper=False).T
+        return float(self.ridge * (self.root @ y).square().sum()), y
+
+    def add(self, which: Int64[Tensor, " b"], y: Float[Tensor, "n b"]) -> None:
+        """Add a block, with the Y that `together` gave for it."""
+        self.gram = self.gram + self.images[:, which] @ self.images[:, which].T
+        self.since += len(which)
+        if self.since < REFRESH:
+            self.inverse = self.inverse - y @ y.T
+        else:
+            self.inverse, self.since = shifted_inverse(self.gram, self.ridge), 0
+
+    def damage(self, which: Int64[Tensor, " b"], eigenvalues: Float[Tensor, " m"]) -> float:
+        """Σ σ‖RMg‖² over added directions, with the present M."""
+        lengths = (self.root @ self.inverse @ self.images[:, which]).square().sum(0)
+        return float((eigenvalues[which] * lengths).sum())
+
+
+def shifted_inverse(gram: Float[Tensor, "n n"], ridge: float) -> Float[Tensor, "n n"]:
+    """M = (G + λI)⁻¹ of a positive semidefinite G.
+
+    Raises:
+        SingularProblemError: if λ is not above 0.
+    """
+    if not ridge > 0:
+        raise SingularProblemError(f"(G + λI)⁻¹ needs a ridge above 0, got {ridge:g}; raise it")
+    system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.cholesky_inverse(torch.linalg.cholesky(system))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Directions that a projector removes and that `admit` may give back.
+
+    Attributes:
+        vectors: orthonormal columns outside range(P), (d_k, m).
+        eigenvalues: energy of the preserved keys along each, (m,), 0 or more.
+
+    Raises:
+        ShapeError: if there is not one eigenvalue a vector, or one is negative.
+        NonFiniteError: if either holds NaN or infinity.
+    """
+
+    vectors: Float[Tensor, "d_k m"]
+    eigenvalues: Float[Tensor, " m"]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or self.eigenvalues.shape != self.vectors.shape[1:]:
+            raise ShapeError(
+                "candidates need vectors (d_k, m) and eigenvalues (m,), got "
+                f"{tuple(self.vectors.shape)} and {tuple(self.eigenvalues.shape)}"
+            )
+        if not (torch.isfinite(self.vectors).all() and torch.isfinite(self.eigenvalues).all()):
+            raise NonFiniteError("candidates hold NaN or infinity; take them from eigendirections")
+        if (self.eigenvalues < 0).any():
+            least = float(self.eigenvalues.min())
+            raise ShapeError(f"candidates have the negative eigenvalue {least:.1e}; clamp it at 0")
+
+    def __len__(self) -> int:
+        return self.vectors.shape[1]
+
+
+def candidates(moment: Tensor | HasValue | tuple[Tensor, Tensor], projector: Projector) -> Candidates:
+    """The protected eigenvectors of C0, its leading ones, with their eigenvalues, largest first.
+
+    A projector that `null_space` left as a complement holds them already; else C0 is decomposed again.
+
+    Args:
+        moment: C0, or what `eigendirections` returned for it.
+        projector: what `null_space` made of the same C0.
+
+    Raises:
+        ShapeError, NonFiniteError: as `null_space`, or if the widths differ.
+    """
+    if projector.complement is not None and projector.spectrum is not None:
+        return Candidates(projector.complement, projector.spectrum[: projector.complement.shape[1]])
+    spectrum, vectors = moment if isinstance(moment, tuple) else eigendirections(moment)
+    if len(spectrum) != projector.dim:
+        raise ShapeError(f"the second moment has width {len(spectrum)}, the projector {projector.dim}")
+    protected = projector.dim - projector.kept
+    return Candidates(vectors[:, :protected], spectrum[:protected])
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A relaxed projector and the path of the search that led to it.
+
+    Attributes:
+        projector: P plus the admitted directions, held as P was; P itself if there is none. It carries no
+            spectrum and no rule, since protected directions need no longer be the leading ones.
+        admitted: indices into the candidates, in the order they were added.
+        objective_path: J before the first and after each admitted block, (blocks + 1,), float64.
+        gains: fall of J for every block tried, the refused one included, (tried,), float64.
+        damage: Σ σ_l‖R̄Mg_l‖² over admitted directions, M at the end: what the update does to preserved keys
+            along them, tr(ΔC0Δᵀ), or ‖ΔK0‖² if σ are eigenvalues of K0K0ᵀ. The search ignores it.
+    """
+
+    projector: Projector
+    admitted: Int64[Tensor, " admitted"]
+    objective_path: Float64[Tensor, " steps"]
+    gains: Float64[Tensor, " tried"]
+    damage: float
+
+
+def admit(
+    problem: LeastSquares,
+    candidates: Candidates,
+    threshold: float,
+    block: int = 1,
+    order: str = "ascending",
+    relative: bool = True,
+    limit: int | None = None,
+) -> Admission:
+    """Give protected directions back to P until a block of them lowers the objective too little.
+
+    The update for the relaxed projector is ``solve(replace(problem, projector=found.projector)).delta``.
+    Its objective J(P) = λ tr(R̄MR̄ᵀ), M = (KᵀPK + λI)⁻¹, never rises with a direction, so only the threshold,
+    the limit or the end of the candidates stops the search. N × N work a block, in float64.
+
+    Args:
+        problem: λ > 0 and no ``preserve``. Past keys are further columns of K, times the root of their
+            weight, with residual zero (`palimpsest.algebra.solve.with_past`).
+        candidates: directions outside range(P).
+        threshold: 0 admits every candidate. A block that gains nothing stops any larger one.
+        block: candidates tried at once (released code: 10); the last block may be smaller.
+        order: by eigenvalue "ascending" (as published) or "descending"; or "gain", where a block is those
+            that would each lower J most if added alone at that moment.
+        relative: True stops at a block whose drop, as a share of J before it, is below ``threshold`` times
+            the number of directions in it (released code). False stops at a block whose whole drop is below
+            ``threshold``, in the unit of a squared residual whatever its size (as printed, with ``block=1``).
+        limit: most directions to admit; None for all.
+
+    Raises:
+        ShapeError: if ``preserve`` is given; candidates have another width, are not orthonormal or reach
+            into range(P); or threshold, block or limit is out of range.
+        SingularProblemError: if λ is 0.
+        UnknownNameError: if the order does not exist.
+
+    Source: AlphaEdit+ Eq. 15 and Algorithm 1; the gain is Sherman and Morrison's.
+    """
+    keys = problem.keys.double()
+    projector = problem.projector or Projector.identity(len(keys), keys.device)
+    vectors = candidates.vectors.to(keys)
+    _check_admission(problem, projector, vectors)
+    _check_settings(threshold, block, order, limit)
+    budget = len(candidates) if limit is None else min(limit, len(candidates))
+    search = Gains(projector.apply(keys), keys.T @ vectors, problem.residual.double(), problem.ridge)
+    path, gains, chosen = [search.objective()], [], torch.zeros(0, dtype=torch.long)
+    left = candidates.eigenvalues.cpu().argsort(stable=True, descending=order == "descending")
+    while len(chosen) < budget:
+        size = min(block, budget - len(chosen))
+        tried = left[search.alone(left).topk(size).indices] if order == "gain" else left[:size]
+        gain, y = search.together(tried)
+        gains.append(gain)
+        if gain < threshold * (size * path[-1] if relative else 1) or gain == 0 < threshold:
+            break
+        search.add(tried, y)
+        path.append(path[-1] - gain)
+        chosen, left = torch.cat([chosen, tried]), left[~torch.isin(left, tried)]
+    return Admission(
+        projector=_relaxed(projector, vectors[:, chosen]) if len(chosen) else projector,
+        admitted=chosen,
+        objective_path=torch.tensor(path, dtype=torch.float64),
+        gains=torch.tensor(gains, dtype=torch.float64),
+        damage=search.damage(chosen, candidates.eigenvalues.to(keys)),
+    )
+
+
+def _relaxed(projector: Projector, vectors: Float[Tensor, "d_k a"]) -> Projector:
+    """P plus orthonormal directions that it removes; what remains of a complement is completed by a QR."""
+    if projector.basis is not None:
+        return Projector(basis=torch.cat([projector.basis, vectors.to(projector.basis)], 1))
+    u = projector._held.to(vectors)
+    rest = torch.linalg.qr(u.T @ vectors, mode="complete").Q[:, vectors.shape[1] :]
+    return Projector(complement=u @ rest)
+
+
+def _check_admission(problem: LeastSquares, projector: Projector, vectors: Tensor) -> None:
+    if problem.preserve is not None:
+        raise ShapeError(
+            "admit got a problem with preserve; give past keys, times the root of their weight, as further "
+            "columns of keys with residual 0 (palimpsest.solve.with_past)"
+        )
+    if len(vectors) != projector.dim:
+        raise ShapeError(f"candidates have width {len(vectors)}, the keys have {projector.dim}")
+    gap = vectors.T @ vectors - torch.eye(vectors.shape[1]).to(vectors)
+    if gap.numel() and gap.abs().max() > OVERLAP:
+        raise ShapeError(
+            f"candidates are not orthonormal (their products are off by {float(gap.abs().max()):.1e}); "
+            "give eigenvectors of one decomposition"
+        )
+    overlap = projector.coordinates(vectors).norm(dim=0)
+    if len(overlap) and overlap.max() > OVERLAP:
+        raise ShapeError(
+            f"candidate {int(overlap.argmax())} lies inside range(P) (length {float(overlap.max()):.2g}) "
+            "and would count twice; give directions that P removes, as candidates() does"
+        )
+
+
+def _check_settings(threshold: float, block: int, order: str, limit: int | None) -> None:
+    if not threshold >= 0:
+        raise ShapeError(f"threshold must be 0 or more, got {threshold}; 0 admits every candidate")
+    if block < 1:
+        raise ShapeError(f"block must be 1 or more, got {block}")
+    if limit is not None and limit < 0:
+        raise ShapeError(f"limit must be 0 or more, got {limit}; None sets no limit")
+    if order not in ORDERS:
+        raise UnknownNameError("order", order, list(ORDERS))

@@ -1,0 +1,126 @@
+"""The spectrum of a second moment, and rules that draw the line between protected and free directions.
+
+AlphaEdit (Eq. 7 to 10) protects the eigenvectors of C0 whose eigenvalue is at or above 2e-2. That number
+depends on the scale of the activations; the other rules do not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from palimpsest.errors import NonFiniteError, ShapeError
+
+PUBLISHED_THRESHOLD = 2e-2
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many leading directions of a spectrum are protected.
+
+    Attributes:
+        name: ``absolute``, ``relative``, ``energy`` or ``rank``.
+        parameter: the rule's number.
+        protected: spectrum (d_k,), largest first -> number of protected directions.
+    """
+
+    name: str
+    parameter: float
+    protected: Callable[[Tensor], int]
+
+
+def absolute(threshold: float = PUBLISHED_THRESHOLD) -> Rule:
+    """Protect eigenvalues at or above ``threshold`` (AlphaEdit's published rule, 2e-2)."""
+    _require(threshold >= 0, f"absolute threshold must be 0 or more, got {threshold}")
+    return Rule("absolute", threshold, lambda s: int((s >= threshold).sum()))
+
+
+def relative(threshold: float) -> Rule:
+    """Protect eigenvalues at or above ``threshold`` times the largest; free of activation scale."""
+    _require(0 <= threshold <= 1, f"relative threshold must lie in [0, 1], got {threshold}")
+    return Rule("relative", threshold, lambda s: int((s >= threshold * s[0]).sum()))
+
+
+def energy(share: float) -> Rule:
+    """Protect the fewest leading directions that hold at least ``share`` of the key energy."""
+    _require(0 <= share <= 1, f"energy share must lie in [0, 1], got {share}")
+
+    def protected(spectrum: Tensor) -> int:
+        held = torch.cumsum(spectrum, 0) / spectrum.sum()
+        return 0 if share == 0 else min(int((held < share - 1e-12).sum()) + 1, len(spectrum))
+
+    return Rule("energy", share, protected)
+
+
+def rank(r: int) -> Rule:
+    """Keep exactly the ``r`` directions with the least key energy; protect the others."""
+    _require(r >= 0, f"rank must be 0 or more, got {r}")
+
+    def protected(spectrum: Tensor) -> int:
+        _require(r <= len(spectrum), f"rank {r} is more than the {len(spectrum)} directions there are")
+        return len(spectrum) - r
+
+    return Rule("rank", r, protected)
+
+
+RULES = {"absolute": absolute, "relative": relative, "energy": energy}
+"""Rules by the name that settings give them; the number of each is then called threshold."""
+
+
+@runtime_checkable
+class HasValue(Protocol):
+    """Anything that carries a matrix as ``.value``, such as ``statistics.SecondMoment``."""
+
+    @property
+    def value(self) -> Tensor:
+        """The matrix."""
+        ...
+
+
+def eigendirections(c0: Tensor | HasValue) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
+    """Eigenvalues of a second moment, largest first, and its eigenvectors as columns, in float64.
+
+    A rule's ``protected`` applied to the eigenvalues says what it would keep without a new decomposition.
+
+    Raises:
+        ShapeError: if ``c0`` is not square and symmetric, is all zero, or has a negative eigenvalue.
+        NonFiniteError: if it holds NaN or infinity.
+    """
+    matrix = torch.as_tensor(getattr(c0, "value", c0)).double()
+    _check_moment(matrix)
+    values, vectors = torch.linalg.eigh(matrix)
+    if not float(values[0]) >= -1e-5 * float(values.abs().max()):
+        raise ShapeError(
+            f"the second moment has the negative eigenvalue {float(values[0]):.1e}; a sum of k kᵀ has "
+            "none, so check what was collected"
+        )
+    return values.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def energy_along(directions: Float[Tensor, "d_k r"], moment: Float[Tensor, "d_k d_k"]) -> Float[Tensor, " r"]:
+    """Mean energy uᵀCu, along each column u, of the keys behind a second moment C.
+
+    Over the eigenvectors of C0 that a projector keeps, it adds up to what the projector lets through of those
+    keys, for example of held-out ones.
+    """
+    return (directions * (moment.to(directions) @ directions)).sum(0)
+
+
+def _check_moment(matrix: Tensor) -> None:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"the second moment must be square (d_k, d_k), got {tuple(matrix.shape)}")
+    if not torch.isfinite(matrix).all():
+        raise NonFiniteError("the second moment holds NaN or infinity; collect it again")
+    if not matrix.any():
+        raise ShapeError("the second moment is all zero; collect it from at least one token")
+    gap = (matrix - matrix.T).abs().max() / matrix.abs().max()
+    if gap > 1e-6:
+        raise ShapeError(f"the second moment must be symmetric; relative asymmetry {float(gap):.1e}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ShapeError(message)

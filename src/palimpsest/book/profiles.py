@@ -1,0 +1,132 @@
+"""Profiles: the same notebooks at several scales.
+
+A profile is a file ``config/profiles/<name>.yaml``. The notebooks' own defaults are the smoke profile,
+because nbval runs a notebook as it stands. The parameters ``profile`` and ``model`` are filled in from
+the profile wherever a notebook declares them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from palimpsest import paths
+from palimpsest.book.parameters import merged, read_parameters
+from palimpsest.errors import ProfileError, UnknownNameError
+
+
+class Profile(BaseModel):
+    """One profile.
+
+    Attributes:
+        name: the file's name without its ending.
+        model: name, hub id or folder, as ``palimpsest.load`` takes it.
+        description: one sentence shown on every page, with the sizes.
+        machine: what it was laid out for, and the expected time.
+        defaults: values for every notebook that declares the parameter.
+        notebooks: values for single notebooks, by the notebook's name; they win over ``defaults``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    model: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    machine: str = Field(min_length=1)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    notebooks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def known_profiles() -> list[str]:
+    """Names of all profiles."""
+    return sorted(path.stem for path in paths.profiles_dir().glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile.
+
+    Raises:
+        UnknownNameError: if there is no such file; the message lists the known ones.
+        ProfileError: if the file is not as it should be.
+    """
+    path = paths.profiles_dir() / f"{name}.yaml"
+    if name not in known_profiles():
+        raise UnknownNameError("profile", name, known_profiles())
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")
+    try:
+        return Profile.model_validate({"name": name} | content)
+    except ValidationError as error:
+        known = ", ".join(field for field in Profile.model_fields if field != "name")
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ProfileError(f"{path.name}: {faults} (known keys: {known})") from error
+
+
+def known_notebooks() -> list[str]:
+    """Names of all notebooks, in the book's order."""
+    return sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb"))
+
+
+def find_notebook(name: str | Path) -> Path:
+    """Source of a notebook, by its name or by a path that ends in ``.ipynb``.
+
+    Raises:
+        UnknownNameError: if there is none; the message lists the known ones.
+    """
+    path = Path(name)
+    if path.suffix == ".ipynb" and path.is_file():
+        return path.resolve()
+    if path.stem not in known_notebooks():
+        raise UnknownNameError("notebook", str(name), known_notebooks())
+    return paths.notebooks_dir() / f"{path.stem}.ipynb"
+
+
+def parameters_for(
+    profile: Profile, notebook: Path, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a notebook under a profile, checked, in the notebook's order.
+
+    Args:
+        profile: gives values for what the notebook declares.
+        notebook: path of the source.
+        overrides: values that win over the profile's.
+
+    Raises:
+        UnknownNameError: if the profile or the overrides name a parameter the notebook lacks.
+        ProfileError: if a value is of another type than the notebook's default.
+    """
+    declared = read_parameters(notebook)
+    everywhere = {"profile": profile.name, "model": profile.model} | profile.defaults
+    given = {name: value for name, value in everywhere.items() if name in declared}
+    own = profile.notebooks.get(notebook.stem, {})
+    values = merged(declared, given | own, f"profile {profile.name} for {notebook.stem}")
+    return merged(declared, values | dict(overrides or {}), f"call of {notebook.stem}")
+
+
+def check_profile(profile: Profile) -> None:
+    """Try a profile against every notebook, so that a typing error shows before anything runs.
+
+    Raises:
+        UnknownNameError: if it names a notebook or parameter that does not exist.
+        ProfileError: if a value is of another type.
+    """
+    for name in profile.notebooks:
+        if name not in known_notebooks():
+            raise UnknownNameError(f"notebook in profile {profile.name}", name, known_notebooks())
+    declared: set[str] = set()
+    for name in known_notebooks():
+        parameters_for(profile, find_notebook(name))
+        declared |= set(read_parameters(find_notebook(name)))
+    for parameter in profile.defaults:
+        if parameter not in declared:
+            raise UnknownNameError(
+                f"parameter among the defaults of profile {profile.name}",
+                parameter,
+                sorted(declared),
+            )

@@ -1,0 +1,229 @@
+"""Execute notebooks under a profile; a result is moved into place only when its run succeeded.
+
+Files of a run in progress are collected in a temporary folder beside the results. A failed or
+interrupted run leaves the earlier result as it was.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import nbformat
+
+from palimpsest import paths
+from palimpsest.book.dependencies import dependencies, notebook_code
+from palimpsest.book.execution import (
+    Traced,
+    in_own_process,
+    keep_partial,
+    nbval_run,
+    papermill_run,
+    trace_file,
+)
+from palimpsest.book.normalise import with_current_prose
+from palimpsest.book.profiles import (
+    check_profile,
+    find_notebook,
+    known_notebooks,
+    load_profile,
+    parameters_for,
+)
+from palimpsest.book.provenance import Measured, provenance, read_provenance, write_provenance
+from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
+from palimpsest.book.standing import stale
+from palimpsest.errors import NotebookError
+from palimpsest.files import write_atomically
+from palimpsest.results import records
+
+Executor = Literal["papermill", "nbval"]
+"""papermill injects the parameters of any profile; nbval runs a notebook as it stands, which is the smoke
+profile."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one notebook.
+
+    Attributes:
+        notebook: path of the executed copy, or of the record where there is no copy.
+        seconds: wall time.
+        changed: whether any file differs from the earlier result.
+    """
+
+    notebook: Path
+    seconds: float
+    changed: bool
+
+
+def run_notebook(
+    name: str | Path,
+    profile: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    gpu: str | None = None,
+    folder: Path | None = None,
+    executor: Executor = "papermill",
+) -> Run:
+    """Execute one notebook with checked parameters.
+
+    Args:
+        name: a notebook's name, or a path ending in ``.ipynb``.
+        profile: where the parameters come from.
+        overrides: values that win over the profile's. Such a run is no run of the profile, so it
+            goes to ``build/runs`` unless ``folder`` says otherwise.
+        gpu: what CUDA_VISIBLE_DEVICES is set to; unchanged if None.
+        folder: where the result goes instead of ``results/<profile>``.
+        executor: what runs the cells.
+
+    Raises:
+        UnknownNameError: if there is no such notebook, profile or parameter.
+        ProfileError: if a value is of another type than the notebook's default.
+        NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
+            earlier results are untouched.
+    """
+    source, setting = find_notebook(name), load_profile(profile)
+    parameters = parameters_for(setting, source, overrides)
+    default = paths.build_dir() / "runs" / profile if overrides else paths.results_dir(profile)
+    target = folder or default
+    target.mkdir(parents=True, exist_ok=True)
+    before = inputs(source, parameters)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
+        staging = Path(place)
+        try:
+            if executor == "nbval":
+                nbval_run(source, staging)
+            else:
+                papermill_run(source, staging, parameters, gpu)
+        except NotebookError as error:
+            kept = keep_partial(source, staging, profile)
+            partial = f", the partial copy is {kept}" if kept else ""
+            raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
+        seconds = time.monotonic() - clock
+        traced = Traced.read(trace_file(staging))
+        check_covered(source, parameters, traced)
+        measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
+        files = file_hashes(traced.files)
+        changed = _move_into_place(
+            source.stem, staging, target, provenance(with_files(before, files), files, measured)
+        )
+    copy = target / f"{source.stem}.ipynb"
+    return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
+
+
+def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced) -> None:
+    """Whether a page's hash covers what its run called and asked for.
+
+    Raises:
+        NotebookError: if not, since a change of it would pass for none.
+    """
+    graph = dependencies(paths.root() / "src" / "palimpsest")
+    found, _ = reach(notebook_code(source, graph.package), parameters)
+    missed = traced.uncovered(found)
+    if missed:
+        raise NotebookError(
+            f"{source.stem} ran {', '.join(missed)}, which its hash does not cover: call what it needs by a "
+            "name "
+            "that is imported, not by a text"
+        )
+    missed = sorted(key for key in traced.asked if not found.vocabulary.may_ask(key))
+    if missed:
+        raise NotebookError(
+            f"{source.stem} asked for the settings of {', '.join(missed)}, which its hash does not cover: "
+            "spell "
+            "the name out in the notebook or in a parameter"
+        )
+
+
+def _device(record: Path) -> str:
+    return str(records.read(record)["facts"].get("device", "cpu")) if record.is_file() else "cpu"
+
+
+def _files(stem: str, folder: Path) -> dict[str, Path]:
+    """A notebook's result files but its provenance, by name."""
+    wanted = (f"{stem}.ipynb", f"{stem}.json")
+    found = [folder / name for name in wanted if (folder / name).is_file()]
+    return {path.name: path for path in [*found, *sorted(folder.glob(f"{stem}.*.parquet"))]}
+
+
+def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, Any]) -> bool:
+    """Replace the earlier result; the provenance comes last, since it vouches for the others."""
+    new, old = _files(stem, staging), _files(stem, target)
+    changed = new.keys() != old.keys() or any(
+        path.read_bytes() != old[name].read_bytes() for name, path in new.items()
+    )
+    for name, path in new.items():
+        os.replace(path, target / name)
+    for name in old.keys() - new.keys():
+        old[name].unlink()
+    if changed or read_provenance(stem, target).get("content_hash") != made["content_hash"]:
+        write_provenance(stem, target, made)
+    return changed
+
+
+def refresh_prose(name: str | Path, profile: str) -> bool:
+    """Bring the present text into a result whose code has not changed; says whether it differed."""
+    source = find_notebook(name)
+    path = paths.results_dir(profile) / source.name
+    executed = nbformat.read(path, as_version=4)
+    renewed = with_current_prose(executed, nbformat.read(source, as_version=4))
+    if renewed is None or nbformat.writes(renewed) == nbformat.writes(executed):
+        return False
+    write_atomically(path, (nbformat.writes(renewed) + "\n").encode())
+    return True
+
+
+def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1) -> list[str]:
+    """Run every notebook that is stale, each in a process of its own; returns the names run.
+
+    Args:
+        profile: its name.
+        force: run fresh ones too.
+        gpu: passed on to each run.
+        jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set) and disturb
+            each other's timings, so records that hold run times are made one by one.
+
+    Raises:
+        NotebookError: after the last notebook, if any failed; another call resumes with those.
+    """
+    setting = load_profile(profile)
+    check_profile(setting)
+    print(f"profile {setting.name}: {setting.description} ({setting.machine})", flush=True)
+    names, begun = known_notebooks(), time.monotonic()
+
+    def one(name: str) -> int | None:
+        """Exit status of a run; None where none was needed."""
+        reason = "forced" if force else stale(name, setting)
+        elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
+        line = f"notebook {names.index(name) + 1} of {len(names)}, elapsed {elapsed}: {name}"
+        if reason is None:
+            renewed = refresh_prose(name, profile)
+            print(f"{line} is up to date{' (its text was renewed)' if renewed else ''}", flush=True)
+            return None
+        print(f"{line} ({reason})", flush=True)
+        command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]
+        command += [] if gpu is None else ["--gpu", gpu]
+        return in_own_process(command, jobs)
+
+    if jobs == 1:
+        codes = [one(name) for name in names]
+    else:
+        with ThreadPoolExecutor(jobs) as pool:
+            codes = list(pool.map(one, names))
+    ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
+    failed = [name for name, code in zip(names, codes, strict=True) if code]
+    elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
+    print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
+    if failed:
+        raise NotebookError(
+            f"failed: {', '.join(failed)}; the messages are above; "
+            "mend the cause and run the same command again"
+        )
+    return ran

@@ -1,0 +1,298 @@
+"""A stream of edits: one objective, and what is kept of it from one batch to the next.
+
+At every edited layer a sequence is a policy over an exact ledger (`palimpsest.algebra.ledger`). The settings
+are independent of each other, and every published variant is one combination (``config/sequences.yaml``):
+
+    retain     none     a new problem at the weights as they are: the naive sequence
+               latest   forget the last batch, then insert this one: memorize-the-latest, exactly
+               all      insert this batch beside all earlier ones: aligned with one-time editing
+    preserve   weight of C₀ in the objective; 0 leaves it out
+    projector  updates stay in the null space of C₀, cut by ``rule`` and ``threshold``
+    post       what is done to a step's update afterwards (RECT, PRUNE)
+    feedback   the next step makes up for what ``post`` took away (Labyrinth Algorithm 1)
+    values     computed once, on the unedited model, or at each step on the model as it is (as published)
+    reads      keys and residuals are read on the edited model (as published) or on the unedited one
+
+What is exact: with ``post`` none or ``feedback`` on, each layer's weight (before the last post-processing) is
+W_0 plus the one-time solution over the keys and values that were handed to its ledger, whatever the steps.
+What is not: with ``reads="edited"`` those keys and values depend on the edits before, in lower layers and
+earlier steps, so another order, or one edit of all facts on the model, hands over other ones. With
+``reads="unedited"`` and values computed once they belong to the fact alone, and the whole model is exact.
+
+Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field, replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from palimpsest.algebra.ledger import EditLedger
+from palimpsest.algebra.postprocess import Post
+from palimpsest.algebra.projector import Projector, null_space
+from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD, RULES, eigendirections
+from palimpsest.editors import State
+from palimpsest.editors.base import start, value_notes, values_on
+from palimpsest.editors.settings import Layers
+from palimpsest.errors import ProfileError, SequenceError
+from palimpsest.memory.keys import subject_hidden, subject_keys
+from palimpsest.memory.settings import ContextSettings, TargetSettings
+from palimpsest.memory.values import Targets
+from palimpsest.network.apply import WeightDelta, restored
+from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
+from palimpsest.types import EditRequest
+
+PRESERVED = "preserved "
+"""How the ids of preserved directions begin where C₀ enters a step as facts."""
+
+
+@plain_dataclass(frozen=True)
+class SequenceState(State):
+    """What a sequence carries on, beside the contexts, moments and projectors of every editor.
+
+    Attributes:
+        ledgers: layer -> exact ledger, in the state after the last step.
+        unedited: layer -> W_0 (d_v, d_k), in the model's precision.
+        weights: layer -> weight after the last step (d_v, d_k), float64.
+        steps: batches written so far.
+    """
+
+    ledgers: Mapping[int, EditLedger] = field(default_factory=dict)
+    unedited: Mapping[int, Float[Tensor, "d_v d_k"]] = field(default_factory=dict)
+    weights: Mapping[int, Float[Tensor, "d_v d_k"]] = field(default_factory=dict)
+    steps: int = 0
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Sequential:
+    """An editor whose calls belong together; the settings are those at the head of this module.
+
+    Attributes:
+        layers: edited layers, ascending.
+        retain, post, feedback, values, reads: see the module.
+        preserve_weight: λ₀ of C₀, in average keys; 0 leaves C₀ out.
+        anchor: with ``retain="none"``, whose outputs on preserved keys a step keeps: those of the weights as
+            they are (``step``, naive MEMIT) or of the unedited ones (``start``, the full normal equation,
+            Labyrinth Eq. 4, and the released MEMIT_forgetting).
+        ridge: λ of ‖Δ‖² (of ‖W − W_0‖² where a ledger lives on).
+        rule, threshold: how the null space is cut; no projector without a rule.
+        statistics_tokens: tokens of text behind C₀.
+        targets, contexts: how values are optimised, and over which prefixes.
+        smoothing: none; residuals are written whole.
+    """
+
+    layers: Layers
+    retain: Literal["none", "latest", "all"] = "all"
+    preserve_weight: float = Field(default=0.0, ge=0)
+    anchor: Literal["step", "start"] = "step"
+    ridge: float = Field(default=0.0, ge=0)
+    rule: Literal["absolute", "relative", "energy"] | None = None
+    threshold: float = Field(default=PUBLISHED_THRESHOLD, ge=0)
+    post: Annotated[Post, Field(discriminator="kind")] | None = None
+    feedback: bool = False
+    values: Literal["once", "each_step"] = "once"
+    reads: Literal["edited", "unedited"] = "edited"
+    statistics_tokens: int = Field(default=100_000, ge=1)
+    targets: TargetSettings = TargetSettings()
+    contexts: ContextSettings = ContextSettings()
+
+    smoothing: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.feedback and self.retain == "none":
+            raise ValueError("feedback needs a problem that goes on; set retain to 'all' or 'latest'")
+        if self.reads == "unedited" and self.values == "each_step":
+            raise ValueError("values of the edited model do not fit reads='unedited'; set values='once'")
+        if self.anchor == "start" and (self.retain != "none" or self.preserve_weight == 0):
+            raise ValueError("anchor='start' needs retain='none' and a preserve_weight above 0")
+
+    def edit(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+    ) -> tuple[WeightDelta, SequenceState]:
+        """Write one batch; commit it before the next call. See `palimpsest.edit`.
+
+        Raises:
+            SequenceError: if the state is of other layers, or was left at other weights than the model's.
+            ProfileError: if the rule protects every direction.
+        """
+        at = self._started(model, state)
+        ids = [request.id or request.text for request in requests]
+        base = fingerprint(model)
+        ledgers, weights, notes = dict(at.ledgers), dict(at.weights), _Notes()
+        with restored(model, self.layers):
+            values = self._values(model, requests, at)
+            read = self._unedited_reads(model, requests, at, values)
+            for index, layer in enumerate(self.layers):
+                if self.reads == "edited":
+                    keys = subject_keys(model, requests, layer, at.contexts).double()
+                    missing = values.values - subject_hidden(model, requests, self.layers[-1])
+                    wanted = weights[layer] @ keys + missing.double() / (len(self.layers) - index)
+                else:
+                    keys, wanted = read[layer]
+                ledgers[layer], asked = self._step(at, layer, keys, wanted, ids)
+                delta = self._processed(asked, at, layer)
+                weights[layer] = at.weights[layer] + delta
+                notes.layer(layer, ledgers[layer], delta, weights[layer] - at.unedited[layer].double())
+                write_weight(model, layer, weights[layer])
+        now = {layer: read_weight(model, layer).double() for layer in self.layers}
+        deltas = {layer: weights[layer] - now[layer] for layer in self.layers}
+        edit = WeightDelta(deltas, base, notes.of(values, at.contexts))
+        return edit, replace(at, ledgers=ledgers, weights=weights, steps=at.steps + 1)
+
+    def finish(self, model: EditableModel, state: State) -> tuple[WeightDelta, SequenceState] | None:
+        """The edit that post-processing at the end of a sequence makes; None without it or without a step."""
+        if self.post is None or not self.post.at_end or not isinstance(state, SequenceState):
+            return None
+        at = self._started(model, state)
+        weights, notes = {}, _Notes()
+        for layer in self.layers:
+            nothing = torch.zeros_like(at.weights[layer])
+            delta = self.post(nothing, at.weights[layer], at.unedited[layer].double())
+            weights[layer] = at.weights[layer] + delta
+            notes.norms(layer, delta, weights[layer] - at.unedited[layer].double())
+        deltas = {i: weights[i] - read_weight(model, i).double() for i in self.layers}
+        edit = WeightDelta(deltas, fingerprint(model), {"facts": 0, **notes.kept})
+        return edit, replace(at, weights=weights)
+
+    def _started(self, model: EditableModel, state: State | None) -> SequenceState:
+        """The given state if it fits the model's weights; what it lacks is taken from the model."""
+        if isinstance(state, SequenceState) and state.steps > 0:
+            _same_layers(self.layers, state.weights)
+            _same_weights(model, state.weights)
+            return state
+        basic = start(model, state, self.contexts, self.layers, self.statistics_tokens)
+        projectors = dict(basic.projectors)
+        if self.rule is not None:
+            cut = RULES[self.rule](self.threshold)
+            for layer in self.layers:
+                projectors.setdefault(layer, null_space(basic.moments[layer], cut))
+                self._require_room(layer, projectors[layer])
+        unedited = {layer: read_weight(model, layer).clone() for layer in self.layers}
+        weights = {layer: weight.double() for layer, weight in unedited.items()}
+        fresh = SequenceState(
+            basic.contexts, basic.moments, projectors, known=basic.known, unedited=unedited, weights=weights
+        )
+        return replace(fresh, ledgers={i: self._ledger(fresh, i, unedited[i]) for i in self.layers})
+
+    def _require_room(self, layer: int, projector: Projector) -> None:
+        if projector.kept == 0:
+            raise ProfileError(
+                f"layer {layer}: rule {self.rule!r} at {self.threshold} protects every direction, so "
+                "no fact could be written; choose a threshold between the eigenvalues of C0"
+            )
+
+    def _ledger(self, state: SequenceState, layer: int, weight: Tensor) -> EditLedger:
+        """A ledger without facts, anchored at a weight."""
+        preserve = self.preserve_weight * state.moments[layer] if self.preserve_weight else None
+        if self.anchor == "start":
+            preserve = None  # it enters each step as facts instead
+        return EditLedger(weight, preserve, self.ridge, self._projector(state, layer), site=f"layer {layer}")
+
+    def _projector(self, state: SequenceState, layer: int) -> Projector | None:
+        return state.projectors[layer] if self.rule is not None else None
+
+    def _values(self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState) -> Targets:
+        """Values of the requests, on the unedited weights unless they are to be computed at each step."""
+        settings = (self.layers[-1], self.targets, state.contexts)
+        if self.values == "each_step":
+            return values_on(model, requests, *settings, {})
+        return values_on(model, requests, *settings, state.unedited, state.known)
+
+    def _unedited_reads(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState, values: Targets
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Layer -> keys and values that belong to the facts alone: an even share of what is missing."""
+        if self.reads == "edited":
+            return {}
+        with restored(model, self.layers):
+            _write(model, state.unedited)
+            missing = (values.values - subject_hidden(model, requests, self.layers[-1])).double()
+            read = {}
+            for layer in self.layers:
+                keys = subject_keys(model, requests, layer, state.contexts).double()
+                read[layer] = keys, state.unedited[layer].double() @ keys + missing / len(self.layers)
+            return read
+
+    def _step(
+        self, state: SequenceState, layer: int, keys: Tensor, wanted: Tensor, ids: Sequence[str]
+    ) -> tuple[EditLedger, Tensor]:
+        """The ledger after this batch and the update it asks for, before post-processing."""
+        weight = state.weights[layer]
+        if self.retain == "none":
+            fresh = self._ledger(state, layer, weight)
+            if self.anchor == "start":
+                held, names = preserved_keys(self.preserve_weight * state.moments[layer])
+                keys, ids = torch.cat([held, keys], 1), [*names, *ids]
+                wanted = torch.cat([state.unedited[layer].double() @ held, wanted], 1)
+            return fresh, fresh.insert(keys, wanted, ids)
+        ledger = state.ledgers[layer].copy()
+        believed = ledger.weight
+        if not self.feedback:
+            # The ledger is told of the residual alone, as if its own weight were the model's.
+            wanted = wanted + (believed - weight) @ keys
+        if self.retain == "latest" and ledger.ids:
+            ledger.forget(ledger.ids)
+        ledger.insert(keys, wanted, ids, resolve="new")
+        return ledger, ledger.weight - (weight if self.feedback else believed)
+
+    def _processed(self, asked: Tensor, state: SequenceState, layer: int) -> Tensor:
+        if self.post is None or self.post.at_end:
+            return asked
+        return self.post(asked, state.weights[layer], state.unedited[layer].double())
+
+
+class _Notes:
+    """What one step leaves for the record: norms by layer, conditions, losses."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[int, float]] = {"condition": {}, "step_norm": {}, "total_norm": {}}
+
+    def layer(self, layer: int, ledger: EditLedger, delta: Tensor, total: Tensor) -> None:
+        self.kept["condition"][layer] = ledger.condition
+        self.norms(layer, delta, total)
+
+    def norms(self, layer: int, delta: Tensor, total: Tensor) -> None:
+        self.kept["step_norm"][layer] = float(delta.norm())
+        self.kept["total_norm"][layer] = float(total.norm())
+
+    def of(self, values: Targets, contexts: Sequence[str]) -> dict[str, object]:
+        facts = values.values.shape[1]
+        return {"contexts": list(contexts), "facts": facts, **value_notes(values), **self.kept}
+
+
+def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k r"], list[str]]:
+    """Columns K0 with K0K0ᵀ equal to a moment, one for each direction that holds energy, and ids for them."""
+    spectrum, vectors = eigendirections(moment)
+    held = spectrum > torch.finfo(torch.float64).eps * spectrum[0]
+    columns = vectors[:, held] * spectrum[held].sqrt()
+    return columns, [f"{PRESERVED}{i}" for i in range(columns.shape[1])]
+
+
+def _write(model: EditableModel, weights: Mapping[int, Tensor]) -> None:
+    for layer, weight in weights.items():
+        write_weight(model, layer, weight)
+
+
+def _same_layers(layers: Sequence[int], weights: Mapping[int, Tensor]) -> None:
+    if list(layers) != sorted(weights):
+        raise SequenceError(
+            f"the state is of a sequence in layers {sorted(weights)}, this one edits {list(layers)}; go on "
+            "in the same layers, or start again without a state"
+        )
+
+
+def _same_weights(model: EditableModel, weights: Mapping[int, Tensor]) -> None:
+    for layer, weight in weights.items():
+        now = read_weight(model, layer)
+        gap = float((now.double() - weight).norm() / weight.norm())
+        if not gap <= 8 * torch.finfo(now.dtype).eps:
+            raise SequenceError(
+                f"layer {layer}: the model's weight differs from the one this sequence left by a share of "
+                f"{gap:.1e}; commit each edit before the next one, or start again without a state"
+            )

@@ -1,0 +1,80 @@
+"""Settings of editors, and the file that holds them for each model.
+
+``config/models/<name>.yaml`` lists, for one model, what each editor needs: the published settings for the
+papers' models, and for the embedded one what a search on validation facts found. Every field is checked.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator
+
+from palimpsest import paths
+from palimpsest.errors import ProfileError, UnknownNameError
+
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if not layers or list(layers) != sorted({*layers}):
+        raise ValueError(f"edited layers must be one or more, ascending and distinct, got {list(layers)}")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
+"""Edited layers; values are optimised at the last one, so their order matters."""
+
+
+def models_dir() -> Path:
+    """Folder of the settings files."""
+    return paths.root() / "config" / "models"
+
+
+def known_models() -> dict[str, Path]:
+    """Every name a model is known by (short name and hub ids) -> its settings file."""
+    names: dict[str, Path] = {}
+    for path in sorted(models_dir().glob("*.yaml")):
+        names[path.stem] = path
+        names |= dict.fromkeys(_read(path).get("also", []), path)
+    return names
+
+
+def editor_settings(model: str, editor: str) -> dict[str, Any]:
+    """Settings of one editor for one model, as keyword arguments of the editor.
+
+    Raises:
+        UnknownNameError: if there is no file for the model.
+        ProfileError: if the file has no section for the editor or is not YAML.
+    """
+    known = known_models()
+    if model not in known:
+        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+    content = _read(known[model])
+    if editor not in content.get("editors", {}):
+        raise ProfileError(
+            f"{known[model].name} has no settings for editor {editor!r}; it has "
+            f"{', '.join(content.get('editors', {}))}. Add a section or pass an editor object"
+        )
+    return dict(content["editors"][editor])
+
+
+def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
+    """What was chosen for sequences of one model on validation AlphaSets: name -> overrides; often none.
+
+    Raises:
+        UnknownNameError: if there is no file for the model.
+        ProfileError: if the file is not YAML.
+    """
+    known = known_models()
+    if model not in known:
+        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+    return dict(_read(known[model]).get("alphaset", {}))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ProfileError(f"{path.name} holds no mapping; it needs a section 'editors'")
+    return content

@@ -1,0 +1,145 @@
+"""Ask a model about prompts and targets, many at once: the negative log-likelihood of every target token.
+
+Prompts and targets are joined token by token, and equal inputs are run once: the last token of a target is
+never an input, so targets of one token share their prompt's row. Inputs are sorted by length and run in
+batches; the output head sees only positions from which a target token is predicted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from palimpsest.errors import NonFiniteError, ScoreError
+from palimpsest.evaluation.metrics import mean_nll
+from palimpsest.network.activations import context_of, run_behind
+from palimpsest.network.model import EditableModel
+from palimpsest.network.tokens import encode_target, pad
+
+Pair = tuple[str, str]
+"""A prompt and a target, the target without its leading space."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said about n pairs, teacher-forced.
+
+    Attributes:
+        token_nll: -log p of each target token (n, t), computed in float32, held in float64, in nats; 0 where
+            ``mask`` is False.
+        hits: whether the target's token has the highest logit (n, t).
+        mask: True at tokens of the target (n, t).
+    """
+
+    token_nll: Float[Tensor, "n t"]
+    hits: Bool[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]
+
+    @property
+    def nll(self) -> Float[Tensor, " n"]:
+        """Mean NLL per target token (n,)."""
+        return mean_nll(self.token_nll, self.mask)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Distinct inputs, longest first, and for each target token where it is predicted."""
+
+    inputs: list[tuple[int, ...]]
+    row: Int[Tensor, "n t"]  # index into inputs
+    position: Int[Tensor, "n t"]
+    token: Int[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]
+
+
+def target_nll(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> Float[Tensor, " n"]:
+    """Mean NLL per token, in nats, of each target after its prompt (n,).
+
+    Raises:
+        As `ask`.
+    """
+    return ask(model, pairs, batch_size).nll
+
+
+def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> Answers:
+    """Run a model over prompts and targets; the function under all scores.
+
+    Args:
+        model: the model, edited or not.
+        pairs: (prompt, target), any number, also repeated.
+        batch_size: sequences per forward pass.
+
+    Returns:
+        Answers on the CPU, in the order of the pairs.
+
+    Raises:
+        ScoreError: if a prompt gives no token or the batch size is less than 1.
+        RequestError: if a target gives no token.
+        NonFiniteError: if the model gives NaN or infinity.
+    """
+    if batch_size < 1:
+        raise ScoreError(f"batch_size is {batch_size}; it must be 1 or more")
+    if not pairs:
+        nothing = torch.zeros(0, 0, dtype=torch.bool)
+        return Answers(nothing.double(), nothing, nothing)
+    plan = _plan(model, pairs)
+    token_nll, hits = torch.zeros(plan.mask.shape, dtype=torch.float64), torch.zeros_like(plan.mask)
+    for first in tqdm(range(0, len(plan.inputs), batch_size), desc="scoring", unit="batch", leave=False):
+        inputs = plan.inputs[first : first + batch_size]
+        here = plan.mask & (plan.row >= first) & (plan.row < first + len(inputs))
+        token_nll[here], hits[here] = _forward(
+            model, inputs, plan.row[here] - first, plan.position[here], plan.token[here]
+        )
+    _require_finite(token_nll, pairs, model.name)
+    return Answers(token_nll, hits, plan.mask)
+
+
+def _plan(model: EditableModel, pairs: Sequence[Pair]) -> _Plan:
+    tokenizer = model.tokenizer
+    prompts = {prompt: _prompt_ids(model, prompt) for prompt in {prompt for prompt, _ in pairs}}
+    targets = {target: encode_target(tokenizer, target) for target in {target for _, target in pairs}}
+    joined = [(*prompts[prompt], *targets[target][:-1]) for prompt, target in pairs]
+    inputs = sorted(set(joined), key=lambda ids: (-len(ids), ids))
+    place = {ids: row for row, ids in enumerate(inputs)}
+    tokens = pad(tokenizer, [targets[target] for _, target in pairs])
+    row = torch.tensor([place[ids] for ids in joined])[:, None].expand_as(tokens.ids)
+    last = torch.tensor([len(prompts[prompt]) - 1 for prompt, _ in pairs])
+    position = last[:, None] + torch.arange(tokens.ids.shape[1])
+    return _Plan(inputs, row, position, tokens.ids, tokens.mask)
+
+
+def _prompt_ids(model: EditableModel, prompt: str) -> list[int]:
+    ids = model.encode(prompt)
+    if not ids:
+        raise ScoreError(f"prompt {prompt!r} gives no token, so nothing predicts its target; give it a text")
+    return ids
+
+
+def _forward(
+    model: EditableModel,
+    inputs: Sequence[Sequence[int]],
+    rows: Int[Tensor, " q"],
+    positions: Int[Tensor, " q"],
+    tokens: Int[Tensor, " q"],
+) -> tuple[Float[Tensor, " q"], Bool[Tensor, " q"]]:
+    """NLL and hit of q tokens, each predicted at a row and position of one right-padded batch."""
+    prefix = context_of(model, inputs)
+    batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in inputs]).to(model.device)
+    rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))
+    with torch.no_grad():
+        hidden = run_behind(model, prefix, batch)
+        logits = model.net.get_submodule(model.family.head)(hidden[rows, positions]).float()
+    nll = logits.logsumexp(1) - logits.gather(1, tokens[:, None])[:, 0]
+    return nll.double().cpu(), (logits.argmax(1) == tokens).cpu()
+
+
+def _require_finite(token_nll: Float[Tensor, "n t"], pairs: Sequence[Pair], name: str) -> None:
+    bad = (~torch.isfinite(token_nll)).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise NonFiniteError(
+            f"{name} gives NaN or infinity at {len(bad)} of {len(pairs)} targets, first {pairs[bad[0]]}: "
+            "its activations overflow: undo the last edit, weaken it, or load the model in a wider dtype"
+        )

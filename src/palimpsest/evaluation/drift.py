@@ -1,0 +1,244 @@
+"""How far an edited model has moved from itself on text no edit is about: perplexity, agreement, KL.
+
+`reference` reads held-out text once with the unedited model; `drift` compares the model as it is now with it,
+position by position. What is kept of the unedited model is its final hidden state at every position, after
+the final norm: the head makes the next-token distribution from it again whenever it is needed, a few
+positions at a time, so that 49 152 probabilities a position are never stored. This is right as long as the
+head is the unedited one, as it is under every edit of MLP weights; a head that changed is refused.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from palimpsest.errors import ModelError, NonFiniteError, ShapeError
+from palimpsest.network.activations import run_body
+from palimpsest.network.model import EditableModel
+from palimpsest.network.tokens import Batch, encode
+from palimpsest.resources import held_out_texts
+from palimpsest.results.intervals import Interval, bootstrap_mean
+
+LINE = 80
+"""Characters from which a line of an article counts as prose; headings and entries of lists are shorter."""
+
+_WINDOWS_AT_ONCE = 8
+_LOGITS_AT_ONCE = 2**23  # 32 MB in float32; about six such tensors live at once
+_SAME = 1e-3  # nats; the same head gives the same NLL to rounding, which threads and devices may change
+_LARGEST = torch.finfo(torch.float32).max / 4  # differences of two such logits are still finite
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Windows of text and what the unedited model thought at each of their positions.
+
+    Attributes:
+        ids: token ids (w, t), every window whole.
+        hidden: final hidden states after the final norm, at all positions but the last of each window
+            (w, t - 1, d_v), in the model's dtype, on its device.
+        nll: -log p of tokens 2 to t of each window under the unedited model (w, t - 1), nats.
+        model: name of the model.
+    """
+
+    ids: Int[Tensor, "w t"]
+    hidden: Float[Tensor, "w p d_v"]
+    nll: Float[Tensor, "w p"]
+    model: str
+
+    @property
+    def tokens(self) -> int:
+        """Number of predicted tokens: all but the first of each window."""
+        return self.nll.numel()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model compared with its unedited self over the windows of a Reference.
+
+    Attributes:
+        perplexity: exp of the mean NLL per predicted token, now; ``inf`` where that is beyond float64. Range
+            [1, ∞], lower is better. Source: Labyrinth, Eq. 40; the mean is over tokens that have one before
+            them in their window.
+        perplexity_before: the same of the unedited model.
+        agreement: share of positions at which both have the same most probable token. Range [0, 1], higher is
+            closer. Source: Labyrinth, Eq. 41.
+        kl: mean over positions of KL(p_before ‖ p_now), nats; correct to about 1e-6. Range [0, ∞).
+        tokens: number of predicted tokens, over all windows.
+        windows: one row per window with columns window, nll, nll_before, agreement, kl (means over the
+            window) and tokens. All windows have as many tokens, so the mean of a column is the mean over
+            tokens, and `palimpsest.results.intervals` can resample windows.
+    """
+
+    perplexity: float
+    perplexity_before: float
+    agreement: float
+    kl: float
+    tokens: int
+    windows: pd.DataFrame
+
+    def ratio(self, seed: int, level: float = 0.95) -> Interval:
+        """Perplexity now over before, with a bootstrap interval over windows, paired.
+
+        Raises:
+            ScoreError: as `palimpsest.results.intervals.bootstrap_mean`, for example for one window.
+        """
+        log = bootstrap_mean(self.windows["nll"] - self.windows["nll_before"], seed, level)
+        mean, low, high = _exp(np.array([log.mean, log.low, log.high]))
+        return Interval(mean, low, high, log.n)
+
+
+def reference(
+    model: EditableModel, tokens: int = 2048, window: int = 256, texts: Sequence[str] | None = None
+) -> Reference:
+    """Read text with the unedited model, for later comparison.
+
+    Windows are taken in turn: the first of every text, then the second of every text, and so on, so that few
+    tokens still cover many subjects. Only whole windows count; a text shorter than one (a stub) gives none.
+
+    Args:
+        model: the model before any edit.
+        tokens: how many to read, rounded down to whole windows.
+        window: tokens per sequence. Each window is read on its own; its first token is not predicted.
+        texts: default the embedded Wikipedia articles that key statistics never see, without their lines of
+            fewer than ``LINE`` characters; own texts are read as they are.
+
+    Raises:
+        ShapeError: if the numbers make no sense or the texts hold too few whole windows.
+        NonFiniteError: if the model gives NaN.
+    """
+    ids = torch.tensor(_windows(model, tokens, window, texts))
+    hidden = _hidden(model, ids)
+    nll = torch.cat([_nll(*part).cpu() for part in _in_parts(model, [hidden], ids)]).double()
+    found = Reference(ids, hidden, nll.reshape(len(ids), -1), model.name)
+    _require_numbers(found.nll, model.name)
+    return found
+
+
+def drift(model: EditableModel, reference: Reference) -> Drift:
+    """Compare the model as it is now with what it was when the reference was made.
+
+    A collapsed model is measured, not refused: logits are held within a quarter of the float32 range, which
+    keeps every NLL finite, and perplexity may be ``inf``. Only NaN is an error: weights that hold NaN or
+    infinity, or squares of activations beyond float32, which takes weights of about 1e19.
+
+    Raises:
+        NonFiniteError: if the model gives NaN.
+        ModelError: if the output head is not the one the reference was made with.
+    """
+    hidden = _hidden(model, reference.ids)
+    if hidden.shape != reference.hidden.shape:
+        raise _other_head(model, reference, f"width {hidden.shape[-1]}, not {reference.hidden.shape[-1]}")
+    parts = _in_parts(model, [reference.hidden.to(hidden), hidden], reference.ids)
+    compared = torch.cat([_compare(*part).cpu() for part in parts])
+    before, now, agreement, kl = compared.reshape(*reference.nll.shape, 4).double().unbind(-1)
+    off = float((before - reference.nll).abs().max())
+    if off > max(_SAME, 32 * torch.finfo(hidden.dtype).eps):
+        raise _other_head(model, reference, f"the unedited NLL differs by up to {off:.2g} nats")
+    _require_numbers(now, model.name)
+    return _summary(before, now, agreement, kl)
+
+
+def _windows(model: EditableModel, tokens: int, window: int, texts: Sequence[str] | None) -> list[list[int]]:
+    wanted = tokens // max(window, 1)
+    if window < 2 or wanted < 1:
+        raise ShapeError(
+            f"{tokens} tokens in windows of {window} hold no prediction; "
+            "a window needs two tokens or more, and tokens at least one window"
+        )
+    own = [_prose(text) for text in held_out_texts()] if texts is None else texts
+    cut = (_whole(encode(model.tokenizer, text), window) for text in own)
+    found = [ids for ids in chain(*zip_longest(*cut)) if ids]
+    if len(found) < wanted:
+        raise ShapeError(
+            f"the texts hold {len(found)} whole windows of {window} tokens, {wanted} were asked for; "
+            "ask for fewer tokens or shorter windows"
+        )
+    return found[:wanted]
+
+
+def _whole(ids: list[int], window: int) -> list[list[int]]:
+    return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
+
+
+def _prose(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if len(line) >= LINE)
+
+
+def _hidden(model: EditableModel, ids: Int[Tensor, "w t"]) -> Float[Tensor, "w p d_v"]:
+    """What the head reads at every position but each window's last."""
+    states = []
+    with torch.no_grad():
+        for some in ids.split(_WINDOWS_AT_ONCE):
+            batch = Batch(some, torch.ones_like(some, dtype=torch.bool)).to(model.device)
+            states.append(run_body(model, batch, use_cache=False).last_hidden_state[:, :-1])
+    return torch.cat(states)
+
+
+def _in_parts(
+    model: EditableModel, states: Sequence[Float[Tensor, "w p d_v"]], ids: Int[Tensor, "w t"]
+) -> Iterator[list[Tensor]]:
+    """Logits (c, vocabulary) of each of the states and the next tokens (c,), a few positions at a time."""
+    head = model.net.get_submodule(model.family.head)
+    at_once = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    flat = [state.flatten(0, 1).split(at_once) for state in states]
+    following = ids[:, 1:].flatten().to(model.device).split(at_once)
+    with torch.no_grad():
+        for *parts, token in zip(*flat, following, strict=True):
+            yield [*(head(part).float().clamp(-_LARGEST, _LARGEST) for part in parts), token]
+
+
+def _nll(logits: Float[Tensor, "c v"], token: Int[Tensor, " c"]) -> Float[Tensor, " c"]:
+    return -logits.log_softmax(1).gather(1, token[:, None])[:, 0]
+
+
+def _compare(
+    before: Float[Tensor, "c v"], now: Float[Tensor, "c v"], token: Int[Tensor, " c"]
+) -> Float[Tensor, "c 4"]:
+    """NLL before, NLL now, agreement and KL of c positions."""
+    same = (before.argmax(1) == now.argmax(1)).float()
+    log_p, log_q = before.log_softmax(1), now.log_softmax(1)
+    nll = [-logs.gather(1, token[:, None])[:, 0] for logs in (log_p, log_q)]
+    kl = (log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0)  # rounding alone makes it negative
+    return torch.stack([*nll, same, kl], 1)
+
+
+def _summary(
+    before: Float[Tensor, "w p"],
+    now: Float[Tensor, "w p"],
+    agreement: Float[Tensor, "w p"],
+    kl: Float[Tensor, "w p"],
+) -> Drift:
+    columns = {"nll": now, "nll_before": before, "agreement": agreement, "kl": kl}
+    means = {name: values.mean(1).numpy() for name, values in columns.items()}
+    windows = pd.DataFrame({"window": range(len(now)), **means, "tokens": now.shape[1]})
+    perplexity, perplexity_before = _exp(np.array([float(now.mean()), float(before.mean())]))
+    return Drift(
+        perplexity, perplexity_before, float(agreement.mean()), float(kl.mean()), now.numel(), windows
+    )
+
+
+def _exp(values: np.ndarray) -> list[float]:
+    with np.errstate(over="ignore"):  # a perplexity of inf is a result
+        return [float(value) for value in np.exp(values)]
+
+
+def _require_numbers(nll: Float[Tensor, "w p"], name: str) -> None:
+    bad = nll.isnan().any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise NonFiniteError(
+            f"{name} gives NaN in {len(bad)} of {len(nll)} windows of text, first {bad[0]}: "
+            "its weights hold NaN or infinity or its activations overflow; undo the last edit, weaken it, "
+            "or load the model in a wider dtype"
+        )
+
+
+def _other_head(model: EditableModel, reference: Reference, how: str) -> ModelError:
+    return ModelError(
+        f"the output head of {model.name} is not the one the reference was made with ({how}; reference of "
+        f"{reference.model}); make a reference of the unedited model you compare with"
+    )

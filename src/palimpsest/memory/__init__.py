@@ -1,0 +1,1 @@
+"""What the model holds of a fact: keys, values and their moments over text. Imports network and algebra."""

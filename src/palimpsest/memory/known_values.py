@@ -1,0 +1,106 @@
+"""Values of many facts on one model, computed once and handed out in any grouping.
+
+Values of a batch are cached as a batch, because facts optimised together differ from facts alone by rounding.
+A study that writes the same facts in many orders, subsets and sets computes them all at once instead, and
+gives every run the same columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from palimpsest.errors import RequestError
+from palimpsest.memory.settings import TargetSettings
+from palimpsest.memory.values import Targets, optimise_targets
+from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.types import EditRequest
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """Optimised values by fact.
+
+    Attributes:
+        targets: one column per fact.
+        columns: (prompt, subject, new object) -> column.
+        made: fingerprint of the model, layer, settings and contexts they belong to.
+    """
+
+    targets: Targets
+    columns: dict[tuple[str, str, str], int] = field(repr=False)
+    made: tuple[str, int, TargetSettings, tuple[str, ...]]
+
+    def of(
+        self,
+        model: EditableModel,
+        requests: Sequence[EditRequest],
+        layer: int,
+        settings: TargetSettings,
+        contexts: Sequence[str],
+    ) -> Targets:
+        """The columns of some facts, in their order.
+
+        Raises:
+            RequestError: if they were made for another model, layer, settings or contexts, or lack a fact.
+        """
+        asked = (fingerprint(model), layer, settings, tuple(contexts))
+        names = ("the model's weights", "the layer", "the settings of values", "the contexts")
+        other = [n for n, mine, theirs in zip(names, self.made, asked, strict=True) if mine != theirs]
+        if other:
+            raise RequestError(
+                f"the known values belong to other {', '.join(other)}; compute them anew for these"
+            )
+        missing = [request.text for request in requests if _name(request) not in self.columns]
+        if missing:
+            raise RequestError(
+                f"{len(missing)} of {len(requests)} facts have no known value, for example {missing[0]!r}; "
+                "give them to known_values with the others"
+            )
+        return self.targets.of([self.columns[_name(request)] for request in requests])
+
+
+def known_values(
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    layer: int,
+    settings: TargetSettings,
+    contexts: Sequence[str] = ("",),
+    beside: KnownValues | None = None,
+) -> KnownValues:
+    """Optimise the values of many facts together; the same fact twice is computed once.
+
+    Args:
+        model: the model as it is now; the unedited one, for sequences.
+        requests: facts, in any order.
+        layer: whose output is moved: the last edited one.
+        settings: losses and steps.
+        contexts: prefixes, the empty one first.
+        beside: values that are there already; they are kept, and only what they lack is computed.
+
+    Raises:
+        NonFiniteError, SiteError: as `palimpsest.memory.values.optimise_targets`.
+        RequestError: if ``beside`` was made for another model, layer, settings or contexts.
+    """
+    if beside is not None:
+        beside.of(model, (), layer, settings, contexts)
+    columns = dict(beside.columns) if beside is not None else {}
+    missing = list(
+        {_name(request): request for request in requests if _name(request) not in columns}.values()
+    )
+    if beside is not None and not missing:
+        return beside
+    found = optimise_targets(model, missing, layer, settings, contexts)
+    columns |= {_name(request): len(columns) + place for place, request in enumerate(missing)}
+    targets = found if beside is None else _joined(beside.targets, found)
+    return KnownValues(targets, columns, (fingerprint(model), layer, settings, tuple(contexts)))
+
+
+def _joined(first: Targets, then: Targets) -> Targets:
+    values, deltas = ([getattr(one, name) for one in (first, then)] for name in ("values", "deltas"))
+    terms = {name: torch.cat([trace, then.terms[name]]) for name, trace in first.terms.items()}
+    return Targets(torch.cat(values, 1), torch.cat(deltas, 1), torch.cat([first.losses, then.losses]), terms)
+
+
+def _name(request: EditRequest) -> tuple[str, str, str]:
+    return request.prompt, request.subject, request.target

@@ -1,0 +1,229 @@
+"""Second moment of keys over text: what a model's memory already holds, C0 = E[k kᵀ].
+
+Accumulated in float64 over all real tokens, several layers in one truncated forward pass. The papers keep
+whatever special tokens the tokenizer adds at the start of a text, so does `key_statistics`; padding is never
+counted.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from palimpsest import cache
+from palimpsest.errors import NonFiniteError, ResourceError, ShapeError
+from palimpsest.files import replacing
+from palimpsest.network.activations import capture
+from palimpsest.network.model import EditableModel, Site, fingerprint
+from palimpsest.network.tokens import encode, pad
+from palimpsest.resources import PINS, statistics_texts
+
+REVISION = 1
+"""Part of the cache key; raise it when the same tokens give other moments than before."""
+
+
+@dataclass
+class SecondMoment:
+    """Streaming sum of k kᵀ in float64.
+
+    Attributes:
+        total: Σ k kᵀ (d_k, d_k), float64.
+        count: number of keys summed.
+        source: where the keys came from; saved with it.
+    """
+
+    total: Float[Tensor, "d_k d_k"]
+    count: int = 0
+    source: str = ""
+
+    @classmethod
+    def empty(cls, d_k: int, source: str = "", device: torch.device | str = "cpu") -> "SecondMoment":
+        """Nothing counted yet."""
+        return cls(torch.zeros(d_k, d_k, dtype=torch.float64, device=device), 0, source)
+
+    @property
+    def value(self) -> Float[Tensor, "d_k d_k"]:
+        """Mean second moment, Σ k kᵀ / count.
+
+        Raises:
+            ShapeError: if nothing was counted.
+        """
+        if self.count == 0:
+            raise ShapeError("the second moment of no keys is undefined; update it with at least one token")
+        return self.total / self.count
+
+    def update(self, keys: Float[Tensor, "d_k n"]) -> "SecondMoment":
+        """Add n keys; returns itself.
+
+        Raises:
+            NonFiniteError: if a key holds NaN or infinity; nothing is added.
+        """
+        if not torch.isfinite(keys).all():
+            raise NonFiniteError("keys hold NaN or infinity; nothing was added to the second moment")
+        keys = keys.to(self.total)
+        self.total.addmm_(keys, keys.T)
+        self.count += keys.shape[1]
+        return self
+
+    def merge(self, other: "SecondMoment") -> "SecondMoment":
+        """Both together, as if their keys had been streamed into one."""
+        if self.total.shape != other.total.shape:
+            raise ShapeError(
+                f"widths differ: {len(self.total)} and {len(other.total)}; merge equal sites only"
+            )
+        source = " + ".join(dict.fromkeys(filter(None, (self.source, other.source))))
+        return SecondMoment(self.total + other.total, self.count + other.count, source)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors with count and source, under a temporary name first."""
+        with replacing(Path(path)) as temporary:
+            about = {"count": str(self.count), "source": self.source}
+            save_file({"total": self.total.cpu().contiguous()}, temporary, metadata=about)
+
+    @classmethod
+    def load(cls, path: Path) -> "SecondMoment":
+        """Read what `save` wrote.
+
+        Raises:
+            ResourceError: if the file is missing, damaged or of another kind.
+        """
+        total = cache.read(Path(path)).get("total")
+        with safe_open(path, framework="pt") as handle:
+            about = handle.metadata() or {}
+        if total is None or "count" not in about:
+            raise ResourceError(f"{path} holds no second moment; collect it with key_statistics")
+        return cls(total, int(about["count"]), about.get("source", ""))
+
+
+def key_statistics(
+    model: EditableModel,
+    layers: Sequence[int],
+    tokens: int = 100_000,
+    texts: Sequence[str] | None = None,
+    window: int = 256,
+    batch_size: int = 16,
+) -> dict[int, SecondMoment]:
+    """Second moment of the keys of several layers over text, from disk when computed before.
+
+    Args:
+        model: the model as it is now; editing it changes the key of the cached result.
+        layers: which layers.
+        tokens: how many tokens to read, from the start of the texts.
+        texts: default the embedded Wikipedia sample, every second article (the others stay held out).
+        window: tokens per sequence; each text is cut into such windows.
+        batch_size: sequences per forward pass.
+
+    Returns:
+        One SecondMoment per layer, on the model's device.
+    """
+    embedded = f"wikipedia-sample {PINS['wikipedia-sample'].sha256[:12]}, even articles"
+    source = embedded if texts is None else f"own texts {cache.digest(list(texts))[:12]}"
+    key = {
+        "revision": REVISION,
+        "model": fingerprint(model),
+        "dtype": str(next(model.net.parameters()).dtype),
+        "tokens": tokens,
+        "window": window,
+        "texts": source,
+    }
+    found: dict[int, SecondMoment] = {}
+    missing = []
+    for layer in layers:
+        path = cache.cache_dir() / "statistics" / f"{cache.digest(key | {'layer': layer})[:32]}.safetensors"
+        if path.exists():
+            found[layer] = SecondMoment.load(path)
+        else:
+            missing.append((layer, path))
+    if missing:
+        windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
+        fresh = collect(model, [layer for layer, _ in missing], windows, batch_size, source)
+        for layer, path in missing:
+            fresh[layer].save(path)
+        found |= fresh
+    return {layer: _moved(found[layer], model.device) for layer in layers}
+
+
+def collect(
+    model: EditableModel,
+    layers: Sequence[int],
+    windows: Sequence[Sequence[int]],
+    batch_size: int = 16,
+    source: str = "",
+) -> dict[int, SecondMoment]:
+    """Stream windows of token ids through the model, stopping after the highest of the layers."""
+    moments: dict[int, SecondMoment] = {}
+    for blocks in _blocks(model, layers, windows, batch_size):
+        for layer, keys in blocks.items():
+            if layer not in moments:
+                moments[layer] = SecondMoment.empty(len(keys), source, model.device)
+            moments[layer].update(keys)
+    return moments
+
+
+def text_keys(
+    model: EditableModel,
+    layer: int,
+    tokens: int = 100_000,
+    texts: Sequence[str] | None = None,
+    window: int = 256,
+    batch_size: int = 16,
+) -> Iterator[Float[Tensor, "d_k b"]]:
+    """The keys that `key_statistics` sums, one block (d_k, b) per forward pass, in the order of the texts.
+
+    Nothing is kept and nothing cached. Texts are cut into windows at the first block.
+
+    Args:
+        model: the model as it is now.
+        layer: whose keys.
+        tokens: how many keys, from the start of the texts.
+        texts: default as in `key_statistics`.
+        window: tokens per sequence.
+        batch_size: sequences per forward pass.
+
+    Raises:
+        ShapeError: if the texts hold fewer tokens than asked for.
+    """
+    windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
+    for blocks in _blocks(model, [layer], windows, batch_size):
+        yield blocks[layer]
+
+
+def _blocks(
+    model: EditableModel, layers: Sequence[int], windows: Sequence[Sequence[int]], batch_size: int
+) -> Iterator[dict[int, Tensor]]:
+    """Keys (d_k, b) of each layer at the real tokens of one batch of windows after the other."""
+    sites = [Site(layer) for layer in layers]
+    starts = range(0, len(windows), batch_size)
+    for start in tqdm(starts, desc=f"key statistics, {len(layers)} layers", unit="batch"):
+        batch = pad(model.tokenizer, windows[start : start + batch_size]).to(model.device)
+        states = capture(model, batch, sites)
+        yield {site.layer: states[site][batch.mask].T for site in states}
+
+
+def token_windows(model: EditableModel, texts: Sequence[str], tokens: int, window: int) -> list[list[int]]:
+    """Texts as windows of token ids, at most ``tokens`` in all.
+
+    Raises:
+        ShapeError: if the texts hold fewer tokens than asked for.
+    """
+    windows: list[list[int]] = []
+    left = tokens
+    for text in texts:
+        ids = encode(model.tokenizer, text)
+        for start in range(0, len(ids), window):
+            piece = ids[start : start + min(window, left)]
+            windows.append(piece)
+            left -= len(piece)
+            if left == 0:
+                return windows
+    raise ShapeError(f"the texts hold {tokens - left} tokens, {tokens} were asked for; ask for fewer")
+
+
+def _moved(moment: SecondMoment, device: torch.device) -> SecondMoment:
+    return SecondMoment(moment.total.to(device), moment.count, moment.source)

@@ -1,0 +1,1 @@
+"""The language model: loading, tokens, activations, edits in force, sampling. Imports the ground alone."""

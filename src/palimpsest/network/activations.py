@@ -1,0 +1,138 @@
+"""Read tensors at sites of a network during a forward pass, and stop the pass once all were read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from palimpsest.errors import SiteError
+from palimpsest.network.model import EditableModel, Site
+from palimpsest.network.tokens import Batch
+
+_ORDER = {"key": 0, "value": 1, "hidden": 2}
+
+
+class _Stop(Exception):  # noqa: N818 -- a signal, not an error
+    """Ends a forward pass after the last wanted site."""
+
+
+def capture(
+    model: EditableModel, batch: Batch, sites: Sequence[Site], stop: bool = True
+) -> dict[Site, Float[Tensor, "b t d"]]:
+    """Run the model on a batch and return what passed each site.
+
+    Args:
+        model: the model, edited or not.
+        batch: token ids and mask, padded on either side.
+        sites: what to read; any order.
+        stop: end the pass after the last site, so that layers above cost nothing.
+
+    Returns:
+        For each site a tensor (b, t, d_k) or (b, t, d_v), padding positions included.
+
+    Raises:
+        SiteError: if a site does not exist or did not fire.
+    """
+    found: dict[Site, Tensor] = {}
+    last = max(sites, key=lambda s: (s.layer, _ORDER[s.part]))
+
+    def reader(site: Site) -> Callable[[Tensor], None]:
+        def read(value: Tensor) -> None:
+            found[site] = value.detach()
+            if stop and site == last:
+                raise _Stop
+
+        return read
+
+    with ExitStack() as stack, torch.no_grad():
+        for site in sites:
+            stack.enter_context(watched(model, site, reader(site)))
+        run_body(model, batch)
+    missing = [site for site in sites if site not in found]
+    if missing:
+        raise SiteError(
+            f"sites that never fired: {missing}; the forward pass does not call "
+            f"{model.family.value_projection!r} there. Check the family row of {model.name}"
+        )
+    return found
+
+
+def run_body(model: EditableModel, batch: Batch, **kwargs: Any) -> Any:
+    """Forward pass without the output head; a stop raised by a reader ends it quietly."""
+    body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
+    try:
+        return body(
+            input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions, **kwargs
+        )
+    except _Stop:
+        return None
+
+
+def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens that all rows begin with because they stand behind the model's context; none without one.
+
+    Each row keeps a token of its own.
+    """
+    if not model.context:
+        return []
+    shortest = min(len(ids) for ids in rows) - 1
+    columns = enumerate(zip(*(ids[:shortest] for ids in rows), strict=True))
+    shared = next((at for at, column in columns if len(set(column)) > 1), shortest)
+    return list(rows[0][:shared])
+
+
+def read_once(model: EditableModel, prefix: Sequence[int], rows: int) -> Any:
+    """The key/value cache of a prefix that many rows share, computed for one of them and repeated."""
+    ids = torch.tensor([list(prefix)], device=model.device)
+    with torch.no_grad():
+        cache = run_body(model, Batch(ids, torch.ones_like(ids).bool()), use_cache=True).past_key_values
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def run_behind(model: EditableModel, prefix: Sequence[int], batch: Batch) -> Float[Tensor, "b t d_v"]:
+    """Last hidden states of a batch whose rows stand behind a shared prefix, which is read once.
+
+    Args:
+        model: the model, edited or not.
+        prefix: token ids; may be empty.
+        batch: what follows it in each row, padded on either side.
+    """
+    if not prefix:
+        return run_body(model, batch, use_cache=False).last_hidden_state
+    whole = batch.behind(prefix)
+    body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
+    return body(
+        input_ids=batch.ids,
+        attention_mask=whole.mask.long(),
+        position_ids=whole.positions[:, len(prefix) :],
+        past_key_values=read_once(model, prefix, len(batch.ids)),
+        use_cache=True,
+    ).last_hidden_state
+
+
+@contextmanager
+def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call ``read`` with the tensor at a site in every forward pass inside the block."""
+    module = model.layer(site.layer) if site.part == "hidden" else model.projection(site.layer)
+    handle = _attach(module, site, read)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _attach(
+    module: nn.Module, site: Site, read: Callable[[Tensor], None]
+) -> torch.utils.hooks.RemovableHandle:
+    if site.part == "key":
+        return module.register_forward_pre_hook(lambda _, inputs: read(inputs[0]))
+    return module.register_forward_hook(lambda _, __, output: read(first_tensor(output)))
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The hidden states of a layer's output, which is a tensor or a tuple that starts with it."""
+    return output[0] if isinstance(output, tuple) else output

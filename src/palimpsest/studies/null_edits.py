@@ -1,0 +1,93 @@
+"""Edits that write nothing in particular, as long as a real one: controls for whatever edits are said to do.
+
+Δ is a real update of one layer, U (d_v, q) an orthonormal basis that holds its range, and Q (d_v, q) and
+Q' (d_k, q) are orthonormal columns drawn uniformly (Haar, by QR of Gaussian columns with the signs of R's
+diagonal). With UᵀΔ = RᵀVᵀ, V orthonormal:
+
+    `random_direction`    Q RᵀQ'ᵀ        has Δ's singular values, its length ‖Δ‖_F and its rank among them
+    `random_value`        Q UᵀΔ          also ‖Δ'k‖ = ‖Δk‖ for every key k: as much written at the same keys
+
+A random direction is nearly orthogonal to every single key, so it says what so long a change does to the
+model; a random value says what writing something at a fact's key does, whatever is written.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from palimpsest.network.apply import WeightDelta
+
+_EXACT = 1e-12
+"""A basis holds the range when what it leaves of Δ is at most this share of ‖Δ‖."""
+_FIRST_WIDTH = 1
+
+
+def random_direction(edit: WeightDelta, seed: int) -> WeightDelta:
+    """Updates with the singular values of the edit's own and random directions on both sides.
+
+    Args:
+        edit: a real edit; it is not changed.
+        seed: of all draws; layers have draws of their own. Give each fact another one.
+
+    Returns:
+        An edit of the same model and layers, float64, with notes that say what it was made from.
+    """
+
+    def turned(delta: Tensor, generator: torch.Generator) -> Tensor:
+        inner = _basis(delta, generator).T @ delta
+        left = _orthonormal(delta.shape[0], len(inner), generator)
+        right = _orthonormal(delta.shape[1], len(inner), generator)
+        return left @ torch.linalg.qr(inner.T).R.T @ right.T
+
+    return _turned(edit, seed, "random_direction", turned)
+
+
+def random_value(edit: WeightDelta, seed: int) -> WeightDelta:
+    """Updates that map every key to a vector as long as the edit's own do, in random directions.
+
+    Args:
+        edit: a real edit; it is not changed.
+        seed: of all draws, as in `random_direction`.
+
+    Returns:
+        As `random_direction`.
+    """
+
+    def turned(delta: Tensor, generator: torch.Generator) -> Tensor:
+        inner = _basis(delta, generator).T @ delta
+        return _orthonormal(delta.shape[0], len(inner), generator) @ inner
+
+    return _turned(edit, seed, "random_value", turned)
+
+
+def _turned(
+    edit: WeightDelta, seed: int, name: str, turn: Callable[[Tensor, torch.Generator], Tensor]
+) -> WeightDelta:
+    deltas = {}
+    generator = torch.Generator().manual_seed(seed)
+    for layer, delta in sorted(edit.deltas.items()):
+        deltas[layer] = turn(delta.cpu().double(), generator).to(delta.device)
+    return WeightDelta(deltas, edit.base, {"null": name, "seed": seed, "norm_of": edit.norm()})
+
+
+def _basis(delta: Float64[Tensor, "d_v d_k"], generator: torch.Generator) -> Float64[Tensor, "d_v q"]:
+    """Orthonormal columns that span the range of a matrix, from random mixtures of its columns."""
+    limit, width = min(delta.shape), _FIRST_WIDTH
+    while True:
+        sketch = delta @ _normal(delta.shape[1], width, generator)
+        basis = torch.linalg.qr(sketch).Q
+        left_over = delta - basis @ (basis.T @ delta)
+        if width == limit or left_over.norm() <= _EXACT * delta.norm():
+            return basis
+        width = min(4 * width, limit)
+
+
+def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float64[Tensor, "rows columns"]:
+    q, r = torch.linalg.qr(_normal(rows, columns, generator))
+    return q * r.diagonal().sign()
+
+
+def _normal(rows: int, columns: int, generator: torch.Generator) -> Float64[Tensor, "rows columns"]:
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)

@@ -1,0 +1,147 @@
+"""Edit a model on disk and take facts out again: what ``palimpsest edit`` and ``palimpsest undo`` do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from palimpsest.editors.sequential import Sequential
+from palimpsest.errors import LedgerError, ModelError, SequenceError
+from palimpsest.network.model import load
+from palimpsest.types import EditRequest
+from palimpsest.workbench import folder as files
+from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel, sequence
+
+
+def edit_folder(
+    requests: Sequence[EditRequest],
+    out: str | Path,
+    model: str | None = None,
+    editor: Sequential | str | None = None,
+    *,
+    settings: str | None = None,
+    batch: int = 1,
+    device: str | torch.device = "cpu",
+) -> EditedModel:
+    """Write facts into a model and save it; into an edited folder if ``out`` is one.
+
+    After each batch the ledgers are saved in ``<out>.partial``, and the same call goes on from there if the
+    process dies. Facts that are held already are skipped.
+
+    Args:
+        requests: facts, each with an id.
+        out: the folder; it must not exist, or hold an edited model.
+        model: name, folder or hub id of the unedited model; default that of ``out``, or smollm2-135m.
+        editor: row of ``config/sequences.yaml``, or settings; default those of ``out``, or memit_aligned.
+        settings: whose settings on file to use with a row, if not the model's own.
+        batch: facts whose values are optimised together: faster, and a run without a forgotten fact then
+            finds the others' values with another rounding.
+        device: where to compute.
+
+    Returns:
+        The edited model as saved.
+
+    Raises:
+        ResourceError: if ``out`` exists and holds no edited model, or cannot be written.
+        LedgerError: if an id is held with another fact.
+        ModelError, SequenceError: if ``out`` was made from another model, or with other settings.
+    """
+    folder = Path(out)
+    partial = files.beside(folder, "partial")
+    files.recover(folder)
+    files.refuse_others(folder)
+    start = next((place for place in (partial, folder) if files.is_edited(place)), None)
+    if start is None:
+        unedited = load(model or DEFAULT_MODEL, device=device)
+        edited = EditedModel(unedited, editor or DEFAULT_SEQUENCE, settings)
+    else:
+        edited = _continued(start, start == partial, model, editor, settings, device)
+    fresh = [request for request in requests if not _held(edited, request)]
+    edited.edit(fresh, batch, lambda: edited.checkpoint(partial))
+    if fresh or start != folder:
+        edited.save(folder)
+    files.discard(partial)
+    return edited
+
+
+def undo(
+    folder: str | Path,
+    ids: Sequence[str] = (),
+    *,
+    everything: bool = False,
+    device: str | torch.device = "cpu",
+) -> EditedModel:
+    """Take facts out of an edited folder, as if they had never been written.
+
+    Args:
+        folder: as `edit_folder` or `EditedModel.save` wrote it.
+        ids: of the facts.
+        everything: forget all facts instead; the weights are then those of the unedited model, bit by bit.
+        device: where to compute.
+
+    Returns:
+        The edited model as saved.
+
+    Raises:
+        LedgerError: if an id is unknown or none is given; the folder is unchanged.
+        SequenceError: if an edit of this folder was interrupted.
+        ModelError, ResourceError: as `EditedModel.open` and `EditedModel.save`.
+    """
+    path = Path(folder)
+    partial = files.beside(path, "partial")
+    if files.is_edited(partial):
+        raise SequenceError(
+            f"an edit of {path} was interrupted; finish it with the same command first, or delete {partial} "
+            "to drop what it added"
+        )
+    if bool(ids) == everything:
+        raise LedgerError("say which facts to forget: their ids, or all of them, and not both")
+    edited = EditedModel.open(path, device)
+    edited.forget(list(edited.facts) if everything else list(ids))
+    edited.save(path)
+    return edited
+
+
+def _continued(
+    start: Path,
+    unfinished: bool,
+    model: str | None,
+    editor: Sequential | str | None,
+    settings: str | None,
+    device: str | torch.device,
+) -> EditedModel:
+    """The edited model of a folder, after checking that it was made as is asked for now."""
+    about = files.read_description(start)
+    name = about.base["name"]
+    if model not in (None, name):
+        raise ModelError(
+            f"{start} was made from {name}, not from {model}; leave the model out to go on, or choose "
+            "another folder"
+        )
+    if editor is not None and sequence(editor, settings or name) != about.editor:
+        raise SequenceError(
+            f"{start} was made with another sequence or other settings than {editor}; leave the sequence "
+            "out to go on, or choose another folder"
+        )
+    if not unfinished:
+        return EditedModel.open(start, device)
+    edited = EditedModel(load(name, getattr(torch, about.base["dtype"]), device), about.editor)
+    edited.resume(start)
+    return edited
+
+
+def _held(edited: EditedModel, request: EditRequest) -> bool:
+    """Whether exactly this fact is held.
+
+    Raises:
+        LedgerError: if its id is held by another one.
+    """
+    known = edited.facts.get(request.id or request.text)
+    if known is None:
+        return False
+    if (known.text, known.target) != (request.text, request.target):
+        raise LedgerError(
+            f"id {known.id!r} is held by {known.text!r} -> {known.target!r}, and the new fact is "
+            f"{request.text!r} -> {request.target!r}; undo the old one first, or give the new one another id"
+        )
+    return True

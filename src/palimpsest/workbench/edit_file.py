@@ -1,0 +1,77 @@
+"""One edit as a file: its matrices, which model it was made for, and what it says. Safetensors, no pickle.
+
+layer-<n>    Δ (d_v, d_k) of that layer, float64
+metadata     format, base (fingerprint), model (name), requests (JSON)
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from palimpsest.errors import RequestError, ResourceError
+from palimpsest.files import replacing
+from palimpsest.network.apply import WeightDelta
+from palimpsest.types import EditRequest
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class SavedEdit:
+    """What a file holds.
+
+    Attributes:
+        edit: for `palimpsest.network.apply.installed` and `commit`; without its notes.
+        requests: the facts it writes.
+        model: name of the model it was made for.
+    """
+
+    edit: WeightDelta
+    requests: tuple[EditRequest, ...]
+    model: str
+
+
+def save_edit(path: str | Path, edit: WeightDelta, requests: Sequence[EditRequest], model: str) -> None:
+    """Write an edit to a file, which then is the new one or what it was before.
+
+    Args:
+        path: usually ending in ``.safetensors``.
+        edit: of weights.
+        requests: the facts it writes.
+        model: name of the model it was made for, by which `palimpsest.network.model.load` finds it.
+
+    Raises:
+        ResourceError: if the file cannot be written.
+    """
+    tensors = {
+        f"layer-{layer}": delta.detach().double().cpu().contiguous() for layer, delta in edit.deltas.items()
+    }
+    facts = json.dumps([asdict(request) for request in requests], ensure_ascii=False)
+    about = {"format": FORMAT, "base": edit.base, "model": model, "requests": facts}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=about)
+
+
+def load_edit(path: str | Path) -> SavedEdit:
+    """Read what `save_edit` wrote.
+
+    Raises:
+        ResourceError: if there is no such file, or it holds no edit of this format.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            about, names = file.metadata() or {}, file.keys()
+            deltas = {int(name.removeprefix("layer-")): file.get_tensor(name) for name in names}
+        if about.get("format") != FORMAT:
+            raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
+        requests = tuple(EditRequest(**request) for request in json.loads(about["requests"]))
+        return SavedEdit(WeightDelta(deltas, about["base"]), requests, about["model"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RequestError) as error:
+        raise ResourceError(
+            f"{path} holds no edit that can be read ({error}); give a file that save_edit wrote, or a folder "
+            "of `palimpsest edit`"
+        ) from error

@@ -1,0 +1,315 @@
+"""A model with facts written into it, any of which can be forgotten exactly; in memory, and as a folder.
+
+    edited = EditedModel(load("smollm2-135m"), "memit_aligned")
+    edited.edit(requests)       # the model now says them
+    edited.forget(["some id"])  # the weights of a model that was never told it
+    edited.save("folder")       # loadable by transformers; EditedModel.open("folder") goes on from there
+
+Keys and values are read on the unedited model, so they belong to each fact alone, and the weights are a
+function of the facts that are held, whatever was written and forgotten before: W_0 plus the one-time solution
+of each layer's ledger, solved anew over the facts in the order of their ids and rounded once. Without facts
+they are W_0, bit by bit.
+
+What "never told" leaves open is the rounding of values that were optimised together: in another company
+the optimisation runs a little differently (about 1e-5 of the update on the embedded model). With ``batch=1``
+each fact is alone, and a model that was never told a forgotten one has the same weights, bit by bit.
+
+Source: The Labyrinth and the Thread, Prop. 3.2 and Eq. 31.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from palimpsest.algebra.ledger import EditLedger
+from palimpsest.algebra.ledger_facts import unique
+from palimpsest.algebra.ledger_file import content_hash
+from palimpsest.editors.named_sequences import configuration
+from palimpsest.editors.sequential import SequenceState, Sequential
+from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError, SequenceError
+from palimpsest.network.apply import commit, restored
+from palimpsest.network.model import EditableModel, describe, fingerprint, load, read_weight, write_weight
+from palimpsest.types import EditRequest
+from palimpsest.workbench import folder as files
+from palimpsest.workbench.folder import Description
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_SEQUENCE = "memit_aligned"
+
+
+class EditedModel:
+    """A model, the facts written into it, and a ledger of them for each edited layer.
+
+    Args:
+        model: unedited; its weights are written from here on, and must not be written by anyone else.
+        editor: a row of ``config/sequences.yaml`` or settings of one's own.
+        settings: whose settings on file to use with a row, if not the model's own.
+
+    Attributes:
+        model: with all facts in force.
+        editor: settings of the sequence.
+        base: name, fingerprint, dtype and device of the unedited model.
+        facts: id -> fact, in the order they were written.
+
+    Raises:
+        UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
+        SequenceError: if the settings do not keep every fact, or read them on the edited model.
+    """
+
+    def __init__(
+        self,
+        model: EditableModel,
+        editor: Sequential | str = DEFAULT_SEQUENCE,
+        settings: str | None = None,
+    ) -> None:
+        self.model = model
+        self.editor = sequence(editor, settings or model.name)
+        self.base = describe(model)
+        self.facts: dict[str, EditRequest] = {}
+        self._state: SequenceState | None = None
+        self._written: dict[int, Tensor] = {}  # weights of the edited layers as they must be now
+
+    @property
+    def ledgers(self) -> dict[int, EditLedger]:
+        """Layer -> ledger; none before the first fact."""
+        return dict(self._state.ledgers) if self._state else {}
+
+    @property
+    def is_unedited(self) -> bool:
+        """Whether every weight of the model is what it was before the first fact, bit by bit."""
+        return fingerprint(self.model) == self.base["fingerprint"]
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.editor.layers))
+        return f"EditedModel({self.base['name']}, {len(self)} facts in layers {layers})"
+
+    def edit(
+        self,
+        requests: Sequence[EditRequest],
+        batch: int = 1,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        """Write facts into the model, some at a time.
+
+        Args:
+            requests: facts that are not held; one without an id goes by its filled prompt.
+            batch: facts whose values are optimised together, see the module.
+            after: called after each batch, for example to save what was done.
+
+        Raises:
+            LedgerError: if an id occurs twice or is held already; nothing is changed.
+            RequestError: if a prompt with its subject does; nothing is changed.
+            ModelError: if the edited weights were changed by someone else; nothing is changed.
+            Exception: what an editor raises; the batches before are then written, this one is not.
+        """
+        named = [r if r.id else replace(r, id=r.text) for r in requests]
+        self._check_new(named)
+        self._check_written()
+        for start in range(0, len(named), batch):
+            some = named[start : start + batch]
+            delta, state = self.editor.edit(self.model, some, self._state)
+            commit(self.model, replace(delta, base=""))  # it was made for this model a moment ago
+            self._state = state
+            self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
+            self.facts |= {request.id: request for request in some}
+            if after is not None:
+                after()
+        self._write(self.ledgers)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Take facts out of the model, as if they had never been written.
+
+        Raises:
+            LedgerError: if an id occurs twice or is not held; nothing is changed.
+            ModelError: if the edited weights were changed by someone else; nothing is changed.
+            SingularProblemError: if the problem over the rest has no unique solution; nothing is changed.
+        """
+        names = unique(ids)
+        unknown = [name for name in names if name not in self.facts]
+        if unknown:
+            raise LedgerError(
+                f"no fact {', '.join(map(repr, unknown))} among the {len(self)} that are held; nothing was "
+                f"forgotten. The ids are the keys of EditedModel.facts, and stand in {files.DESCRIPTION}"
+            )
+        self._check_written()
+        ledgers = {layer: ledger.copy() for layer, ledger in self.ledgers.items()}
+        for ledger in ledgers.values():
+            ledger.forget(names)
+        self._write(ledgers)
+        self.facts = {name: fact for name, fact in self.facts.items() if name not in names}
+
+    def save(self, folder: str | Path) -> None:
+        """Write model, tokenizer and ledgers as a folder, in the place of an edited model that was there.
+
+        Raises:
+            LedgerError: before the first fact.
+            ModelError: if the model's weights were changed by someone else.
+            ResourceError: if it cannot be written, or the folder exists and holds no edited model; what was
+                there before is unchanged.
+        """
+        self._check_written()
+        with restored(self.model, self.ledgers):
+            for layer, ledger in self.ledgers.items():
+                write_weight(self.model, layer, ledger.base)
+            if not self.is_unedited:
+                raise ModelError(self._changed("layers that are not edited"))
+        about = self._described(fingerprint(self.model))
+        files.write_folder(Path(folder), self.model, about, self.ledgers)
+
+    @classmethod
+    def open(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EditedModel":
+        """Read what `save` wrote.
+
+        Raises:
+            LedgerError: if the folder holds no edited model, or the ledgers belong to another one.
+            ModelError: if the weights are not those that were saved.
+            ResourceError: if a file is missing or damaged.
+        """
+        path = Path(folder)
+        files.recover(path)
+        about = files.read_description(path)
+        ledgers = files.read_ledgers(path, about, device)
+        model = load(path, getattr(torch, about.base["dtype"]), device)
+        edited = cls(model, about.editor)
+        if edited.base["fingerprint"] != about.fingerprint:
+            raise ModelError(
+                f"the weights in {folder} are not those that were saved with its ledgers; restore the folder "
+                "from a copy, or make the edits again on the unedited model"
+            )
+        edited._adopt(about, ledgers)
+        return edited
+
+    def checkpoint(self, folder: Path) -> None:
+        """Write the ledgers alone, for `resume`.
+
+        Raises:
+            ResourceError: if it cannot be written.
+        """
+        files.write_ledgers(folder, self._described(""), self.ledgers)
+
+    def resume(self, folder: Path) -> None:
+        """Take up the facts that `checkpoint` wrote; this model must be the unedited one.
+
+        Raises:
+            ModelError: if it is another one.
+            LedgerError, ResourceError: as `open`.
+        """
+        about = files.read_description(folder)
+        if about.base["fingerprint"] != self.base["fingerprint"]:
+            raise ModelError(
+                f"{folder} holds an unfinished run on {about.base['name']}, whose weights are others than "
+                f"those of {self.model.name}; give the same model, or delete that folder to begin anew"
+            )
+        ledgers = files.read_ledgers(folder, about, self.model.device)
+        self._adopt(about, ledgers)
+        self._write(ledgers)
+
+    def _adopt(self, about: Description, ledgers: dict[int, EditLedger]) -> None:
+        self.base = dict(about.base)
+        self.facts = {fact.id: fact for fact in about.facts}
+        unedited = {layer: ledger.base for layer, ledger in ledgers.items()}
+        weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
+        steps = max(about.steps, 1)
+        self._state = SequenceState(
+            about.contexts, ledgers=ledgers, unedited=unedited, weights=weights, steps=steps
+        )
+        self._written = {layer: read_weight(self.model, layer).clone() for layer in ledgers}
+
+    def _described(self, seal: str) -> Description:
+        if self._state is None:
+            raise LedgerError("no fact was written yet, so there is nothing to save; call edit first")
+        unedited = {layer: content_hash(ledger.base) for layer, ledger in self.ledgers.items()}
+        done = (self._state.contexts, self._state.steps, tuple(self.facts.values()), unedited, seal)
+        return Description(self.base, self.editor, *done)
+
+    def _write(self, ledgers: dict[int, EditLedger]) -> None:
+        """Solve the ledgers anew and make their weights the model's."""
+        if self._state is None:
+            return
+        solved = {layer: anew(ledger) for layer, ledger in ledgers.items()}
+        rounded = {layer: rounded_weight(ledger) for layer, ledger in solved.items()}
+        for layer, weight in rounded.items():
+            if not torch.isfinite(weight).all():
+                raise NonFiniteError(
+                    f"layer {layer}: a weight does not fit into {weight.dtype}; nothing was changed. A "
+                    "larger ridge or preserve_weight makes smaller updates"
+                )
+        for layer, weight in rounded.items():
+            write_weight(self.model, layer, weight)
+        weights = {layer: ledger.weight for layer, ledger in solved.items()}
+        self._state = replace(self._state, ledgers=solved, weights=weights)
+        self._written = rounded
+
+    def _check_new(self, requests: Sequence[EditRequest]) -> None:
+        held = [name for name in unique([request.id for request in requests]) if name in self.facts]
+        if held:
+            raise LedgerError(f"fact {held[0]!r} is held already; forget it first, or give another id")
+        asked = {fact.text: name for name, fact in self.facts.items()}
+        for request in requests:
+            if asked.setdefault(request.text, request.id) != request.id:
+                raise RequestError(
+                    f"facts {asked[request.text]!r} and {request.id!r} both ask {request.text!r}; keep one "
+                    "of them, or forget the one that is held"
+                )
+
+    def _check_written(self) -> None:
+        for layer, weight in self._written.items():
+            if not torch.equal(read_weight(self.model, layer), weight.to(self.model.device)):
+                raise ModelError(self._changed(f"layer {layer}"))
+
+    def _changed(self, where: str) -> str:
+        return (
+            f"weights of {self.model.name} in {where} were changed by something else than this EditedModel; "
+            "take that back, or open the saved folder again"
+        )
+
+
+def sequence(editor: Sequential | str, model: str) -> Sequential:
+    """A sequence whose every fact can be taken out again exactly.
+
+    Args:
+        editor: a row of ``config/sequences.yaml``, read with ``reads="unedited"`` and ``values="once"``, or
+            settings of one's own.
+        model: whose settings on file go with a row.
+
+    Raises:
+        UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
+        SequenceError: if the settings do not keep every fact, or read them on the edited model.
+    """
+    name, chosen = "these settings", editor
+    if isinstance(chosen, str):
+        name, chosen = chosen, configuration(chosen, model, reads="unedited", values="once")
+    wanted = {"retain": "all", "post": None, "reads": "unedited", "values": "once"}
+    odd = [
+        f"{field}={getattr(chosen, field)!r}"
+        for field, value in wanted.items()
+        if getattr(chosen, field) != value
+    ]
+    if odd:
+        raise SequenceError(
+            f"{name}: with {', '.join(odd)} the weights are not those of a ledger of all facts, so none "
+            "could be taken out; choose a sequence that keeps all facts and does not post-process, such as "
+            "memit_aligned or alphaedit_aligned"
+        )
+    return chosen
+
+
+def anew(ledger: EditLedger) -> EditLedger:
+    """A ledger of the same facts in the order of their ids, solved without a trace of how they came in."""
+    order = sorted(range(len(ledger)), key=ledger.ids.__getitem__)
+    fresh = ledger.copy()
+    fresh.forget(ledger.ids)
+    ids = [ledger.ids[i] for i in order]
+    fresh.insert(ledger.keys[:, order], ledger.values[:, order], ids, ledger.weights[order])
+    return fresh
+
+
+def rounded_weight(ledger: EditLedger) -> Tensor:
+    """The weight (d_v, d_k) of a ledger in the precision of W_0; without facts W_0 itself, bit by bit."""
+    return ledger.weight.to(ledger.base.dtype) if len(ledger) else ledger.base

@@ -1,0 +1,306 @@
+"""Carrying a result over a change of code on the proof of its small run, in a real history."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from palimpsest import cli
+from palimpsest.book import confirm as confirming
+from palimpsest.book.confirm import Confirmed, confirm, confirm_all, small_run, tolerance
+from palimpsest.book.dependencies import dependencies
+from palimpsest.book.regression import Allowance
+from palimpsest.book.standing import standing
+from palimpsest.errors import NotebookError, ProfileError
+from tests.clone import DATA, TOY, WORK, Clone, enter, make_clone
+
+NUMERICAL = {"definitions": ["toy.FACTOR"], "relative": 1e-4, "reason": "a sum in another order"}
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    return make_clone(tmp_path / "clone", monkeypatch)
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirming, "small_run", lambda *_: pytest.fail("it ran"))
+
+
+@pytest.fixture
+def made(clone: Clone, nothing_runs: None) -> str:
+    """The revision of the clone that its result was made with."""
+    revision = clone.commit()
+    clone.pretend_run(code_revision=revision)
+    return revision
+
+
+def refused() -> str:
+    """Why the result is not confirmed."""
+    with pytest.raises(NotebookError) as error:
+        confirm("01_tiny", "laptop")
+    return str(error.value)
+
+
+# What is refused before anything runs
+
+
+def test_a_result_that_stands_needs_no_confirmation(clone: Clone, made: str) -> None:
+    before = clone.results()
+    assert confirm("01_tiny", "laptop") is None
+    assert list(confirm_all(None, "laptop")) == ["01_tiny: stands already"]
+    assert clone.results() == before
+
+
+def test_what_was_never_run_is_refused(clone: Clone, nothing_runs: None) -> None:
+    assert refused() == "01_tiny: not run yet in this profile; run it"
+
+
+def test_a_result_of_an_older_scheme_is_refused(clone: Clone, made: str) -> None:
+    clone.write_provenance({"content_hash": "a", "inputs": {}, "code_revision": made})
+    assert refused().startswith("01_tiny: its provenance is of scheme 1 and hashes of today's scheme 2")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"data"}, "data"),
+        ({"parameters"}, "parameters"),
+        ({"settings"}, "settings"),
+        ({"data", "parameters", "settings"}, "parameters, settings, data"),
+    ],
+)
+def test_a_change_of_more_than_code_is_refused(clone: Clone, made: str, what: set[str], said: str) -> None:
+    clone.write_toy("2.0", "3.0")
+    if "data" in what:
+        (clone.root / DATA).write_text("a,b,d\n")
+    if "parameters" in what:
+        clone.write_profile("laptop", notebooks={"01_tiny": {"seed": 3}})
+    if "settings" in what:
+        (clone.root / "config/models").mkdir()
+        (clone.root / "config/models/tiny.yaml").write_text("architecture: llama\n")
+    clone.commit()
+    assert refused() == f"01_tiny: {said} changed, not only code; run it"
+
+
+@pytest.mark.parametrize("revision", ["unknown", "0123456789ab+changes"])
+def test_a_result_made_without_a_revision_is_refused(clone: Clone, made: str, revision: str) -> None:
+    clone.pretend_run(code_revision=revision)
+    clone.write_toy("2.0", "3.0")
+    clone.commit()
+    assert refused() == (f"01_tiny: made with {revision}, which cannot be run again for a comparison; run it")
+
+
+def test_uncommitted_changes_are_refused(clone: Clone, made: str) -> None:
+    clone.write_toy("2.0", "3.0")
+    assert refused() == (f"01_tiny: the present revision is {made}+changes; commit first, then confirm")
+
+
+def test_a_checkout_without_git_is_refused(clone: Clone, nothing_runs: None) -> None:
+    clone.pretend_run(code_revision="0123456789ab")
+    clone.write_toy("2.0", "3.0")
+    assert refused() == "01_tiny: the present revision is unknown; commit first, then confirm"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_revision_that_is_not_in_the_history_is_refused(clone: Clone, made: str, last: bool) -> None:
+    gone = "0123456789ab"
+    steps = {"confirmed": [{"revision": gone}]} if last else {"code_revision": gone}
+    clone.pretend_run(**({"code_revision": made} | steps))
+    clone.write_toy("2.0", "3.0")
+    now = clone.commit()
+    assert refused() == (
+        f"01_tiny: {gone}, with which it was made or confirmed, is not in the history of {now}; "
+        "fetch the whole history, or run it"
+    )
+
+
+# Tolerances declared beforehand
+
+
+def test_a_declared_change_has_its_tolerance_and_any_other_six_digits(clone: Clone) -> None:
+    assert tolerance(["toy.FACTOR"]) == 1e-6
+    rows = [
+        NUMERICAL,
+        {**NUMERICAL, "relative": 1e-8},
+        {**NUMERICAL, "definitions": ["a.b"], "relative": 1e-3},
+    ]
+    (clone.root / "config/numerical.yaml").write_text(yaml.safe_dump(rows))
+    assert (tolerance(["toy.doubled", "toy.FACTOR"]), tolerance(["toy.doubled"])) == (1e-4, 1e-6)
+    (clone.root / "config/numerical.yaml").write_text("")
+    assert tolerance(["toy.FACTOR"]) == 1e-6
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: [",
+        "a: 1",
+        "- a",
+        yaml.safe_dump([{**NUMERICAL, "relative": 0.01}]),
+        yaml.safe_dump([{**NUMERICAL, "relative": 0}]),
+        yaml.safe_dump([{**NUMERICAL, "definitions": []}]),
+        yaml.safe_dump([{**NUMERICAL, "reason": ""}]),
+        yaml.safe_dump([{**NUMERICAL, "absolute": 1}]),
+    ],
+)
+def test_a_declaration_that_cannot_be_read_is_named(clone: Clone, content: str) -> None:
+    (clone.root / "config/numerical.yaml").write_text(content)
+    with pytest.raises(ProfileError, match=r"^numerical.yaml: rows need definitions, relative and reason: "):
+        tolerance([])
+
+
+def test_times_may_differ_as_they_may_on_another_machine(clone: Clone) -> None:
+    rows = {"ratio": {"anything": True, "reason": "of times"}, "small": {"relative": 0.1, "reason": "r"}}
+    content = {"default": {"reason": "r", "relative": 0.5}, "pages": {"01_tiny": rows}}
+    (clone.root / "results/smoke/tolerances.yaml").write_text(yaml.safe_dump(content))
+    allowed = confirming._allowed("01_tiny", 1e-6)
+    assert allowed.keys() == {"ratio", ""}
+    assert allowed[""] == Allowance(relative=1e-6, reason="two revisions on one machine")
+
+
+# Runs of both revisions
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clone, str]]:
+    """A clone with one commit whose small run is kept, and that revision."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        clone = make_clone(tmp_path_factory.mktemp("history") / "clone", monkeypatch)
+        yield clone, clone.commit()
+
+
+@pytest.fixture
+def again(history: tuple[Clone, str], monkeypatch: pytest.MonkeyPatch) -> tuple[Clone, str]:
+    """The same, back at its first commit, with a result made there."""
+    clone, first = history
+    clone.git("checkout", "--quiet", "--detach", first)
+    enter(clone.root, monkeypatch)
+    clone.pretend_run(code_revision=first)
+    return clone, first
+
+
+def change(clone: Clone, source: str, **files: Any) -> str:
+    """Commit another toy module, and settings files."""
+    clone.toy.write_text(source)
+    for name, content in files.items():
+        (clone.root / "config" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    revision = clone.commit()
+    dependencies.cache_clear()
+    return revision
+
+
+@pytest.mark.slow
+def test_a_refactoring_is_confirmed_and_the_provenance_names_both_revisions(again: tuple[Clone, str]) -> None:
+    clone, first = again
+    old = clone.provenance()
+    second = change(clone, TOY.replace("return FACTOR * x", "return x * FACTOR"))
+    assert standing("01_tiny", "laptop").changed == ("toy.doubled",)
+    done = confirm("01_tiny", "laptop")
+    assert done == Confirmed("01_tiny", 1, 1e-6, first, second)
+    assert str(done) == f"01_tiny: 1 values agree under {first} and {second}, confirmed"
+    state = standing("01_tiny", "laptop")
+    assert state.kind == "confirmed"
+    assert str(state) == f"up to date (made with {first}, confirmed at smoke size with {second})"
+    new = clone.provenance()
+    (step,) = new["confirmed"]
+    assert (step["compared_with"], step["revision"], step["values"]) == (first, second, 1)
+    assert new["content_hash"] != old["content_hash"]
+    assert (new["code_revision"], new["wall_seconds"]) == (first, old["wall_seconds"])
+    third = change(clone, TOY.replace("return FACTOR * x", "return (x * FACTOR) + 0"))
+    assert confirm("01_tiny", "laptop") == Confirmed("01_tiny", 1, 1e-6, second, third)
+    assert [step["revision"] for step in clone.provenance()["confirmed"]] == [second, third]
+    assert clone.git("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.slow
+def test_another_value_is_refused_unless_it_was_declared(again: tuple[Clone, str]) -> None:
+    clone, first = again
+    before = clone.results()
+    second = change(clone, TOY.replace("2.0", "2.0001"))
+    assert refused() == (
+        f"01_tiny: not confirmed, 1 values differ between {first} and {second}:\n"
+        "01_tiny: doubled was 2.0, is 2.0001"
+    )
+    assert clone.results() == before
+    result = CliRunner().invoke(cli.app, ["confirm", "01_tiny"])
+    assert result.exit_code == 2
+    assert "doubled was 2.0, is 2.0001" in result.stdout
+    assert result.stderr == "palimpsest: 1 results could not be confirmed; the reasons are above\n"
+    third = change(clone, TOY.replace("2.0", "2.0001"), numerical=[NUMERICAL])
+    assert confirm("01_tiny", "laptop") == Confirmed("01_tiny", 1, 1e-4, first, third)
+
+
+@pytest.mark.slow
+def test_a_changed_definition_that_the_small_run_does_not_execute_is_refused(
+    again: tuple[Clone, str],
+) -> None:
+    clone, _ = again
+    change(clone, TOY.replace("return x - 1", "return -1 + x"))
+    assert refused() == (
+        "01_tiny: its small run does not execute toy.thorough, which changed, and so proves nothing of it; "
+        "run the page"
+    )
+
+
+@pytest.mark.slow
+def test_a_constant_is_executed_by_what_names_it(again: tuple[Clone, str]) -> None:
+    clone, _ = again
+    change(clone, TOY.replace("x - 1", "x - LESS").replace("FACTOR = 2.0", "FACTOR = 4.0 / 2\nLESS = 1"))
+    assert refused().startswith("01_tiny: its small run does not execute toy.LESS, toy.thorough, which")
+
+
+@pytest.mark.slow
+def test_a_class_is_executed_by_its_methods_and_not_by_being_imported(again: tuple[Clone, str]) -> None:
+    clone, _ = again
+    kind = "class Scale:\n    size = 1\n\n    def of(self, x):\n        return x\n"
+    change(
+        clone, f"{TOY}\n\n{kind}".replace("return FACTOR * x", "return FACTOR * x if x else Scale().of(x)")
+    )
+    assert refused().startswith("01_tiny: its small run does not execute toy.Scale, which changed")
+
+
+@pytest.mark.slow
+def test_a_small_run_is_kept_and_used_again(
+    again: tuple[Clone, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, first = again
+    record, traced = small_run("01_tiny", first)
+    assert record["values"]["doubled"]["value"] == 2.0
+    assert "toy.doubled" in traced.functions
+    assert (clone.root / "build" / "confirm" / first / "01_tiny" / "01_tiny.json").is_file()
+    monkeypatch.setattr(confirming, "nbval_run", lambda *_: pytest.fail("it ran"))
+    assert small_run("01_tiny", first) == (record, traced)
+
+
+@pytest.mark.slow
+def test_a_small_run_that_fails_is_no_confirmation(again: tuple[Clone, str]) -> None:
+    clone, _ = again
+    clone.write_notebook(work=f"{WORK}\nraise OSError('no such thing')")
+    clone.commit()
+    dependencies.cache_clear()
+    for _ in range(2):
+        assert "01_tiny failed under nbval:" in refused()
+    assert clone.git("worktree", "list").count("\n") == 0
+
+
+def test_a_revision_that_cannot_be_checked_out_is_named(clone: Clone) -> None:
+    clone.commit()
+    with (
+        pytest.raises(NotebookError, match=r"^revision 0123456789ab cannot be checked out: fatal: "),
+        confirming.worktree("0123456789ab"),
+    ):
+        pass
+
+
+def test_nothing_that_was_computed_is_used(own_cache: Path) -> None:
+    for name in ("models", "moments"):
+        (own_cache / name).mkdir(parents=True)
+        (own_cache / name / "file").touch()
+    with confirming._nothing_computed() as folder:
+        assert [path.name for path in folder.iterdir()] == ["models"]
+        assert (folder / "models" / "file").is_file()
+    assert (own_cache / "models" / "file").is_file()

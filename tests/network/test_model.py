@@ -1,0 +1,313 @@
+"""Families, sites' weights, subject positions, loading and fingerprints."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
+
+from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
+from palimpsest.files import file_sha256
+from palimpsest.memory.keys import states_at_subjects, subject_hidden, subject_keys
+from palimpsest.network import model as model_module
+from palimpsest.network.model import (
+    FAMILIES,
+    EditableModel,
+    Family,
+    Site,
+    fingerprint,
+    generate,
+    load,
+    read_weight,
+    wrap,
+    write_weight,
+)
+from palimpsest.network.tokens import encode, encode_around_subject, pad
+from palimpsest.resources import PINS
+from tests.editing import CONTEXTS, EXACT, REQUESTS, double, plain_states
+from tests.tiny import BEGIN, NETS, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROMPT = "The mother tongue of Danielle Darrieux is"
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert set(FAMILIES) == set(NETS) == set(EXACT)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_orientation(kind: str) -> None:
+    """W k + b is the edited map's output at every token, W being (d_v, d_k)."""
+    model = double(kind)
+    ids = encode(model.tokenizer, PROMPT)
+    for layer in range(model.n_layers):
+        keys, values = (plain_states(model, ids, Site(layer, part)) for part in ("key", "value"))
+        projection: Any = model.projection(layer)
+        weight, bias = read_weight(model, layer), projection.bias
+        assert weight.shape == (32, 64 if kind in ("llama", "qwen2") else 128)
+        expected = weight @ keys.T + (0 if bias is None else bias[:, None])
+        torch.testing.assert_close(values.T, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_value_enters_the_layers_output_unchanged(kind: str) -> None:
+    """Adding δ to the map's output adds δ to the layer's: a residual of hidden states is one of values."""
+    model = double(kind)
+    ids = encode(model.tokenizer, PROMPT)
+    before = plain_states(model, ids, Site(1, "hidden"))
+    shift = torch.linspace(-1, 1, 32, dtype=torch.float64)
+    handle = model.projection(1).register_forward_hook(lambda module, inputs, output: output + shift)
+    after = plain_states(model, ids, Site(1, "hidden"))
+    handle.remove()
+    torch.testing.assert_close(after - before, shift.expand_as(before), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_weights_read_and_written(kind: str) -> None:
+    model = tiny_model(kind)
+    other = torch.randn(read_weight(model, 2).shape, generator=torch.Generator().manual_seed(1))
+    untouched = read_weight(model, 1).clone()
+    write_weight(model, 2, other)
+    assert torch.equal(read_weight(model, 2), other)
+    assert torch.equal(read_weight(model, 1), untouched)
+    stored = model.net.state_dict()[model.weight_name(2)]
+    assert torch.equal(stored.T if kind == "gpt2" else stored, other)
+
+
+POSITIONS = [
+    ("{} lives in", "Anna Berg", "", "Anna Berg"),
+    ("The mother tongue of {} is", "Danielle Darrieux", "", "The mother tongue of Danielle Darrieux"),
+    ("It was {}", "Marie Curie", "", "It was Marie Curie"),
+    ("It was {}", "Ω", "", "It was Ω"),
+    ("The {}'s shore", "Space Needle", "", "The Space Needle"),
+    ("{}, in the north", "Rome", "He said {so}. ", "He said {so}. Rome"),
+    ("  {}? She lives in", "Anna Berg ", "", "  Anna Berg"),
+]
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["plain", "bos"])
+@pytest.mark.parametrize(("prompt", "subject", "prefix", "upto"), POSITIONS)
+def test_subject_position(bos: bool, prompt: str, subject: str, prefix: str, upto: str) -> None:
+    """The index is that of the last token of the text that ends with the subject."""
+    tokenizer = tiny_model("llama", bos=bos).tokenizer
+    ids, last = encode_around_subject(tokenizer, prompt, subject, prefix)
+    assert ids == encode(tokenizer, prefix + prompt.replace("{}", subject))
+    assert ids[: last + 1] == encode(tokenizer, upto)
+    assert (ids[0] == tokenizer.convert_tokens_to_ids(BEGIN)) == bos
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("bos", [False, True], ids=["plain", "bos"])
+def test_states_at_subjects_equal_a_plain_forward(kind: str, bos: bool) -> None:
+    """Also though rows are cut after the subject, padded together, and preceded by contexts."""
+    model = double(kind, bos=bos)
+    for site in (Site(2, "key"), Site(2, "value"), Site(2, "hidden")):
+        found = states_at_subjects(model, REQUESTS, site, CONTEXTS)
+        for i, request in enumerate(REQUESTS):
+            for c, context in enumerate(CONTEXTS):
+                ids, last = encode_around_subject(model.tokenizer, request.prompt, request.subject, context)
+                expected = plain_states(model, ids, site)[last]
+                torch.testing.assert_close(found[i, c], expected, rtol=EXACT[kind], atol=EXACT[kind])
+
+
+def test_the_bare_prompt_weighs_one_half() -> None:
+    model = double("gpt2")
+    found = states_at_subjects(model, REQUESTS, Site(1), CONTEXTS)
+    expected = 0.5 * found[:, 0] + 0.25 * found[:, 1] + 0.25 * found[:, 2]
+    torch.testing.assert_close(subject_keys(model, REQUESTS, 1, CONTEXTS), expected.T)
+    torch.testing.assert_close(subject_keys(model, REQUESTS, 1, ("",)), found[:, 0].T)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_padding_side_changes_no_state(kind: str) -> None:
+    model = double(kind)
+    hidden = subject_hidden(model, REQUESTS, 2)
+    rows = [encode(model.tokenizer, request.text) for request in REQUESTS]
+    sides: dict[str, list[Tensor]] = {}
+    for side in ("left", "right"):
+        batch = pad(model.tokenizer, rows, side)
+        states = model.net(
+            batch.ids,
+            attention_mask=batch.mask.long(),
+            position_ids=batch.positions,
+            output_hidden_states=True,
+        ).hidden_states[3]
+        sides[side] = [states[i][batch.mask[i]] for i in range(len(rows))]
+    for left, right in zip(sides["left"], sides["right"], strict=True):
+        torch.testing.assert_close(left, right)
+    for i, request in enumerate(REQUESTS):
+        last = encode_around_subject(model.tokenizer, request.prompt, request.subject)[1]
+        torch.testing.assert_close(sides["left"][i][last], hidden[:, i])
+
+
+def test_fingerprint_sees_one_bit_and_its_return() -> None:
+    for kind in FAMILIES:
+        model = tiny_model(kind)
+        weight = read_weight(model, 1)
+        start, old = fingerprint(model), weight[3, 5].clone()
+        assert start == fingerprint(tiny_model(kind))
+        weight[3, 5] = torch.nextafter(old, old + 1)
+        assert fingerprint(model) != start
+        weight[3, 5] = old
+        assert fingerprint(model) == start
+
+
+def test_fingerprint_sees_two_values_change_places() -> None:
+    model = tiny_model("llama")
+    weight, start = read_weight(model, 1), fingerprint(model)
+    for first, second in (((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 0), (1, 1))):
+        a, b = weight[first].clone(), weight[second].clone()
+        weight[first], weight[second] = b, a
+        assert fingerprint(model) != start
+        weight[first], weight[second] = a, b
+    assert fingerprint(model) == start
+
+
+def test_fingerprint_tells_tokenizers_apart() -> None:
+    """Equal weights read through another tokenizer have other keys, so no cached result may be shared."""
+    assert fingerprint(tiny_model("llama")) != fingerprint(tiny_model("llama", bos=True))
+    assert fingerprint(tiny_model("llama", seed=0)) != fingerprint(tiny_model("llama", seed=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_fingerprint_of_other_dtypes(dtype: torch.dtype) -> None:
+    model = tiny_model("gpt2")
+    single = fingerprint(model)
+    model.net.to(dtype)
+    start = fingerprint(model)
+    assert start != single
+    read_weight(model, 0)[0, 0] *= 2
+    assert fingerprint(model) != start
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_load_from_a_folder(kind: str, tmp_path: Path) -> None:
+    model = tiny_model(kind)
+    model.net.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.name == str(tmp_path)
+    assert loaded.family is FAMILIES[kind]
+    assert fingerprint(loaded) == fingerprint(model)
+    assert encode(loaded.tokenizer, PROMPT) == encode(model.tokenizer, PROMPT)
+    assert not loaded.net.training
+    assert not any(p.requires_grad for p in loaded.net.parameters())
+    assert load(tmp_path, dtype=torch.bfloat16).net.dtype == torch.bfloat16
+
+
+def test_generate_returns_the_prompt_first() -> None:
+    for kind in FAMILIES:
+        model = tiny_model(kind, bos=kind == "llama")
+        text = generate(model, PROMPT, max_new_tokens=5)
+        assert text.startswith(PROMPT)
+        assert len(text) > len(PROMPT)
+        assert text == generate(model, PROMPT, max_new_tokens=5)
+
+
+def test_unknown_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("no/such-model", "/no/such/folder", "not a name!"):
+        with pytest.raises(UnknownNameError, match=r"unknown model .* choose one of: .*smollm2-135m"):
+            load(name)
+
+
+def _t5(folder: Path) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 16,
+        "d_model": 8,
+        "d_kv": 4,
+        "d_ff": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+    }
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(folder)
+
+
+def _strange(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "strange"}')
+
+
+def _no_tokenizer(folder: Path) -> None:
+    tiny_model("llama").net.save_pretrained(folder)
+
+
+def _truncated(folder: Path) -> None:
+    _no_tokenizer(folder)
+    tiny_model("llama").tokenizer.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+
+
+@pytest.mark.parametrize("make", [_t5, _strange, _no_tokenizer, _truncated])
+def test_a_folder_that_is_no_usable_model(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"cannot be used as a causal language model.*known: llama, gpt2, gptj"
+    ):
+        load(tmp_path)
+
+
+def test_unsupported_architecture() -> None:
+    net: Any = tiny_model("llama").net
+    net.config.model_type = "strange"
+    with pytest.raises(ModelError, match="'strange' is not supported; known: llama, gpt2, gptj, qwen2"):
+        wrap(net, None, "strange")
+
+
+def test_a_family_row_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "llama", Family("model.layers", "mlp.c_proj", "model.norm"))
+    with pytest.raises(ModelError, match=r"family row of 'llama' does not fit.*c_proj"):
+        tiny_model("llama")
+
+
+@pytest.mark.parametrize("layer", [-1, 4])
+def test_layer_out_of_range(layer: int) -> None:
+    model = tiny_model("gpt2")
+    for use in (model.projection, model.weight_name, lambda index: read_weight(model, index)):
+        with pytest.raises(SiteError, match=rf"layer {layer} does not exist; tiny-gpt2-0 has layers 0 to 3"):
+            use(layer)
+
+
+def _unpacked(folder: Path) -> EditableModel:
+    """A small model in the place and form of the unpacked embedded one."""
+    folder = folder / "models" / f"smollm2-135m-{PINS['smollm2-135m'].sha256[:12]}"
+    model = tiny_model("llama")
+    model.net.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    (folder / "sha256.txt").write_text(file_sha256(folder / "model.safetensors"))
+    return model
+
+
+def test_two_users_may_unpack_the_model_at_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds the first one's folder when it wants to put its own there."""
+    made = tiny_model("llama")
+    monkeypatch.setattr(model_module.AutoConfig, "from_pretrained", lambda *a, **k: made.net.config)
+    monkeypatch.setattr(model_module.AutoTokenizer, "from_pretrained", lambda *a, **k: made.tokenizer)
+    monkeypatch.setattr(model_module.resources, "fetch", lambda name: own_cache)
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        _unpacked(own_cache)
+        return made.net
+
+    monkeypatch.setattr(model_module.AutoModelForCausalLM, "from_pretrained", meanwhile)
+    folder = model_module.unpacked_model()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_the_embedded_model_is_verified(own_cache: Path) -> None:
+    model = _unpacked(own_cache)
+    weights = model_module.unpacked_model() / "model.safetensors"
+    assert fingerprint(load("smollm2-135m")) == fingerprint(model)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    message = r"model\.safetensors is damaged; delete .* and run `palimpsest fetch`"
+    with pytest.raises(ResourceError, match=message):
+        load("smollm2-135m")
+    weights.unlink()
+    with pytest.raises(ResourceError, match=message):
+        load("smollm2-135m")

@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from palimpsest.errors import DataError
+from palimpsest.results import records
+from palimpsest.results.intervals import Interval
+from palimpsest.results.records import Results, readable
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results("01_one_edit", profile="smoke", parameters={"seed": 1})
+
+
+@pytest.fixture
+def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(records.STAGING, str(tmp_path))
+    return tmp_path
+
+
+def test_round_trip(results: Results, staging: Path) -> None:
+    results.describe(model={"name": "tiny", "layers": np.int64(2)}, seed=1)
+    results.value("efficacy", np.float32(0.5), 0.25, 0.75, unit="ratio", over="cases", n=4)
+    results.table("scores", pd.DataFrame({"case": ["a", "b"], "value": [0.0, 1.0]}))
+    path = results.save()
+
+    record = records.read(path)
+    assert path == staging / "01_one_edit.json"
+    assert record["facts"] == {"model": {"name": "tiny", "layers": 2}, "seed": 1}
+    assert record["values"]["efficacy"] == {
+        "value": 0.5,
+        "low": 0.25,
+        "high": 0.75,
+        "unit": "ratio",
+        "over": "cases",
+        "n": 4,
+    }
+    rows = pd.read_parquet(staging / "01_one_edit.scores.parquet")
+    assert rows["value"].tolist() == [0.0, 1.0]
+    assert sorted(p.name for p in staging.iterdir()) == [
+        "01_one_edit.json",
+        "01_one_edit.scores.parquet",
+    ]
+
+
+def test_an_interval_is_a_value_with_its_ends(results: Results) -> None:
+    found = Interval(mean=2.0, low=1.0, high=4.0, n=7)
+    assert results.interval("growth", found, "percent", over="seeds") is found
+    wanted = {"value": 2.0, "low": 1.0, "high": 4.0, "unit": "percent", "over": "seeds", "n": 7}
+    assert results.values["growth"] == wanted
+
+
+def test_saving_twice_gives_the_same_bytes(results: Results, staging: Path) -> None:
+    results.value("count", 3, unit="count")
+    results.table("scores", pd.DataFrame({"case": ["a"], "value": [1.0]}))
+    results.save()
+    first = {p.name: p.read_bytes() for p in staging.iterdir()}
+    results.save()
+    assert {p.name: p.read_bytes() for p in staging.iterdir()} == first
+
+
+def test_without_a_runner_the_repository_not_the_current_folder_is_used(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
+    (repository / "config" / "profiles").mkdir(parents=True)
+    (repository / "pyproject.toml").touch()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv(records.STAGING, raising=False)
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(repository))
+    assert results.save() == repository / "results" / "smoke" / "01_one_edit.json"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_earlier_file(
+    results: Results, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = results.save()
+    before = path.read_bytes()
+    results.value("late", 1.0)
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(records.os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        results.save()
+    assert path.read_bytes() == before
+    assert list(staging.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"value": float("nan")}, "gap.value is nan, not a finite number"),
+        ({"value": np.float64("inf")}, "gap.value is inf, not a finite number"),
+        ({"value": 1.0, "unit": "metres"}, "unknown unit 'metres'; choose percent, ratio"),
+        ({"value": 1.0, "low": 0.0}, "needs both low and high"),
+        ({"value": 1.0, "low": 0.0, "high": 2.0}, "say what the interval is over: cases or seeds"),
+        ({"value": 1.0, "over": "runs"}, "over is 'runs'; choose cases or seeds"),
+        (
+            {"value": 3.0, "low": 0.0, "high": 2.0, "over": "cases"},
+            r"3.0 lies outside its interval \[0.0, 2.0\]",
+        ),
+        (
+            {"value": "high", "low": 0.0, "high": 2.0, "over": "cases"},
+            "only a number has an interval",
+        ),
+        ({"value": {1, 2}}, "gap.value is a set, which a record cannot hold"),
+    ],
+)
+def test_what_a_value_may_not_be(results: Results, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        results.value("gap", **arguments)  # type: ignore[arg-type]
+    assert results.values == {}
+
+
+def test_names_are_checked(results: Results) -> None:
+    results.value("gap", 1.0)
+    with pytest.raises(DataError, match="'gap' is recorded twice"):
+        results.value("gap", 2.0)
+    with pytest.raises(DataError, match="'Gap 1': use lower case"):
+        results.value("Gap 1", 2.0)
+    with pytest.raises(DataError, match="'a b': use lower case"):
+        results.table("a b", pd.DataFrame())
+    with pytest.raises(DataError, match=r"'\.\./x' names no file"):
+        Results("../x", profile="smoke", parameters={})
+
+
+def test_facts_and_parameters_must_fit_json(results: Results) -> None:
+    with pytest.raises(DataError, match=r"facts.model.revision is a object"):
+        results.describe(model={"revision": object()})
+    with pytest.raises(DataError, match=r"parameters.lr is nan"):
+        Results("a", profile="smoke", parameters={"lr": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "unit", "text"),
+    [
+        (97.84, 93.1, 99.4, "percent", "97.8 [93.1, 99.4]"),
+        (2000, None, None, "count", "2,000"),
+        (0.25, None, None, "ratio", "0.250"),
+        (3.2e-16, None, None, "norm", "3.20e-16"),
+        (0, None, None, "norm", "0.000"),
+        (True, None, None, "score", "yes"),
+        ("English", None, None, "score", "English"),
+    ],
+)
+def test_readable(
+    value: float | str | bool, low: float | None, high: float | None, unit: str, text: str
+) -> None:
+    assert readable({"value": value, "low": low, "high": high, "unit": unit}) == text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"schema": 0})])
+def test_reading_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"x\.json: .*run the notebook again"):
+        records.read(path)

@@ -1,0 +1,63 @@
+"""Tables: intervals, printed values and names as they are shown."""
+
+import pandas as pd
+import pytest
+
+from palimpsest.errors import DataError
+from palimpsest.results.tables import listed, markdown_table, score_table
+
+SCORES = pd.DataFrame(
+    {
+        "method": ["unedited", "memit", "unedited", "memit"],
+        "metric": ["efficacy", "efficacy", "specificity", "specificity"],
+        "value": [0.0, 97.84, 75.6, 73.25],
+        "low": [0.0, 93.13, 70.0, None],
+        "high": [2.0, 99.4, 80.0, None],
+    }
+)
+
+
+def test_table_shows_intervals_and_published_values_as_printed():
+    printed = pd.DataFrame(
+        {
+            "method": ["memit"],
+            "metric": ["efficacy"],
+            "value": [65.65],
+            "spread": [0.47],
+            "printed": ["65.65"],
+        }
+    )
+    lines = score_table(SCORES, printed, source="AlphaEdit, Table 1").splitlines()
+    assert lines[0] == "| method | efficacy | specificity | efficacy, AlphaEdit, Table 1 |"
+    assert lines[2] == "| unedited | 0.0 [0.0, 2.0] | 75.6 [70.0, 80.0] |  |"
+    assert lines[3] == "| MEMIT | 97.8 [93.1, 99.4] | 73.2 | 65.65 ± 0.47 |"
+
+
+def test_table_renders_as_markdown():
+    table = score_table(SCORES)
+    assert table._repr_markdown_() == str(table)
+
+
+def test_a_table_of_texts():
+    table = markdown_table(["name", "value"], [["a|b", "1\n2"], ["c", ""]])
+    assert table.splitlines() == ["| name | value |", "|:---|---:|", "| a/b | 1 2 |", "| c |  |"]
+    words = markdown_table(["name", "said", "then"], [], align="left")
+    assert words.splitlines()[1] == "|:---|:---|:---|"
+
+
+def test_a_row_that_does_not_fit_its_table_is_shown():
+    with pytest.raises(DataError, match=r"a row of 1 cells under 2 columns: \['lonely'\]; fill it up"):
+        markdown_table(["name", "value"], [["lonely"]])
+
+
+def test_a_score_given_twice_is_refused():
+    with pytest.raises(DataError, match=r"method = memit, metric = efficacy is given twice"):
+        score_table(pd.concat([SCORES, SCORES.iloc[[1]]]))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [((), "none"), (("a",), "a"), (("a", "b"), "a and b"), (("a", "b", "c"), "a, b and c")],
+)
+def test_names_are_listed_as_a_sentence_does(names: tuple[str, ...], text: str) -> None:
+    assert listed(names) == text

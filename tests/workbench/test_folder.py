@@ -1,0 +1,188 @@
+"""A folder of an edited model goes on where it was left, and no death at any moment costs a fact."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from palimpsest.network.model import load, read_weight
+from palimpsest.types import EditRequest
+from palimpsest.workbench import folder
+from palimpsest.workbench.commands import undo
+from palimpsest.workbench.edited_model import EditedModel
+from palimpsest.workbench.folder import beside
+from tests.editing import same_bits, snapshot, stub_texts
+from tests.workbench.edits import Killed, differing, facts, gap, tiny_folder, told, written
+
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny_folder(tmp_path / "base")
+
+
+# On disk
+
+
+def test_a_folder_is_a_model_for_transformers_and_goes_on_where_it_was_left(
+    base: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "deep" / "out", tmp_path / "whole"
+    done = written(base, out, 6)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
+    assert differing(done.model, load(out)) == 0
+    net = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert torch.equal(net.get_submodule("model.layers.1.mlp.down_proj").weight, read_weight(done.model, 1))
+    again = EditedModel.open(out)
+    assert (again.facts, again.base, again.editor) == (done.facts, done.base, done.editor)
+    again.edit(facts(8)[6:], 3)
+    longer = written(base, out, 8)  # skips the six that are held
+    straight = written(base, whole, 8)
+    assert list(longer.facts) == [fact.id for fact in facts(8)]
+    assert differing(longer.model, straight.model) == differing(again.model, straight.model) == 0
+    assert written(base, out, 8).facts == longer.facts  # nothing left to do
+
+
+def test_undo_on_disk(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(base, out)
+    assert len(undo(out, ["4", "1"])) == 6
+    saved = EditedModel.open(out)
+    assert list(saved.facts) == ["0", "2", "3", "5", "6", "7"]
+    assert gap(saved, told(load(base), list(saved.facts.values()))) <= 1e-6  # other batches, in float32
+    assert undo(out, everything=True).is_unedited
+    assert same_bits(load(out), snapshot(load(base)))
+    assert len(written(base, out)) == 8  # facts can be told again
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import palimpsest.memory.moments
+from tests.editing import texts
+palimpsest.memory.moments.statistics_texts = texts
+from palimpsest.workbench.commands import edit_folder
+from palimpsest.algebra.ledger import EditLedger
+from tests.workbench.edits import EDITOR, facts
+save, calls = EditLedger.save, []
+def dying(ledger, path):
+    calls.append(path)
+    if len(calls) == 5:  # in the second batch, after one of three ledgers
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(ledger, path)
+EditLedger.save = dying
+edit_folder(facts(8), sys.argv[3], sys.argv[2], EDITOR, batch=3)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_with_nothing_lost(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = [sys.executable, "-c", KILL, str(Path(__file__).parents[2]), str(base), str(out)]
+    ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    assert not out.exists()
+    assert len(folder.read_description(beside(out, "partial")).facts) == 3
+    asked = []
+    monkeypatch.setattr(EditedModel, "edit", _noting(asked, EditedModel.edit))
+    resumed = written(base, out)
+    straight = written(base, whole)
+    assert asked == [["3", "4", "5", "6", "7"], [str(i) for i in range(8)]]
+    assert resumed.facts == straight.facts
+    assert differing(resumed.model, straight.model) == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out"]
+
+
+def _noting(asked: list[list[str]], edit: Callable[..., None]) -> Callable[..., None]:
+    def noting(self: EditedModel, requests: list[EditRequest], *rest: Any) -> None:
+        asked.append([request.id for request in requests])
+        edit(self, requests, *rest)
+
+    return noting
+
+
+def dies_at(call: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> bool:
+    """Run something that dies at its nth move of a file or folder and does nothing more; whether it died."""
+    moves = count(1)
+
+    def counted(move: Callable[..., Any]) -> Callable[..., Any]:
+        def moved(*arguments: Any, **options: Any) -> Any:
+            number = next(moves)
+            if number == call:
+                raise Killed
+            return move(*arguments, **options) if number < call else None
+
+        return moved
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", counted(os.replace))
+        patched.setattr(Path, "rename", counted(Path.rename))
+        patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        try:
+            act()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_death_at_any_moment_costs_nothing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Of an edit, of a new folder or of one that goes on: run again, it ends at the same bits."""
+    straight = written(base, tmp_path / "whole")
+    if begun:
+        written(base, tmp_path / "begun", 3)
+    for call in range(1, 100):
+        out = tmp_path / f"out{call}"
+        if begun:
+            shutil.copytree(tmp_path / "begun", out)
+        died = dies_at(call, monkeypatch, partial(written, base, out))
+        resumed = written(base, out)
+        assert resumed.facts == straight.facts
+        assert differing(resumed.model, straight.model) == 0
+        assert differing(load(out), straight.model) == 0
+        assert [path.name for path in tmp_path.glob(f"out{call}*")] == [out.name]
+        if not died:
+            break
+    assert call > 10
+
+
+@pytest.mark.slow
+def test_a_death_during_undo_leaves_one_of_the_two_models(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(base, tmp_path / "begun", 3)
+    for call in range(1, 100):
+        out = tmp_path / f"out{call}"
+        shutil.copytree(tmp_path / "begun", out)
+        died = dies_at(call, monkeypatch, partial(undo, out, ["1"]))
+        held = set(EditedModel.open(out).facts)
+        assert held in ({"0", "2"}, {"0", "1", "2"})
+        if "1" in held:
+            undo(out, ["1"])
+        assert set(EditedModel.open(out).facts) == {"0", "2"}
+        if not died:
+            break
+    assert call > 5
