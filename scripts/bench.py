@@ -22,16 +22,16 @@ from palimpsest.algebra.one_time import Dual
 from palimpsest.algebra.projector import Projector, null_space
 from palimpsest.algebra.solve import LeastSquares, objective, solve
 from palimpsest.algebra.spectrum import relative
-from palimpsest.cache import cache_dir
 from palimpsest.datasets import counterfact_style, hold_out, load_facts
 from palimpsest.datasets.levels import level_wordings
-from palimpsest.editors import Editor, PlusState
+from palimpsest.editors import Editor
 from palimpsest.editors.alphaedit_plus import Smoothing
 from palimpsest.evaluation.responses import Decoding, drawn
 from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.contexts import sample_contexts
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.memory.values import _optimise_chunk
+from palimpsest.paths import cache_dir
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
@@ -148,7 +148,7 @@ def bench_alphaedit_plus(facts: int = 10) -> list[dict[str, object]]:
     score = score_by("validation", [case for case, _ in apart], wordings)
 
     def median(editor: Editor) -> float:
-        _, before = pl.edit(editor, model, requests[:facts], PlusState(score=score))
+        _, before = pl.edit(editor, model, requests[:facts], editor.begin(score=score))
         _, before = pl.edit(editor, model, requests[facts : 2 * facts], before)
 
         def anew() -> None:

@@ -17,6 +17,7 @@ The candidates were narrowed by trials by hand before this search, on validation
 stopping loss and layers for MEMIT and AlphaEdit, hardly any for ROME. The table does not hold those trials.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,7 @@ import typer
 
 import palimpsest as pl
 from palimpsest.datasets import counterfact_style, hold_out, load_facts
-from palimpsest.editors import AlphaEditPlus, PlusState
-from palimpsest.editors.base import State
+from palimpsest.editors.base import Prepared
 from palimpsest.editors.settings import models_dir
 from palimpsest.evaluation.evaluate import evaluate, first_known, records_frame
 from palimpsest.evaluation.smoothing_score import score_by
@@ -66,25 +66,25 @@ def score(
     cases: list[EvalCase],
     editor: str,
     candidate: dict[str, Any],
-    state: State,
+    prepared: Prepared,
     before: dict[str, float],
-) -> tuple[dict[str, Any], State]:
-    """One candidate's rates and score, and the state with what the next one can share."""
+) -> tuple[dict[str, Any], Prepared]:
+    """One candidate's rates and score, and what the next one can share."""
     made = pl.editor_for(editor, model.name, **candidate)
-    state = State(state.contexts, state.moments)
-    if isinstance(made, AlphaEditPlus):
+    prepared, by = replace(prepared, projectors={}), None
+    if made.score_rule:
         apart = [hold_out(case) for case in cases]
         cases = [case for case, _ in apart]
         wordings = {case.request.id: [wording] for case, wording in apart}
-        state = PlusState(state.contexts, state.moments, score=score_by("validation", cases, wordings))
-    edit, after = made.edit(model, [case.request for case in cases], state)
+        by = score_by("validation", cases, wordings)
+    edit, after = made.edit(model, [case.request for case in cases], made.begin(prepared, by))
     with pl.installed(model, edit):
         found = rates(model, cases)
     lost = round(before["specificity"] - found["specificity"], 2)
     worst = min(found["efficacy"] - 95, found["generalisation"] - 85, 5 - lost)
     row: dict[str, Any] = {"editor": editor, **{f"setting_{k}": str(v) for k, v in candidate.items()}}
     row |= found | {"specificity_lost": lost, "score": round(worst, 2), "norm": round(edit.norm(), 3)}
-    return row, after
+    return row, after.prepared
 
 
 def main(
@@ -105,10 +105,10 @@ def main(
     if only is not None:
         known = pd.read_csv(path)
         rows += [dict(row) for _, row in known[known["editor"] != only].astype(object).iterrows()]
-    state = State()
+    prepared = Prepared()
     for editor in CANDIDATES if only is None else [only]:
         for candidate in CANDIDATES[editor]:
-            row, state = score(net, cases, editor, candidate, state, before)
+            row, prepared = score(net, cases, editor, candidate, prepared, before)
             print(row, flush=True)
             rows.append(row | {"facts": facts, "seed": seed})
     with replacing(path) as temporary:

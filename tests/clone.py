@@ -152,7 +152,7 @@ class Clone:
         """Commit everything; the revision as a provenance names it."""
         if not (self.root / ".git").is_dir():
             self.git("init", "--quiet", "--initial-branch=main")
-            (self.root / ".gitignore").write_text("build/\nresults/\n__pycache__/\n")
+            (self.root / ".gitignore").write_text("build/\n/results/\n__pycache__/\n")
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", f"--message={message}")
         return self.git("rev-parse", "--short=12", "HEAD")

@@ -101,10 +101,10 @@ def apart(found: dict[int, Tensor], wanted: dict[int, Tensor], state: SequenceSt
 
 def one_time(editor: Sequential, state: SequenceState, layer: int, keys: Tensor, values: Tensor) -> Tensor:
     """W_0 + D by numpy's SVD least squares on one tall system in the coordinates of range(P)."""
-    weight, moment = state.unedited[layer].double(), state.moments[layer]
+    weight, moment = state.unedited[layer].double(), state.prepared.moments[layer]
     basis = torch.eye(len(moment)).double()
     if editor.rule is not None:
-        share, vectors = torch.linalg.eigh(state.projectors[layer].apply(basis))
+        share, vectors = torch.linalg.eigh(state.prepared.projectors[layer].apply(basis))
         basis = vectors[:, share > 0.5]
     spectrum, vectors = torch.linalg.eigh(editor.preserve_weight * moment)
     root = spectrum.clamp(min=0).sqrt()[:, None] * vectors.T

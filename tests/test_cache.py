@@ -1,15 +1,17 @@
 """The disk cache: nothing half-written, nothing mixed up, damage named."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from palimpsest.cache import digest, empty, read, tensors
+from palimpsest.cache import digest, empty, read, table, tensors
 from palimpsest.errors import ResourceError
 from tests.test_files import only
 
@@ -111,3 +113,89 @@ def test_the_cache_is_empty_for_a_moment(own_cache: Path, monkeypatch: pytest.Mo
         assert os.environ["PALIMPSEST_CACHE"] == str(other)
     assert "PALIMPSEST_CACHE" not in os.environ
     assert not other.exists()
+
+
+# Tables.
+
+COLUMNS = ("step", "name", "value")
+ROWS: list[tuple[int, str, float]] = [(1, "größer", 0.5), (2, "nothing", float("nan")), (3, "tiny", 5e-324)]
+
+
+def never_rows() -> Iterator[tuple[int, str, float]]:
+    """As a run that stops on the way: its first rows are not kept."""
+    yield ROWS[0]
+    raise AssertionError("computed although it is on disk")
+
+
+def test_a_table_is_computed_once_and_read_again(own_cache: Path) -> None:
+    """With the columns in their order, as it was given, under a file of its kind."""
+    first = table("runs", {"a": 1, "b": [2, 3]}, COLUMNS, lambda: iter(ROWS))
+    again = table("runs", {"b": [2, 3], "a": 1}, COLUMNS, never_rows)
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(first, pd.DataFrame(ROWS, columns=list(COLUMNS)), check_exact=True)
+    assert only(own_cache).parent == own_cache / "runs"
+    assert only(own_cache).suffix == ".parquet"
+
+
+def test_tables_of_other_keys_and_kinds_are_other_tables(own_cache: Path) -> None:
+    table("runs", {"a": 1}, COLUMNS, lambda: ROWS)
+    for kind, key in (("runs", {"a": 2}), ("others", {"a": 1})):
+        assert len(table(kind, key, COLUMNS, lambda: ROWS[:1])) == 1
+    assert len(table("runs", {"a": 1}, COLUMNS, never_rows)) == 3
+
+
+def test_a_table_without_rows_keeps_its_columns() -> None:
+    for rows in (list, never_rows):
+        found = table("runs", {"a": 1}, COLUMNS, rows)
+        assert (list(found), len(found)) == (list(COLUMNS), 0)
+
+
+def test_rows_that_do_not_fit_their_columns_are_not_kept(own_cache: Path) -> None:
+    with pytest.raises(ValueError, match="2 columns passed, passed data had 3 columns"):
+        table("runs", {"a": 1}, COLUMNS[:2], lambda: ROWS)
+    assert not own_cache.exists()
+
+
+def test_an_error_while_rows_are_computed_stores_no_table(own_cache: Path) -> None:
+    with pytest.raises(AssertionError, match="computed although"):
+        table("runs", {"a": 1}, COLUMNS, never_rows)
+    assert not own_cache.exists()
+    assert len(table("runs", {"a": 1}, COLUMNS, lambda: ROWS)) == 3
+
+
+@pytest.mark.parametrize("left", [0, 40])
+def test_a_damaged_table_is_named(left: int, own_cache: Path) -> None:
+    table("runs", {"a": 1}, COLUMNS, lambda: ROWS)
+    path = only(own_cache)
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ResourceError, match=rf"{path.name} is damaged .*delete it and it will be computed"):
+        table("runs", {"a": 1}, COLUMNS, never_rows)
+    path.unlink()
+    assert len(table("runs", {"a": 1}, COLUMNS, lambda: ROWS)) == 3
+
+
+@pytest.mark.parametrize("function", ["os.replace", "pandas.DataFrame.to_parquet"], ids=["move", "write"])
+def test_a_table_on_a_full_disk(function: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of an hour are lost, and the message says how not to lose them again."""
+    table("runs", {"a": 1}, COLUMNS, lambda: ROWS)
+    before = only(own_cache).read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(function, full)
+        with pytest.raises(ResourceError, match=r"could not write .*No space left.*set PALIMPSEST_CACHE"):
+            table("runs", {"a": 2}, COLUMNS, lambda: ROWS)
+    assert only(own_cache).read_bytes() == before
+
+
+def test_a_table_that_cannot_be_read_is_named(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table("runs", {"a": 1}, COLUMNS, lambda: ROWS)
+
+    def unreadable(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", unreadable)
+    with pytest.raises(ResourceError, match=r"\.parquet is damaged .*Permission denied.*delete it"):
+        table("runs", {"a": 1}, COLUMNS, never_rows)

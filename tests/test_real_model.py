@@ -67,7 +67,7 @@ def test_contexts_are_readable(room: Room) -> None:
     editor = editor_for("memit", "smollm2-135m", statistics_tokens=TOKENS)
     if room.state is None:
         _, room.state = edit(editor, room.model, [room.cases[0].request])
-    texts = [text.strip() for text in room.state.contexts[1:]]
+    texts = [text.strip() for text in room.state.prepared.contexts[1:]]
     assert len(check_readable(room.model, texts)) == editor.contexts.count  # type: ignore[attr-defined]
 
 

@@ -1,14 +1,15 @@
-"""A content-addressed cache on disk: safetensors files named by the hash of everything they depend on.
+"""Content-addressed cache on disk: safetensors and parquet files named by the hash of all they depend on.
 
-The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name
-and moved, so a killed process leaves nothing half-written and two processes may write the same thing.
+The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name and
+moved, so a killed process leaves no partial file and two processes may write the same entry.
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +18,16 @@ from safetensors import SafetensorError
 
 from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
+from palimpsest.paths import cache_dir
 
 if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
+    import pandas as pd
     from torch import Tensor
-
-
-def cache_dir() -> Path:
-    """Root of the cache; created when first written to."""
-    return Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
 
 
 @contextmanager
 def empty() -> Iterator[Path]:
-    """An empty cache for the length of the block, to time what would otherwise be read from disk."""
+    """Use an empty temporary cache inside the block, to time what would otherwise be read from disk."""
     before = os.environ.get("PALIMPSEST_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PALIMPSEST_CACHE"] = folder
@@ -53,15 +51,15 @@ def tensors(
     key: Mapping[str, Any],
     compute: Callable[[], Mapping[str, "Tensor"]],
 ) -> dict[str, "Tensor"]:
-    """The tensors that ``compute`` returns, read from disk when this key was computed before.
+    """Tensors that ``compute`` returns, read from disk if this key was computed before.
 
     Args:
         kind: folder inside the cache, for example ``statistics``.
         key: everything the result depends on: model fingerprint, parameters, data hashes.
-        compute: called when the entry is missing.
+        compute: called if the entry is missing.
 
     Raises:
-        ResourceError: if the stored file is damaged; the message names it.
+        ResourceError: if the stored file is damaged or cannot be written; the message names it.
     """
     from safetensors.torch import save_file
 
@@ -84,6 +82,38 @@ def read(path: Path) -> dict[str, "Tensor"]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
+        raise ResourceError(
+            f"cache file {path} is damaged ({error}); delete it and it will be computed again"
+        ) from error
+
+
+def table(
+    kind: str,
+    key: Mapping[str, Any],
+    columns: Sequence[str],
+    rows: Callable[[], Iterable[Sequence[Any]]],
+) -> "pd.DataFrame":
+    """Table whose rows ``rows`` returns, read from disk if this key was computed before.
+
+    Args:
+        kind: folder inside the cache, for example ``trajectories``.
+        key: everything the result depends on: model fingerprint, settings, hashes of data.
+        columns: names, in the order of a row.
+        rows: called if the entry is missing.
+
+    Raises:
+        ResourceError: if the stored file is damaged or cannot be written; the message names it.
+    """
+    import pandas as pd
+
+    path = cache_dir() / kind / f"{digest(key)[:32]}.parquet"
+    if not path.exists():
+        made = pd.DataFrame(list(rows()), columns=list(columns))
+        with replacing(path) as temporary:
+            made.to_parquet(temporary, index=False)
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise ResourceError(
             f"cache file {path} is damaged ({error}); delete it and it will be computed again"
         ) from error

@@ -1,4 +1,4 @@
-"""The command line. Every expected error is one message on standard error and exit status 2, a stop 130."""
+"""The command line. An expected error is one message on standard error with exit status 2, a stop has 130."""
 
 import functools
 import sys
@@ -26,7 +26,7 @@ Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for
 
 
 def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the package's own errors, and a stop by the user, into one message and an exit status."""
+    """Turn errors of the package, and an interrupt by the user, into one message and an exit status."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,11 +60,11 @@ def edit(
     batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Write facts into a model and save it as a folder, with a ledger to take each out again.
+    """Write facts into a model and save it as a folder, with a ledger from which each can be removed again.
 
-    Keys and values are read on the unedited model and computed once, so that they belong to each fact alone
+    Keys and values are read on the unedited model and computed once, so that they depend on each fact alone
     and undo is exact: bit by bit, or, with a batch above 1, up to rounding in the optimisation of the values.
-    Killed in between, the same command goes on; facts that are held already are skipped.
+    After an interruption the same command continues; facts that are already in the folder are skipped.
     """
     from palimpsest.datasets.requests import load_requests
     from palimpsest.workbench.commands import edit_folder
@@ -82,7 +82,7 @@ def undo(
     everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Take facts out of an edited folder: its weights become those of a model never told them."""
+    """Remove facts from an edited folder: its weights become those of a model edited without them."""
     from palimpsest.workbench.commands import undo as take_out
 
     done = take_out(folder, ids or [], everything=everything, device=device)
@@ -113,10 +113,10 @@ def diagnose(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Say whether edited facts hold still under rewording: uncertainty before and after, with intervals.
+    """Measure how stable edited facts are under rewording: uncertainty before and after, with intervals.
 
-    The unedited and the edited model answer the same wordings with the same random numbers. Killed in
-    between, the same command goes on.
+    The unedited and the edited model answer the same wordings with the same random numbers. After an
+    interruption the same command continues.
     """
     from palimpsest.evaluation.responses import Decoding
     from palimpsest.workbench.diagnosis import diagnose_on_disk
@@ -129,7 +129,7 @@ def diagnose(
 @app.command()
 @_clear_errors
 def fetch() -> None:
-    """Fetch and verify the embedded model and texts, once."""
+    """Download and verify the embedded model and texts; needed once."""
     from palimpsest import resources
     from palimpsest.network import model
 
@@ -148,9 +148,9 @@ def run(
     ] = None,
     gpu: Gpu = None,
 ) -> None:
-    """Execute one notebook; its result replaces the earlier one only if it succeeded.
+    """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
-    With -p the result goes to build/runs, since it is then no run of the profile.
+    With -p the result goes to build/runs, because it is not a run of the profile.
     """
     from palimpsest.book import runner
 
@@ -189,7 +189,7 @@ def run_all(
         int, typer.Option(min=1, help="Notebooks at once, sharing the cores; run times are then disturbed.")
     ] = 1,
 ) -> None:
-    """Run every notebook whose result is stale; after an interruption the same command resumes."""
+    """Run every notebook whose result is stale; after an interruption the same command continues."""
     from palimpsest.book import runner
 
     runner.run_all(profile, force=force, gpu=gpu, jobs=jobs)
@@ -261,7 +261,7 @@ def book(profile: Profile = "laptop") -> None:
 @app.command()
 @_clear_errors
 def check_book(profile: Profile = "laptop") -> None:
-    """Open every page of the built book in a headless browser and report what is wrong."""
+    """Open every page of the built book in a headless browser and report faults."""
     from palimpsest.book import browser_check
 
     raise typer.Exit(browser_check.main(profile))

@@ -1,4 +1,4 @@
-"""Named errors. Every message says what happened, with which value, and what to do about it."""
+"""Named errors of the package. Every message says what happened, with which value, and what to do."""
 
 
 class PalimpsestError(Exception):
@@ -29,7 +29,7 @@ class ModelError(PalimpsestError, ValueError):
 
 
 class SiteError(PalimpsestError, RuntimeError):
-    """A site was asked for that does not exist, or never fired during a forward pass."""
+    """A requested site does not exist, or never fired during a forward pass."""
 
 
 class NonFiniteError(PalimpsestError, ArithmeticError):
@@ -61,12 +61,16 @@ class NotebookError(PalimpsestError, RuntimeError):
 
 
 class BookError(PalimpsestError, RuntimeError):
-    """The book was not built, or what was built is not as it should be."""
+    """The book was not built, or the built one is not as required."""
 
 
 class LedgerError(PalimpsestError, ValueError):
-    """A ledger was asked for something its facts, site or file do not allow; it is unchanged."""
+    """A ledger's facts, site or file do not allow what was requested; the ledger is unchanged."""
+
+
+class StateError(PalimpsestError, TypeError):
+    """One method received the state of another; the message says how to begin from what they share."""
 
 
 class SequenceError(PalimpsestError, ValueError):
-    """A sequence of edits was continued on other weights than it left, or its settings contradict."""
+    """A sequence of edits was continued on weights other than its own, or its settings contradict."""

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there at all, their hashes, and JSON as the project writes it."""
+"""Atomic writing of files and folders, file hashes, and JSON in the project's format."""
 
 import hashlib
 import json
@@ -24,10 +24,10 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+    """Temporary path beside ``path`` that replaces it if the block ends without an error.
 
     Raises:
-        ResourceError: if the disk is full or the folder cannot be written; ``path`` is untouched.
+        ResourceError: if the disk is full or the folder cannot be written; ``path`` is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that becomes it when the block ends without an error.
+    """Temporary folder beside ``folder`` that is renamed to it if the block ends without an error.
 
-    Where another process has made ``folder`` meanwhile, that one stays and the temporary one is dropped.
+    If another process has created ``folder`` meanwhile, that one stays and the temporary one is removed.
 
     Raises:
-        ResourceError: if the disk is full or the place cannot be written; nothing half-written is left.
+        ResourceError: if the disk is full or the place cannot be written; no partial folder remains.
     """
     staging = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     try:
@@ -93,5 +93,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def as_json(content: Any) -> bytes:
-    """JSON as the project writes it: indented, in the order given, ending in a newline."""
+    """JSON in the project's format: indented, in the given order, ending in a newline.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

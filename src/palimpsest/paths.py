@@ -1,6 +1,6 @@
-"""Where the repository keeps things, found from the package and never from the current directory.
+"""Folders of the repository, found from the package and never from the current directory.
 
-papermill starts a kernel where it was called and nbval starts it beside the notebook, so a relative
+papermill starts a kernel in the directory of the call and nbval starts it beside the notebook, so a relative
 path would mean two different files.
 """
 
@@ -11,10 +11,10 @@ from palimpsest.errors import NotebookError
 
 
 def root() -> Path:
-    """The repository's root: ``PALIMPSEST_ROOT``, else the checkout that holds this package.
+    """Root of the repository: ``PALIMPSEST_ROOT``, else the checkout that holds this package.
 
     Raises:
-        NotebookError: if neither holds the project's ``pyproject.toml`` and ``config/profiles``.
+        NotebookError: if the folder does not hold the project's ``pyproject.toml`` and ``config/profiles``.
     """
     given = os.environ.get("PALIMPSEST_ROOT")
     folder = Path(given).expanduser() if given else Path(__file__).parents[2]
@@ -28,30 +28,35 @@ def root() -> Path:
 
 
 def notebooks_dir() -> Path:
-    """Notebook sources, without outputs."""
+    """Folder of the notebook sources, without outputs."""
     return root() / "notebooks"
 
 
 def profiles_dir() -> Path:
-    """One YAML file for each profile."""
+    """Folder with one YAML file per profile."""
     return root() / "config" / "profiles"
 
 
 def results_root() -> Path:
-    """Holds one folder of records for each profile that was run."""
+    """Folder with one folder of records for each profile that was run."""
     return root() / "results"
 
 
 def results_dir(profile: str) -> Path:
-    """Executed notebooks and records of one profile."""
+    """Folder with the executed notebooks and records of one profile."""
     return results_root() / profile
 
 
 def book_dir() -> Path:
-    """Hand-written pages, the table of contents and what the build generates beside them."""
+    """Folder with hand-written pages, the table of contents and generated pages beside them."""
     return root() / "book"
 
 
 def build_dir() -> Path:
-    """Everything that can be thrown away: HTML, screenshots, failed runs."""
+    """Folder of everything that can be deleted: HTML, screenshots, failed runs."""
     return root() / "build"
+
+
+def cache_dir() -> Path:
+    """Root of the cache; created when first written to."""
+    return Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))

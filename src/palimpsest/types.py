@@ -7,7 +7,7 @@ Axes, used in every annotation and docstring:
     n     facts in one problem; keys and values are columns, so K is (d_k, n), V is (d_v, n)
     b, t  sequences in a batch, tokens in a sequence
     r     rank of a projector or of its complement
-    m     steps of an optimisation
+    m     any second number: candidate directions, protected states, wordings
 
 Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 """
@@ -22,7 +22,7 @@ SLOT = "{}"
 
 
 def _mentions(text: str, subject: str) -> int:
-    """How often the subject stands in a text as words of its own."""
+    """Number of times the subject occurs in a text as whole words."""
     return len(re.findall(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
 
 
@@ -31,14 +31,15 @@ class EditRequest:
     """One fact to write into a model. It carries no paraphrases, so no method can see the test.
 
     Args:
-        prompt: text with one ``{}`` where the subject stands; a prompt that contains the subject
-            itself exactly once is accepted and rewritten to that form.
+        prompt: text with one ``{}`` in place of the subject; a prompt that contains the subject itself
+            exactly once is accepted and rewritten to that form.
         subject: the entity the fact is about.
-        target: the new object, without a leading space.
+        target: the new object, without a leading or trailing space.
         id: any label; used in records and error messages.
 
     Raises:
-        RequestError: if the subject is missing or occurs twice, or a text is empty.
+        RequestError: if the subject is missing or occurs twice, a text is empty, or the target begins or
+            ends with a space.
     """
 
     prompt: str
@@ -85,7 +86,7 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt and the object the unedited model should keep preferring there."""
+    """Prompt and the object that should stay preferred there, as in the unedited model."""
 
     prompt: str
     target: str
@@ -93,7 +94,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class EvalCase:
-    """One fact with all that is asked about it after an edit.
+    """One fact with all prompts that evaluate its edit.
 
     Attributes:
         id: unique within its data set.
@@ -114,7 +115,7 @@ class EvalCase:
     perturbations: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def limited(self, paraphrases: int, neighbours: int) -> "EvalCase":
-        """The case with the first so many of its paraphrases and neighbours, to ask less."""
+        """The case with at most this many paraphrases and neighbours, the first ones, for shorter runs."""
         return replace(
             self, paraphrases=self.paraphrases[:paraphrases], neighbours=self.neighbours[:neighbours]
         )
@@ -122,13 +123,13 @@ class EvalCase:
 
 @dataclass(frozen=True)
 class Record:
-    """One measured value of one case, the row of every results table.
+    """One measured value of one case, a row of every results table.
 
     Attributes:
         case: id of the case.
         metric: name of the metric, as in ``palimpsest.evaluation.metrics``.
         value: mean over the case's prompts; success and accuracy lie in [0, 1].
-        prompts: number of prompts the mean is over.
+        prompts: number of prompts in the mean.
     """
 
     case: str

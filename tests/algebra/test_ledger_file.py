@@ -13,7 +13,7 @@ from hypothesis import given
 from safetensors.torch import load_file, save_file
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import content_hash
+from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.algebra.projector import Projector, null_space
 from palimpsest.algebra.spectrum import rank
 from palimpsest.errors import LedgerError, ResourceError
@@ -107,8 +107,8 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 def test_content_hash_sees_bits_type_and_shape():
     x = torch.arange(6.0).reshape(2, 3)
     variants = [x, x + 0.5, x.double(), x.bfloat16(), x.reshape(3, 2), x.T.contiguous(), x[:, :0]]
-    assert len({content_hash(v) for v in variants}) == len(variants)
-    assert content_hash(x.T) == content_hash(x.T.contiguous())
+    assert len({tensor_sha256(v) for v in variants}) == len(variants)
+    assert tensor_sha256(x.T) == tensor_sha256(x.T.contiguous())
 
 
 STEPS, PER_STEP = 400, 2

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.algebra.projector import Projector, null_space
+from palimpsest.algebra.projector import Projector, null_space, projectors
 from palimpsest.algebra.spectrum import (
+    CUTS,
     PUBLISHED_THRESHOLD,
     absolute,
     eigendirections,
@@ -18,7 +19,7 @@ from palimpsest.algebra.spectrum import (
     rank,
     relative,
 )
-from palimpsest.errors import NonFiniteError, ShapeError
+from palimpsest.errors import NonFiniteError, ProfileError, ShapeError
 from tests.problems import cases, error, gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -240,3 +241,41 @@ def test_wrong_input_is_named(message, call):
 def test_non_finite_moment_is_refused():
     with pytest.raises(NonFiniteError, match="NaN or infinity; collect it again"):
         null_space(torch.full((2, 2), float("nan")))
+
+
+@given(pair=st.tuples(moments(), moments()), cut=st.floats(1e-3, 0.9))
+def test_projectors_of_layers_are_those_of_each_alone(pair, cut):
+    for name, rule in CUTS.items():
+        wanted = {3: null_space(pair[0], rule(cut)), 7: null_space(pair[1], rule(cut))}
+        if min(projector.kept for projector in wanted.values()) == 0:
+            continue
+        found = projectors({3: pair[0], 7: pair[1]}, name, cut)
+        assert list(found) == [3, 7]
+        for layer, projector in wanted.items():
+            assert torch.equal(matrix(found[layer]), matrix(projector))
+            assert (found[layer].rule.name, found[layer].rule.parameter) == (name, cut)
+
+
+@pytest.mark.parametrize(("rule", "threshold"), [("absolute", 1e-9), ("relative", 1e-9), ("energy", 1.0)])
+def test_a_layer_without_a_direction_left_is_named(rule, threshold):
+    """Also where other layers have some: an edit there would be zero without a word."""
+    free, full = torch.diag(torch.tensor([2.0, 0.0]).double()), torch.eye(2, dtype=torch.float64)
+    assert projectors({4: free}, rule, threshold)[4].kept == 1
+    message = (
+        f"layer 5: rule {rule!r} at {threshold} protects every direction, so no fact could be written; "
+        "choose a threshold between the eigenvalues of C0"
+    )
+    with pytest.raises(ProfileError, match=message):
+        projectors({4: free, 5: full}, rule, threshold)
+
+
+def test_projectors_of_no_layer_are_none():
+    assert projectors({}, "absolute", 1.0) == {}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_projectors_refuse_what_one_refuses():
+    with pytest.raises(ShapeError):
+        projectors({0: torch.zeros(2, 3, dtype=torch.float64)}, "absolute", 1.0)
+    with pytest.raises(NonFiniteError):
+        projectors({0: torch.full((2, 2), float("nan"), dtype=torch.float64)}, "absolute", 1.0)

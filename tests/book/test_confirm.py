@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from palimpsest import cli
 from palimpsest.book import confirm as confirming
-from palimpsest.book.confirm import Confirmed, confirm, confirm_all, small_run, tolerance
+from palimpsest.book import small_runs
+from palimpsest.book.confirm import Confirmed, confirm, confirm_all, tolerance
 from palimpsest.book.dependencies import dependencies
 from palimpsest.book.regression import Allowance
+from palimpsest.book.small_runs import small_run
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError, ProfileError
 from tests.clone import DATA, TOY, WORK, Clone, enter, make_clone
@@ -69,19 +71,23 @@ def test_a_result_of_an_older_scheme_is_refused(clone: Clone, made: str) -> None
     [
         ({"data"}, "data"),
         ({"parameters"}, "parameters"),
-        ({"settings"}, "settings"),
-        ({"data", "parameters", "settings"}, "parameters, settings, data"),
+        ({"settings"}, "tiny/architecture"),
+        ({"data", "parameters", "settings"}, "parameters, data, tiny/architecture"),
     ],
 )
 def test_a_change_of_more_than_code_is_refused(clone: Clone, made: str, what: set[str], said: str) -> None:
+    if "settings" in what:
+        (clone.root / "config/models").mkdir()
+        settings = clone.root / "config/models/tiny.yaml"
+        settings.write_text("architecture: llama\n")
+        clone.pretend_run()
+        clone.commit()
+        settings.write_text("architecture: gpt2\n")
     clone.write_toy("2.0", "3.0")
     if "data" in what:
         (clone.root / DATA).write_text("a,b,d\n")
     if "parameters" in what:
         clone.write_profile("laptop", notebooks={"01_tiny": {"seed": 3}})
-    if "settings" in what:
-        (clone.root / "config/models").mkdir()
-        (clone.root / "config/models/tiny.yaml").write_text("architecture: llama\n")
     clone.commit()
     assert refused() == f"01_tiny: {said} changed, not only code; run it"
 
@@ -271,8 +277,8 @@ def test_a_small_run_is_kept_and_used_again(
     record, traced = small_run("01_tiny", first)
     assert record["values"]["doubled"]["value"] == 2.0
     assert "toy.doubled" in traced.functions
-    assert (clone.root / "build" / "confirm" / first / "01_tiny" / "01_tiny.json").is_file()
-    monkeypatch.setattr(confirming, "nbval_run", lambda *_: pytest.fail("it ran"))
+    assert len(list((clone.root / "build" / "confirm" / first).glob("01_tiny-*/01_tiny.json"))) == 1
+    monkeypatch.setattr(small_runs, "nbval_run", lambda *_: pytest.fail("it ran"))
     assert small_run("01_tiny", first) == (record, traced)
 
 
@@ -291,16 +297,19 @@ def test_a_revision_that_cannot_be_checked_out_is_named(clone: Clone) -> None:
     clone.commit()
     with (
         pytest.raises(NotebookError, match=r"^revision 0123456789ab cannot be checked out: fatal: "),
-        confirming.worktree("0123456789ab"),
+        small_runs.worktree("0123456789ab"),
     ):
         pass
 
 
-def test_nothing_that_was_computed_is_used(own_cache: Path) -> None:
-    for name in ("models", "moments"):
+def test_nothing_that_was_computed_is_used_but_second_moments(own_cache: Path, tmp_path: Path) -> None:
+    for name in ("models", "targets"):
         (own_cache / name).mkdir(parents=True)
         (own_cache / name / "file").touch()
-    with confirming._nothing_computed() as folder:
-        assert [path.name for path in folder.iterdir()] == ["models"]
+    (tmp_path / "shared").mkdir()
+    with small_runs._little_computed(tmp_path / "shared") as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["models", "statistics"]
         assert (folder / "models" / "file").is_file()
+        (folder / "statistics" / "moment").touch()
     assert (own_cache / "models" / "file").is_file()
+    assert (tmp_path / "shared" / "moment").is_file()

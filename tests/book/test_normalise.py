@@ -3,10 +3,10 @@ import io
 
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from palimpsest.book.normalise import compact_png, normalise, portable, with_current_prose, without_bars
+from palimpsest.book.normalise import compact_png, normalise, portable, with_current_sources, without_bars
 
 
 def png(pixels: np.ndarray) -> str:
@@ -75,14 +75,42 @@ def test_transparency_becomes_white() -> None:
     assert (pixels_of(compact_png(png(clear))) == 255).all()
 
 
-def test_prose_is_replaced_only_around_the_same_code() -> None:
-    executed = new_notebook(cells=[new_code_cell("x = 1", id="a", execution_count=1)])
-    same = new_notebook(cells=[new_code_cell("x = 1", id="a")])
-    other = new_notebook(cells=[new_code_cell("x = 2", id="a")])
-    renewed = with_current_prose(executed, same)
+def test_outputs_go_to_the_present_cells_of_a_result_that_stands() -> None:
+    executed = new_notebook(
+        cells=[
+            new_code_cell("seed = 1", id="a", metadata={"tags": ["parameters"]}, execution_count=1),
+            new_code_cell("seed = 2", id="injected-parameters", execution_count=2),
+            new_code_cell("x=1", id="b", execution_count=3),
+        ]
+    )
+    source = new_notebook(
+        cells=[
+            new_markdown_cell("New words.", id="words"),
+            new_code_cell("seed = 1", id="a", metadata={"tags": ["parameters"]}),
+            new_code_cell("x = 1", id="named"),
+        ]
+    )
+    renewed = with_current_sources(executed, source, stands=True)
     assert renewed is not None
-    assert renewed.cells[0].execution_count == 1
-    assert with_current_prose(executed, other) is None
+    assert [cell.id for cell in renewed.cells] == ["words", "a", "injected-parameters", "named"]
+    assert [cell.get("execution_count") for cell in renewed.cells] == [None, 1, 2, 3]
+    assert renewed.cells[-1].source == "x = 1"
+    assert with_current_sources(executed, source, stands=False) is None
+
+
+def test_prose_is_replaced_around_the_same_code_of_a_result_that_does_not_stand() -> None:
+    executed = new_notebook(cells=[new_code_cell("x = 1", id="a", execution_count=1)])
+    same = new_notebook(cells=[new_markdown_cell("New words.", id="w"), new_code_cell("x = 1", id="a")])
+    renewed = with_current_sources(executed, same, stands=False)
+    assert renewed is not None
+    assert [cell.id for cell in renewed.cells] == ["w", "a"]
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_copy_with_other_cells_is_not_renewed(stands: bool) -> None:
+    executed = new_notebook(cells=[new_code_cell("x = 1", id="a", execution_count=1)])
+    other = new_notebook(cells=[new_code_cell("x = 1", id="a"), new_code_cell("x", id="b")])
+    assert with_current_sources(executed, other, stands=stands) is None
 
 
 def test_advice_about_widgets_is_no_part_of_a_result() -> None:

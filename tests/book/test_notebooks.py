@@ -14,7 +14,7 @@ from palimpsest.book.profiles import check_profile, known_profiles, load_profile
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL = 25
+LONGEST_CELL, WIDEST_LINE = 60, 88
 
 # A number in prose is a result, and a result is glued from its record. Exempt is what is no result:
 # formulas, code, roles and links, years, and the numbering of a paper's parts.
@@ -115,6 +115,11 @@ def test_no_cell_is_long(notebook: NotebookNode) -> None:
         for cell in code_cells(notebook)
     }
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_CELL} == {}
+
+
+def test_no_line_is_wide(notebook: NotebookNode) -> None:
+    lines = [(cell.id, line) for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    assert [(name, line) for name, line in lines if len(line) > WIDEST_LINE] == []
 
 
 def test_numbers_in_prose_are_glued(notebook: NotebookNode) -> None:

@@ -268,7 +268,7 @@ def test_new_prose_is_taken_over_without_a_run(finished: Clone, monkeypatch: pyt
         assert json.loads(finished.results()["01_tiny.provenance.json"]) == before
     finally:
         finished.write_notebook()
-        runner.refresh_prose("01_tiny", "laptop")
+        runner.refresh_sources("01_tiny", "laptop")
 
 
 @pytest.mark.slow

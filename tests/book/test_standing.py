@@ -123,7 +123,7 @@ def test_a_change_that_no_definition_shows_is_still_a_change(ran: Clone) -> None
 
 
 def test_changed_definitions_come_before_those_that_are_gone() -> None:
-    now = Inputs({}, {NOTEBOOK: "1", "a.f": "2", "b.moved": "3", "b.new": "4"})
+    now = Inputs({}, {NOTEBOOK: "1", "a.f": "2", "b.moved": "3", "b.new": "4"}, {})
     made = {NOTEBOOK: "1", "a.f": "1", "a.moved": "3", "a.old": "5"}
     assert changed_definitions(made, now) == ("a.f", "b.new", "a.old (gone)")
     assert changed_definitions(now.definitions, now) == ()

@@ -11,7 +11,6 @@ import pytest
 from palimpsest.datasets import (
     Fact,
     FactSet,
-    content_hash,
     counterfact_style,
     load_counterfact,
     load_facts,
@@ -22,6 +21,7 @@ from palimpsest.datasets import (
     zsre_style,
 )
 from palimpsest.errors import DataError, UnknownNameError
+from palimpsest.files import file_sha256
 from palimpsest.types import EditRequest, EvalCase, Probe
 from tests.datasets.originals import original
 
@@ -254,11 +254,11 @@ def test_zsre_round_trip(tmp_path: Path, facts: FactSet, target: str) -> None:
     assert load_zsre(path, target).cases == cases
 
 
-def test_content_hash_is_sha256_of_the_bytes(tmp_path: Path) -> None:
+def test_file_sha256_is_sha256_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert content_hash(path) == digest
+    assert file_sha256(path) == digest
 
 
 def write(folder: Path, records: list[Any], lines: bool = True) -> Path:

@@ -18,7 +18,8 @@ from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import LeastSquares, solve, with_past
 from palimpsest.algebra.spectrum import eigendirections
-from palimpsest.editors import AlphaEdit, AlphaEditPlus, PlusState, State, alphaedit_plus, edit
+from palimpsest.editors import AlphaEdit, AlphaEditPlus, PlusState, Prepared, alphaedit_plus, edit
+from palimpsest.editors.alphaedit import AlphaEditState
 from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing, _Step
 from palimpsest.errors import ProfileError
 from palimpsest.memory.keys import subject_hidden, subject_keys
@@ -48,7 +49,7 @@ PLAIN: dict[str, Any] = COMMON | {
     "smoothing": None,
     "past_weight": 1.0,
 }
-START = State(contexts=CONTEXTS)
+START = Prepared(CONTEXTS)
 BATCHES = [REQUESTS[:2], REQUESTS[2:], [EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, "French")]]
 
 
@@ -88,8 +89,8 @@ class Drawn(NamedTuple):
     residual: Tensor
 
     def state(self, score: alphaedit_plus.Score = constant) -> PlusState:
-        at = {"projectors": {0: self.projector}, "past": {0: self.past}, "candidates": {0: self.pool}}
-        return PlusState(**at, score=score)
+        at = Prepared(projectors={0: self.projector})
+        return PlusState(at, {0: self.past}, score=score, candidates={0: self.pool})
 
     def beside_past(self, past: Tensor | None = None) -> LeastSquares:
         alone = LeastSquares(self.keys, self.residual, ridge=0.5, projector=self.projector)
@@ -193,12 +194,14 @@ def test_equal_scores_leave_the_residual_whole(monkeypatch: pytest.MonkeyPatch) 
 
 
 def sequence(
-    editor: AlphaEdit, model: EditableModel, batches: Sequence[Sequence[EditRequest]], state: State = START
-) -> tuple[dict[int, Tensor], State]:
+    editor: AlphaEdit, model: EditableModel, batches: Sequence[Sequence[EditRequest]]
+) -> tuple[dict[int, Tensor], AlphaEditState]:
     """Weights of the layers after a sequence, and its state; the model keeps the edits."""
+    state = editor.begin(START)
     for batch in batches:
         made, state = edit(editor, model, batch, state)
         commit(model, made)
+    assert isinstance(state, AlphaEditState)
     return {layer: read_weight(model, layer).clone() for layer in LAYERS}, state
 
 
@@ -227,7 +230,7 @@ def test_rewriting_is_the_one_time_edit_with_this_steps_weights(weighted: bool) 
         if weighted:
             weights[:held] = 5 * conflict_weights(keys[:, :held], keys[:, held:])
         held_on = weights > 0  # the same subject again: its earlier edit may have no weight left
-        ledger = EditLedger(unedited[layer], None, 1.0, after.projectors[layer])
+        ledger = EditLedger(unedited[layer], None, 1.0, after.prepared.projectors[layer])
         names = [str(i) for i in range(int(held_on.sum()))]
         ledger.insert(keys[:, held_on], after.values[layer][:, held_on], names, weights[held_on])
         torch.testing.assert_close(before[layer] + made.deltas[layer], ledger.weight, rtol=1e-8, atol=1e-9)
@@ -253,7 +256,7 @@ def test_the_score_sees_each_candidate_in_the_model(kind: str) -> None:
     """Each layer's candidates run along one line; the one that scored best stays, and no other trace."""
     model, score = double(kind), Recorder(4)
     before = snapshot(model)
-    made, _ = edit(AlphaEditPlus(**SMOOTH), model, REQUESTS, PlusState(CONTEXTS, score=score))
+    made, _ = edit(AlphaEditPlus(**SMOOTH), model, REQUESTS, PlusState(Prepared(CONTEXTS), score=score))
     assert same_bits(model, before)
     assert made.notes["scale"] == dict.fromkeys(LAYERS, 0.7)
     assert len(score.seen) == 11 * len(LAYERS)
@@ -268,7 +271,7 @@ def test_the_score_sees_each_candidate_in_the_model(kind: str) -> None:
 def test_smoothing_at_the_last_layer_only() -> None:
     model, score = double("llama"), Recorder(0)
     editor = AlphaEditPlus(**(PLAIN | {"smoothing": Smoothing(threshold=0.0, scan="last_layer")}))
-    made, _ = edit(editor, model, REQUESTS, PlusState(CONTEXTS, score=score))
+    made, _ = edit(editor, model, REQUESTS, PlusState(Prepared(CONTEXTS), score=score))
     assert len(score.seen) == 11
     assert made.notes["scale"] == {0: 1.0, 1: 1.0, 2: 0.5}
 
@@ -280,7 +283,7 @@ def test_the_threshold_of_smoothing_is_for_the_whole_residual() -> None:
     lengths = wanted.deltas.norm(dim=0)
     for tau in (float(lengths.mean()), 1.01 * float(lengths.max())):
         editor = AlphaEditPlus(**(PLAIN | {"smoothing": Smoothing(threshold=tau)}))
-        made, _ = edit(editor, model, REQUESTS, PlusState(CONTEXTS, score=constant))
+        made, _ = edit(editor, model, REQUESTS, PlusState(Prepared(CONTEXTS), score=constant))
         assert made.notes["hard"][0] == int((lengths > tau).sum()) < len(REQUESTS)
 
 
@@ -292,7 +295,7 @@ def test_relaxing_the_projector_admits_directions_of_the_search() -> None:
     keys = subject_keys(model, REQUESTS, 0, CONTEXTS).double()
     wanted = optimise_targets(model, REQUESTS, LAYERS[-1], VALUES, CONTEXTS).values
     residual = (wanted - subject_hidden(model, REQUESTS, LAYERS[-1])) / 3
-    problem = LeastSquares(keys, residual, ridge=1.0, projector=state.projectors[0])
+    problem = LeastSquares(keys, residual, ridge=1.0, projector=state.prepared.projectors[0])
     found = admit(problem, state.candidates[0], 3e-4, block=2, limit=4)
     assert 4 == len(found.admitted) == made.notes["admitted"][0] < len(state.candidates[0])
     assert made.notes["largest_eigenvalue"][0] == float(state.candidates[0].eigenvalues[found.admitted].max())
@@ -339,7 +342,7 @@ def test_the_record_of_an_edit() -> None:
 def test_settings_without_effect_are_remarked(parts: dict[str, Any], remark: str) -> None:
     """And the result is defined: that without the part, or that of AlphaEdit without a projector."""
     model = double("llama")
-    start = PlusState(CONTEXTS, score=constant)
+    start = PlusState(Prepared(CONTEXTS), score=constant)
     made, _ = edit(AlphaEditPlus(**(PLAIN | parts)), model, REQUESTS, start)
     assert any(re.match(remark, text) for text in made.notes["remarks"])
     changes = {"rule": "absolute", "threshold": 1e6} if "(\\d+)" in remark else {}

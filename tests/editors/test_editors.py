@@ -1,7 +1,7 @@
 """One contract for every editor on every family, and each editor against its published formula."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from palimpsest.editors import (
     Editor,
     FineTune,
     Memit,
-    PlusState,
+    Prepared,
     Rome,
+    State,
     alphaedit,
     base,
     edit,
@@ -28,6 +29,7 @@ from palimpsest.editors import (
     rome,
     sequential,
 )
+from palimpsest.editors.alphaedit import AlphaEditState
 from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import (
@@ -51,6 +53,7 @@ from palimpsest.types import EditRequest
 from tests.editing import (
     CONTEXTS,
     REQUESTS,
+    begun,
     double,
     every_family,
     every_kind,
@@ -67,8 +70,8 @@ LAYERS = (0, 1, 2)
 TOKENS = 1500
 VALUES = TargetSettings(steps=6, lr=0.3)
 PARTS = {"perturbation": Perturbation(limit=4), "smoothing": Smoothing(threshold=0.1)}
-START = PlusState(contexts=CONTEXTS, score=lambda model, requests: -float(read_weight(model, 1).norm()))
-"""Contexts, because a random model cannot write readable ones; a score, for the editor that smooths."""
+START = Prepared(CONTEXTS)
+"""Contexts, because a random model cannot write readable ones."""
 
 
 MAKE: dict[str, Callable[..., Any]] = {
@@ -126,7 +129,7 @@ def test_contract(name: str, kind: str, own_cache: Path, monkeypatch: pytest.Mon
     before = snapshot(model)
 
     # The model is left as it was, and the edit is for it, in the layers asked for.
-    made, state = edit(editor, model, REQUESTS, START)
+    made, state = edit(editor, model, REQUESTS, begun(editor))
     assert same_bits(model, before)
     assert made.base == fingerprint(model)
     assert tuple(made.deltas) == editor.layers  # type: ignore[attr-defined]
@@ -146,15 +149,15 @@ def test_contract(name: str, kind: str, own_cache: Path, monkeypatch: pytest.Mon
 
     # The same again, from an empty cache, is the same to the bit; a batch of one works.
     monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / "fresh"))
-    again, _ = edit(editor, model, REQUESTS, START)
+    again, _ = edit(editor, model, REQUESTS, begun(editor))
     assert all(torch.equal(again.deltas[layer], delta) for layer, delta in made.deltas.items())
-    one, _ = edit(editor, model, REQUESTS[:1], START)
+    one, _ = edit(editor, model, REQUESTS[:1], begun(editor))
     assert one.notes["facts"] == 1
     assert one.norm() > 0
 
     # The state keeps what belongs to the unedited model.
-    assert state.contexts == CONTEXTS
-    assert set(state.moments) == (set() if name in WITHOUT_VALUES else set(editor.layers))  # type: ignore[attr-defined]
+    assert state.prepared.contexts == CONTEXTS
+    assert set(state.prepared.moments) == (set() if name in WITHOUT_VALUES else set(editor.layers))  # type: ignore[attr-defined]
 
 
 def missing(name: str, editor: Any, model: EditableModel, made: WeightDelta) -> Tensor:
@@ -182,7 +185,8 @@ def test_no_residual_no_edit(name: str, kind: str, monkeypatch: pytest.MonkeyPat
     model = tiny_model(kind)
     before = snapshot(model)
     settled = {"stop_below": 100.0} if name in WITHOUT_VALUES else {}
-    made, _ = edit(MAKE[name](**settled), model, REQUESTS, START)
+    editor = MAKE[name](**settled)
+    made, _ = edit(editor, model, REQUESTS, begun(editor))
     assert made.norm() < 1e-5
     with installed(model, made):
         torch.testing.assert_close(
@@ -196,8 +200,8 @@ def test_padding_side_changes_no_edit(
     name: str, kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistics and keys are computed in padded batches; rows of keys end at the subject on either side."""
-    model = double(kind)
-    right, _ = edit(MAKE[name](), model, REQUESTS, START)
+    model, editor = double(kind), MAKE[name]()
+    right, _ = edit(editor, model, REQUESTS, begun(editor))
 
     def left_pad(tokenizer: Any, rows: Any) -> Any:
         return pad(tokenizer, rows, "left")
@@ -216,7 +220,7 @@ def test_padding_side_changes_no_edit(
     monkeypatch.setattr("palimpsest.memory.moments.pad", left_pad)
     monkeypatch.setattr(keys_module, "states_at_subjects", left_states)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / "left"))
-    left, _ = edit(MAKE[name](), model, REQUESTS, START)
+    left, _ = edit(editor, model, REQUESTS, begun(editor))
     for layer, delta in right.deltas.items():
         torch.testing.assert_close(left.deltas[layer], delta, rtol=1e-4, atol=1e-5)
 
@@ -240,38 +244,45 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(name: str, monkeypatch: 
 
     monkeypatch.setattr(module, function, failing)
     with pytest.raises(NonFiniteError, match="made up"):
-        edit(MAKE[name](), model, REQUESTS, START)
+        edit(MAKE[name](), model, REQUESTS, begun(MAKE[name]()))
     assert same_bits(model, before)
 
 
 @every_editor
 def test_a_sequence_keeps_the_unedited_models_contexts_and_moments(name: str) -> None:
     """Also for the subject of the first call, edited again in the second."""
-    model = tiny_model("llama")
-    first, state = edit(MAKE[name](), model, REQUESTS[:2], START)
+    model, editor = tiny_model("llama"), MAKE[name]()
+    first, state = edit(editor, model, REQUESTS[:2], begun(editor))
     commit(model, first)
     again = EditRequest(REQUESTS[0].prompt, REQUESTS[0].subject, "French")
-    second, later = edit(MAKE[name](), model, [again, REQUESTS[2]], state)
+    second, later = edit(editor, model, [again, REQUESTS[2]], state)
     assert second.base == fingerprint(model) != first.base
-    assert later.contexts == state.contexts
-    assert later.moments.keys() == state.moments.keys()
-    assert all(later.moments[layer] is moment for layer, moment in state.moments.items())
+    assert later.prepared.contexts == state.prepared.contexts
+    same_entries(later.prepared.moments, state.prepared.moments)
+    same_entries(later.prepared.projectors, state.prepared.projectors)
     if name == "alphaedit":
-        assert all(later.projectors[layer] is p for layer, p in state.projectors.items())
+        assert isinstance(later, AlphaEditState)
         assert {layer: keys.shape[1] for layer, keys in later.past.items()} == dict.fromkeys(LAYERS, 4)
     commit(model, second)
     with pytest.raises(ModelError, match="other weights"):
         commit(model, second)
 
 
+def same_entries(found: Mapping[int, Any], wanted: Mapping[int, Any]) -> None:
+    """The very objects, not equal ones."""
+    assert found.keys() == wanted.keys()
+    assert all(found[layer] is entry for layer, entry in wanted.items())
+
+
 @every_editor
-def test_a_state_of_other_layers_is_completed_and_not_replaced(name: str) -> None:
+def test_what_is_prepared_for_other_layers_is_completed_and_not_replaced(name: str) -> None:
     model = tiny_model("llama")
-    _, state = edit(MAKE[name](), model, REQUESTS[:1], START)
-    _, later = edit(MAKE["alphaedit"](layers=(1, 3)), model, REQUESTS[1:2], state)
-    assert set(later.moments) == {*state.moments, 1, 3}
-    assert all(later.moments[layer] is moment for layer, moment in state.moments.items())
-    assert {1, 3} <= set(later.projectors)
+    _, state = edit(MAKE[name](), model, REQUESTS[:1], begun(MAKE[name]()))
+    before = state.prepared
+    _, later = edit(MAKE["alphaedit"](layers=(1, 3)), model, REQUESTS[1:2], before)
+    assert set(later.prepared.moments) == {*before.moments, 1, 3}
+    assert all(later.prepared.moments[layer] is moment for layer, moment in before.moments.items())
+    assert {1, 3} <= set(later.prepared.projectors)
 
 
 @every_editor
@@ -284,9 +295,9 @@ def test_contexts_are_sampled_by_the_editors_settings(name: str, monkeypatch: py
 
     monkeypatch.setattr(base, "sample_contexts", sampled)
     editor, model = MAKE[name](contexts=ContextSettings(count=2, length=7, seed=3)), tiny_model("llama")
-    made, state = edit(editor, model, REQUESTS[:1], replace(START, contexts=()))
+    made, state = edit(editor, model, REQUESTS[:1], begun(editor, Prepared()))
     assert asked == [(2, 7, 3)]
-    assert state.contexts == CONTEXTS
+    assert state.prepared.contexts == CONTEXTS
     commit(model, made)
     edit(editor, model, REQUESTS[:1], state)
     assert len(asked) == 1
@@ -308,8 +319,9 @@ def test_refused_requests_and_names() -> None:
 
 @every_editor
 def test_layers_that_the_model_lacks(name: str) -> None:
+    editor = MAKE[name](layers=(9,))
     with pytest.raises(SiteError, match="layer 9 does not exist; tiny-llama-0 has layers 0 to 3"):
-        edit(MAKE[name](layers=(9,)), tiny_model("llama"), REQUESTS, START)
+        edit(editor, tiny_model("llama"), REQUESTS, begun(editor))
 
 
 # The published formulas, dense and without the package's solver.
@@ -378,7 +390,7 @@ def test_alphaedit_is_the_published_recipe_with_past_keys(kind: str) -> None:
         system = p @ gram + torch.eye(len(p), dtype=p.dtype)
         return torch.linalg.solve(system, p @ keys @ residual.T).T
 
-    state = START
+    state: State | Prepared = START
     for _ in range(3):
         made, state = edit(editor, model, REQUESTS, state)
         for layer, delta in spread(model, LAYERS, published).items():
@@ -398,6 +410,7 @@ def test_alphaedit_with_every_direction_protected() -> None:
 def test_alphaedit_without_past_keys_forgets_them() -> None:
     model = double("llama")
     _, state = edit(MAKE["alphaedit"](keep_past=False), model, REQUESTS[:2], START)
+    assert isinstance(state, AlphaEditState)
     assert state.past == {}
     with_past = edit(MAKE["alphaedit"](), model, REQUESTS[:2], START)[1]
     made = [edit(MAKE["alphaedit"](), model, REQUESTS[1:3], s)[0] for s in (state, with_past)]
@@ -409,7 +422,7 @@ def test_alphaedit_with_other_rules(rule: Any, number: float) -> None:
     model = double("llama")
     made, state = edit(MAKE["alphaedit"](rule=rule, threshold=number), model, REQUESTS, START)
     for layer in LAYERS:
-        projector = state.projectors[layer]
+        projector = state.prepared.projectors[layer]
         assert projector.rule is not None
         assert (projector.rule.name, projector.rule.parameter) == (rule, number)
         assert 0 < projector.kept < projector.dim
@@ -468,7 +481,7 @@ def test_rome_without_second_moment_reads_no_text(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("palimpsest.memory.moments.statistics_texts", never)
     _, state = edit(MAKE["rome"](second_moment=False), tiny_model("llama"), REQUESTS[:1], START)
-    assert not state.moments
+    assert not state.prepared.moments
 
 
 def test_rome_ridge_is_a_share_of_the_mean_eigenvalue() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palimpsest.editors import FineTune, State, edit, editor_for
+from palimpsest.editors import FineTune, Prepared, edit, editor_for
 from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError
 from palimpsest.evaluation.answers import target_nll
@@ -19,8 +19,8 @@ from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
-START = State(contexts=("",))
-BESIDE = State(contexts=CONTEXTS)
+START = Prepared(contexts=("",))
+BESIDE = Prepared(contexts=CONTEXTS)
 
 
 def editor(**options: Any) -> FineTune:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from palimpsest.editors import Ike, IkeState, State, edit, editor_for
+from palimpsest.editors import Ike, IkeState, Prepared, State, edit, editor_for
 from palimpsest.editors.ike import Demonstration, nearness
 from palimpsest.errors import DataError, ModelError, ProfileError, RequestError
 from palimpsest.evaluation.answers import ask
@@ -46,7 +46,7 @@ def embed(texts: Sequence[str]) -> Float64[Tensor, "n d"]:
     return torch.stack(rows) if rows else torch.zeros(0, 8).double()
 
 
-READY = IkeState(contexts=CONTEXTS, demonstrations=POOL, embed=embed)
+READY = IkeState(Prepared(CONTEXTS), demonstrations=POOL, embed=embed)
 
 
 def about(request: EditRequest, near: Sequence[float]) -> Any:
@@ -73,7 +73,7 @@ def test_contract(kind: str) -> None:
     assert made.norm() == 0
     assert made.notes["facts"] == 1
     json.dumps(made.notes, allow_nan=False)
-    assert (state.contexts, state.moments) == (CONTEXTS, {})
+    assert state.prepared == Prepared(CONTEXTS)
     again, _ = edit(Ike(count=2), model, REQUESTS[:1], state)
     assert again == made
     with installed(model, made) as inside:
@@ -143,12 +143,12 @@ def test_a_demonstration_about_an_edited_subject_is_passed_over() -> None:
     ("state", "message"),
     [
         (None, "the state has 0 about other subjects and no embedder; pass state=IkeState"),
-        (State(contexts=CONTEXTS), "the state has 0 about other subjects and no embedder"),
+        (Prepared(CONTEXTS), "the state has 0 about other subjects and no embedder"),
         (replace(READY, embed=None), "the state has 6 about other subjects and no embedder"),
         (replace(READY, demonstrations=POOL[:1]), "the state has 1 about other subjects and an embedder"),
     ],
 )
-def test_a_state_that_lacks_something(state: State | None, message: str) -> None:
+def test_a_state_that_lacks_something(state: State | Prepared | None, message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         edit(Ike(count=2), tiny_model("llama"), REQUESTS[:1], state)
 

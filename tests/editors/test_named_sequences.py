@@ -200,9 +200,16 @@ def test_tuned_is_the_sequence_with_what_the_search_chose() -> None:
     assert tuned("rect_aligned", MODEL) == configuration("rect_aligned", MODEL)
 
 
-def test_tuned_needs_something_for_sequences_and_a_model_with_settings() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown sequence 'rome'; choose .*alphaedit_plus"):
-        tuned("rome", MODEL)
+def test_tuned_takes_any_editor_of_weights() -> None:
+    for name in ("memit", "alphaedit", "rome", "ft", "ft_l"):
+        assert tuned(name, MODEL) == editor_for(name, MODEL, **alphaset_settings(MODEL).get(name, {}))
+
+
+def test_tuned_needs_something_that_writes_weights_and_a_model_with_settings() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown sequence or editor of weights 'ike'; .*") as refused:
+        tuned("ike", MODEL)
+    assert {"memit_aligned", "alphaedit_plus", "rome"} < set(refused.value.known)
+    assert "ike" not in refused.value.known
     with pytest.raises(UnknownNameError, match=r"unknown editor 'nothing'"):
         tuned("nothing", MODEL)
     with pytest.raises(UnknownNameError, match=r"unknown model with settings .* 'nowhere'"):

@@ -226,9 +226,9 @@ def test_the_printed_recursions(kind: str, options: dict[str, Any], omit: bool) 
     found, weights = run(editor, BATCHES, double(kind))
     for layer in LAYERS:
         state = state_of(found[0])
-        weight, identity = state.unedited[layer], torch.eye(len(state.moments[layer])).double()
-        projector = state.projectors[layer].apply(identity) if editor.rule else identity
-        moment = 20.0 * state.moments[layer]
+        weight, identity = state.unedited[layer], torch.eye(len(state.prepared.moments[layer])).double()
+        projector = state.prepared.projectors[layer].apply(identity) if editor.rule else identity
+        moment = 20.0 * state.prepared.moments[layer]
         batches, total = [], torch.zeros_like(weight)
         for step, now in zip(found, weights, strict=True):
             ledger, n = state_of(step).ledgers[layer], len(step.requests)
@@ -238,8 +238,8 @@ def test_the_printed_recursions(kind: str, options: dict[str, Any], omit: bool) 
             right = editor.ridge * total + (values - weight @ keys) @ keys.T @ projector
             total = torch.linalg.solve(system.T, right.T).T
             assert (now[layer] - weight - total).norm() < 1e-8 * total.norm()
-            batches.append(labyrinth.Batch(keys, values))
-        problem = labyrinth.Problem(weight, moment, projector, editor.ridge)
+            batches.append(labyrinth.FactBatch(keys, values))
+        problem = labyrinth.RunProblem(weight, moment, projector, editor.ridge)
         for which, close in ((omit, True), (not omit, False)):
             printed = labyrinth.latest(problem, batches, which)[-1]
             assert ((total - printed).norm() < 1e-8 * total.norm()) == close

@@ -144,10 +144,10 @@ def test_one_layer_is_algorithm_1_as_written(
     unprocessed, plain = run(replace(editor, post=None, feedback=False), BATCHES, double(kind))
     facts = state_of(unprocessed[-1]).ledgers[1]
     cuts = [slice(0, 2), slice(2, 3), slice(3, 6)]
-    batches = [labyrinth.Batch(facts.keys[:, cut], facts.values[:, cut]) for cut in cuts]
-    moment, weight = 20.0 * state.moments[1], state.unedited[1]
-    projector = state.projectors[1].apply(torch.eye(len(moment)).double())
-    problem = labyrinth.Problem(weight, moment, projector, editor.ridge)
+    batches = [labyrinth.FactBatch(facts.keys[:, cut], facts.values[:, cut]) for cut in cuts]
+    moment, weight = 20.0 * state.prepared.moments[1], state.unedited[1]
+    projector = state.prepared.projectors[1].apply(torch.eye(len(moment)).double())
+    problem = labyrinth.RunProblem(weight, moment, projector, editor.ridge)
     rect, other = editor.post, random_post()
     printed = labyrinth.error_feedback(
         problem,

@@ -10,7 +10,14 @@ import torch
 from palimpsest.errors import ModelError, ScoreError
 from palimpsest.evaluation import stability
 from palimpsest.evaluation.responses import Decoding, responses
-from palimpsest.evaluation.stability import Diagnosis, compared, diagnose, measure, summary, wording_table
+from palimpsest.evaluation.stability import (
+    Diagnosis,
+    compared,
+    diagnose,
+    measure_stability,
+    summary,
+    wording_table,
+)
 from palimpsest.evaluation.uncertainty import by_wording, decompose, shift_squared
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
@@ -97,11 +104,11 @@ def test_an_edit_of_another_model() -> None:
 def test_embeddings_are_kept_by_what_they_depend_on(own_cache: Path) -> None:
     model = tiny_model("llama", seed=2)
     embed, other = letters(), letters(2.0)
-    first = measure(model, WORDINGS, embed, SMALL)
-    again = measure(model, WORDINGS, embed, SMALL)
+    first = measure_stability(model, WORDINGS, embed, SMALL)
+    again = measure_stability(model, WORDINGS, embed, SMALL)
     assert len(embed.net.asked) == 3
     assert all(torch.equal(first[fact].embeddings, again[fact].embeddings) for fact in WORDINGS)
-    doubled = measure(model, WORDINGS, other, SMALL)
+    doubled = measure_stability(model, WORDINGS, other, SMALL)
     assert len(other.net.asked) == 3
     assert torch.equal(doubled["rome"].embeddings, 2 * first["rome"].embeddings)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.editors import AlphaEditPlus, Rome, State, edit
+from palimpsest.editors import AlphaEditPlus, Prepared, Rome, edit
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import RequestError
 from palimpsest.memory.known_values import known_values
@@ -49,7 +49,7 @@ def test_a_method_that_computes_values_once_takes_them(method: str, monkeypatch:
     for given in (None, known):
         if given is not None:
             monkeypatch.setattr("palimpsest.editors.base.optimise_targets", None)
-        model, state = double("llama"), State(contexts=CONTEXTS, known=given)
+        model, state = double("llama"), Prepared(contexts=CONTEXTS, known=given)
         for batch in (REQUESTS[:2], REQUESTS[2:]):
             made, state = edit(editor, model, batch, state)
             commit(model, made)
@@ -62,9 +62,9 @@ def test_rome_takes_known_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of its one layer, of the model as it is; without them the same edit comes out."""
     rome = Rome(layers=(1,), statistics_tokens=600, ridge=0.1, targets=replace(VALUES, reference="value"))
     known = known_values(double("llama"), REQUESTS, 1, rome.targets, CONTEXTS)
-    made, _ = edit(rome, double("llama"), REQUESTS, State(contexts=CONTEXTS))
+    made, _ = edit(rome, double("llama"), REQUESTS, Prepared(contexts=CONTEXTS))
     monkeypatch.setattr("palimpsest.editors.base.optimise_targets", None)
-    again, _ = edit(rome, double("llama"), REQUESTS, State(contexts=CONTEXTS, known=known))
+    again, _ = edit(rome, double("llama"), REQUESTS, Prepared(contexts=CONTEXTS, known=known))
     torch.testing.assert_close(again.deltas[1], made.deltas[1])
     assert made.deltas[1].norm() > 0
 

@@ -18,6 +18,7 @@ from palimpsest.memory.settings import PreservingTargets, TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.model import EditableModel, Site, fingerprint
 from palimpsest.network.tokens import encode
+from palimpsest.paths import cache_dir
 from tests.editing import CONTEXTS, REQUESTS, double, every_kind, plain_states
 from tests.memory.test_values import Twin
 from tests.tiny import tiny_model
@@ -85,7 +86,7 @@ def test_the_cached_file_has_the_key_and_the_tensors_that_it_had() -> None:
             "loss_layer": None,
         },
     }
-    path = cache.cache_dir() / "targets" / f"{cache.digest(key)[:32]}.safetensors"
+    path = cache_dir() / "targets" / f"{cache.digest(key)[:32]}.safetensors"
     assert set(cache.read(path)) == {"initial", "delta", "losses"}
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from palimpsest.cache import cache_dir
 from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.memory import values as targets_module
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.model import EditableModel, Site, read_weight
 from palimpsest.network.tokens import encode, encode_target
+from palimpsest.paths import cache_dir
 from palimpsest.types import EditRequest
 from tests.editing import CONTEXTS, REQUESTS, double, every_family, plain_states, same_bits, snapshot
 from tests.tiny import tiny_model

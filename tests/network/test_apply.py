@@ -8,7 +8,7 @@ from torch import Tensor
 
 from palimpsest.errors import ModelError, NonFiniteError, ShapeError, SiteError
 from palimpsest.network import apply
-from palimpsest.network.apply import WeightDelta, commit, installed
+from palimpsest.network.apply import PromptContext, WeightDelta, commit, installed
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from tests.editing import KINDS, same_bits, snapshot
 from tests.tiny import tiny_model
@@ -142,6 +142,39 @@ def test_an_edit_is_refused_once_the_model_has_changed() -> None:
     commit(model, edit)
     with pytest.raises(ModelError, match="make the edit again on this model, or apply edits in the order"):
         commit(model, edit)
+
+
+def test_an_edit_made_here_is_committed_without_asking_which_model_it_was_made_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fingerprint, a pass over all weights, is not taken; the weights are the same as with it."""
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    edit = an_edit(model)
+    commit(twin, edit)
+    monkeypatch.setattr(apply, "fingerprint", None)
+    commit(model, edit, made_here=True)
+    assert same_bits(model, snapshot(twin))
+    with pytest.raises(TypeError):
+        commit(model, edit)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"), [case for case in REFUSED if case[0] is not of_another_model]
+)
+def test_an_edit_made_here_is_otherwise_checked(
+    make: Callable[[EditableModel], WeightDelta], error: type[Exception], message: str
+) -> None:
+    model = tiny_model("llama")
+    before, edit = snapshot(model), make(model)
+    with pytest.raises(error, match=message):
+        commit(model, edit, made_here=True)
+    assert same_bits(model, before)
+
+
+def test_a_context_made_here_is_no_weight_either() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(ModelError, match="a text before the prompts, which no weight can keep"):
+        commit(model, PromptContext("Rome. ", fingerprint(model)), made_here=True)
 
 
 def test_nested() -> None:

@@ -36,7 +36,7 @@ PROMPT = "The mother tongue of Danielle Darrieux is"
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert set(FAMILIES) == set(NETS) == set(EXACT)
+    assert set(FAMILIES) == set(NETS)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -48,7 +48,7 @@ def test_orientation(kind: str) -> None:
         keys, values = (plain_states(model, ids, Site(layer, part)) for part in ("key", "value"))
         projection: Any = model.projection(layer)
         weight, bias = read_weight(model, layer), projection.bias
-        assert weight.shape == (32, 64 if kind in ("llama", "qwen2") else 128)
+        assert weight.shape == (32, NETS[kind][2].get("intermediate_size", 4 * 32))
         expected = weight @ keys.T + (0 if bias is None else bias[:, None])
         torch.testing.assert_close(values.T, expected, rtol=1e-12, atol=1e-12)
 

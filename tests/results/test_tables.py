@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from palimpsest.errors import DataError
-from palimpsest.results.tables import listed, markdown_table, score_table
+from palimpsest.results.tables import listed, markdown_table, scores
+from palimpsest.styles import Style
 
 SCORES = pd.DataFrame(
     {
@@ -17,6 +18,9 @@ SCORES = pd.DataFrame(
 )
 
 
+STYLES = {"unedited": Style("unedited", "#7F7F7F"), "memit": Style("MEMIT", "#0072B2")}
+
+
 def test_table_shows_intervals_and_published_values_as_printed():
     printed = pd.DataFrame(
         {
@@ -27,14 +31,14 @@ def test_table_shows_intervals_and_published_values_as_printed():
             "printed": ["65.65"],
         }
     )
-    lines = score_table(SCORES, printed, source="AlphaEdit, Table 1").splitlines()
+    lines = scores(SCORES, STYLES, printed, source="AlphaEdit, Table 1").splitlines()
     assert lines[0] == "| method | efficacy | specificity | efficacy, AlphaEdit, Table 1 |"
     assert lines[2] == "| unedited | 0.0 [0.0, 2.0] | 75.6 [70.0, 80.0] |  |"
     assert lines[3] == "| MEMIT | 97.8 [93.1, 99.4] | 73.2 | 65.65 ± 0.47 |"
 
 
 def test_table_renders_as_markdown():
-    table = score_table(SCORES)
+    table = scores(SCORES, STYLES)
     assert table._repr_markdown_() == str(table)
 
 
@@ -52,7 +56,12 @@ def test_a_row_that_does_not_fit_its_table_is_shown():
 
 def test_a_score_given_twice_is_refused():
     with pytest.raises(DataError, match=r"method = memit, metric = efficacy is given twice"):
-        score_table(pd.concat([SCORES, SCORES.iloc[[1]]]))
+        scores(pd.concat([SCORES, SCORES.iloc[[1]]]), STYLES)
+
+
+def test_a_table_that_lacks_a_column_names_it():
+    with pytest.raises(DataError, match=r"the frame lacks method; it has metric, value, low, high"):
+        scores(SCORES.drop(columns="method"), STYLES)
 
 
 @pytest.mark.parametrize(

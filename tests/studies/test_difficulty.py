@@ -13,7 +13,7 @@ from palimpsest.errors import NonFiniteError, ShapeError
 from palimpsest.memory.keys import subject_hidden, subject_keys
 from palimpsest.memory.moments import collect, text_keys, token_windows
 from palimpsest.network.model import read_weight
-from palimpsest.studies.difficulty import measure, pair_conflict, past_conflict
+from palimpsest.studies.difficulty import difficulty_of, pair_conflict, past_conflict
 from tests.editing import CONTEXTS, KINDS, REQUESTS, double, texts
 from tests.problems import gaussian
 from tests.tiny import tiny_model
@@ -36,7 +36,9 @@ def test_measure_is_the_direct_computation(kind: str) -> None:
     kept = {0: torch.cat(list(text_keys(model, 0, 200, texts())), 1)}
     moment = collect(model, [3], token_windows(model, texts(), 300, 64))[3]
     projector = null_space(moment, rank(20))
-    frame = measure(model, REQUESTS, LAYERS, values, CONTEXTS, {0: kept[0].split(50, 1)}, {3: projector})
+    frame = difficulty_of(
+        model, REQUESTS, LAYERS, values, CONTEXTS, {0: kept[0].split(50, 1)}, {3: projector}
+    )
     assert list(frame) == [
         "layer", "request", "conflict_preserved", "conflict_projected", "inconsistency", "share",
     ]  # fmt: skip
@@ -65,7 +67,7 @@ def test_measure_is_the_direct_computation(kind: str) -> None:
 
 
 def test_what_is_not_given_is_nan_and_ids_are_used() -> None:
-    frame = measure(tiny_model("llama"), REQUESTS[:1], [1])
+    frame = difficulty_of(tiny_model("llama"), REQUESTS[:1], [1])
     assert frame.drop(columns=["layer", "request"]).isna().all(axis=None)
 
 
@@ -73,7 +75,7 @@ def test_a_kept_fact_is_in_full_conflict_with_itself_and_text_alone_is_not() -> 
     model = double("llama")
     own = subject_keys(model, REQUESTS[1:2], 1, ("",))
     kept = {1: chain(text_keys(model, 1, 200, texts()), [own])}
-    found = measure(model, REQUESTS, [1], preserved=kept)["conflict_preserved"]
+    found = difficulty_of(model, REQUESTS, [1], preserved=kept)["conflict_preserved"]
     assert found[1] == pytest.approx(1)
     assert found.drop(1).max() < 1 - 1e-6
 
@@ -81,7 +83,7 @@ def test_a_kept_fact_is_in_full_conflict_with_itself_and_text_alone_is_not() -> 
 @pytest.mark.parametrize("layers", [[], [1, 1], [2, 1]])
 def test_layers_must_ascend(layers: list[int]) -> None:
     with pytest.raises(ShapeError, match=r"4 requests at layers .*; give at least one request, and distinct"):
-        measure(tiny_model("llama"), REQUESTS, layers)
+        difficulty_of(tiny_model("llama"), REQUESTS, layers)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -89,11 +91,11 @@ def test_values_must_fit() -> None:
     model = tiny_model("llama")
     expected = r"values have shape \(32, 3\), expected \(d_v, n\) = \(32, 4\); optimise them for"
     with pytest.raises(ShapeError, match=expected):
-        measure(model, REQUESTS, [1], torch.zeros(32, 3))
+        difficulty_of(model, REQUESTS, [1], torch.zeros(32, 3))
     with pytest.raises(NonFiniteError, match="values hold NaN or infinity; optimise them again"):
-        measure(model, REQUESTS, [1], torch.full((32, 4), torch.nan))
+        difficulty_of(model, REQUESTS, [1], torch.full((32, 4), torch.nan))
     with pytest.raises(ShapeError, match="0 requests at layers"):
-        measure(model, [], [1])
+        difficulty_of(model, [], [1])
 
 
 def test_past_conflict_is_the_largest_cosine_with_earlier_batches() -> None:

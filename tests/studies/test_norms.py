@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from palimpsest.algebra.postprocess import Prune
-from palimpsest.cache import cache_dir
 from palimpsest.editors import FineTune, Memit, Rome, base
 from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError
 from palimpsest.network.model import EditableModel, read_weight
+from palimpsest.paths import cache_dir
 from palimpsest.studies import norms
 from palimpsest.studies.norms import norm_trace, noted_norms
 from tests.editing import same_bits, snapshot

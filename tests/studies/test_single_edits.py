@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from palimpsest import cache
 from palimpsest.errors import DataError, NonFiniteError, ResourceError
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.responses import Decoding
@@ -16,6 +15,7 @@ from palimpsest.evaluation.stability import Measured, compared, diagnose
 from palimpsest.evaluation.uncertainty import decompose
 from palimpsest.network.apply import Edit, WeightDelta, installed
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.paths import cache_dir
 from palimpsest.studies.single_edits import Arm, SingleEdits, share_with
 from palimpsest.types import EditRequest, EvalCase, Probe
 from tests.editing import same_bits, snapshot
@@ -130,7 +130,7 @@ def test_bad_input_and_damage(model: EditableModel, study: SingleEdits) -> None:
     with pytest.raises(DataError, match="case 'anna' has no wordings or is given twice"):
         replace(study, cases=(*CASES, CASES[0]))
     study.outcome(NOTHING, SMALL)
-    files: list[Path] = sorted((cache.cache_dir() / "singles").iterdir())
+    files: list[Path] = sorted((cache_dir() / "singles").iterdir())
     assert len(files) == 2
     for content in ("not json", json.dumps({"norm": 0}), json.dumps([1])):
         files[0].write_text(content)

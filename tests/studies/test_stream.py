@@ -17,13 +17,14 @@ from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluation.drift import Reference, drift, reference
 from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.memory import known_values as known_values_module
 from palimpsest.memory.keys import subject_hidden
 from palimpsest.memory.known_values import known_values
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.apply import commit
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies import stream as room
-from palimpsest.studies.stream import COLUMNS, PARTS, SCORES, InParts, Stream, score_columns
+from palimpsest.studies.stream import COLUMNS, PARTS, SCORES, Stream, score_columns
 from tests.editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
 from tests.sequences import ANCHORS, TOKENS, VALUES, drawn
 from tests.studies.test_trajectory import CASES
@@ -119,17 +120,56 @@ def test_one_edit_of_all_facts_is_one_step_over_the_values_of_the_batches(
         return optimise_targets(net, requests, *rest)
 
     monkeypatch.setattr(base, "optimise_targets", counted)
+    monkeypatch.setattr(known_values_module, "optimise_targets", counted)
     in_steps, once = stream.outcome(make()), stream.outcome(make(), once=True)
     ids = [case.request.id for case in CASES]
     assert asked == 2 * [ids[:2], ids[2:4], ids[4:]]
     assert same(column(once, "value_norm"), column(in_steps, "value_norm").to_dict())
     assert column(once, "edits").to_dict() == {"1": len(CASES)}
     whole = [case.request for case in CASES]
-    alone = {f: getattr(make(), f) for f in ("layers", "ridge", "statistics_tokens", "targets")}
-    edit, _ = InParts(**alone, part=2).edit(model, whole)
+    edit, _ = make().edit(model, whole, stream._begun(make(), len(CASES)))
     plain, _ = make().edit(model, whole)  # the same values, computed together
     for layer in LAYERS:
         assert (edit.deltas[layer] - plain.deltas[layer]).norm() < 1e-4 * plain.deltas[layer].norm()
+
+
+@pytest.mark.parametrize("reads", ["edited", "unedited"])
+def test_a_run_at_once_writes_the_very_values_of_the_batches(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    """Tensor for tensor, in the order of the facts, with all that is noted of how they were found."""
+    monkeypatch.setattr(base, "optimise_targets", optimise_targets)
+    monkeypatch.setattr(known_values_module, "optimise_targets", optimise_targets)
+    written: list[Targets] = []
+    real = Sequential._values
+
+    def kept(*given: Any) -> Targets:
+        written.append(real(*given))
+        return written[-1]
+
+    monkeypatch.setattr(Sequential, "_values", kept)
+    for once in (False, True):
+        stream.outcome(make(reads=reads), once)
+    *batches, whole = written
+    assert len(batches) == 3
+    for name in ("values", "deltas"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(one, name) for one in batches], 1))
+    assert torch.equal(whole.losses, torch.cat([one.losses for one in batches]))
+    for name, trace in whole.terms.items():
+        assert torch.equal(trace, torch.cat([one.terms[name] for one in batches]))
+
+
+def test_a_run_at_once_takes_the_values_of_its_stream_where_it_has_some(
+    model: EditableModel, text: Reference
+) -> None:
+    """Not those of the batches: the facts have one value in every run of such a stream."""
+    requests = [case.request for case in CASES]
+    known = known_values(model, requests, LAYERS[-1], VALUES, CONTEXTS)
+    moved = replace(known, targets=replace(known.targets, values=2 * known.targets.values))
+    stream = Stream(model, CASES, 2, text, known=moved)
+    lengths_given = dict(zip([c.id for c in CASES], moved.targets.values.norm(dim=0).tolist(), strict=True))
+    for once in (False, True):
+        assert same(column(stream.outcome(make(), once), "value_norm"), lengths_given)
 
 
 @pytest.mark.parametrize("options", [ANCHORS["memit"], ANCHORS["alphaedit"]], ids=["memit", "alphaedit"])
@@ -144,7 +184,9 @@ def test_what_runs_share_is_what_each_would_find(
     for path in (own_cache / "outcomes").glob("*"):
         path.unlink()
     known = len(stream.shared)
-    monkeypatch.setattr(room, "start", None)  # a second start would fail
+    monkeypatch.setattr(base, "sample_contexts", None)  # to prepare a second time would fail
+    monkeypatch.setattr(base, "key_statistics", None)
+    monkeypatch.setattr("palimpsest.algebra.projector.null_space", None)
     pd.testing.assert_frame_equal(stream.outcome(make(**options)), alone)
     assert len(stream.shared) == known
 
@@ -213,11 +255,11 @@ def test_a_step_that_cannot_be_made_leaves_the_one_before(
 ) -> None:
     before, calls = snapshot(model), []
 
-    def failing(net: EditableModel, edit: Any) -> None:
+    def failing(net: EditableModel, edit: Any, **options: Any) -> None:
         calls.append(edit)
         if len(calls) == 2:
             raise NonFiniteError("too large")
-        commit(net, edit)
+        commit(net, edit, **options)
 
     sequence = make(retain="none", post=Prune(of="total", when="end"))
     whole = replace(stream, cases=CASES[:2]).outcome(sequence)
@@ -246,18 +288,6 @@ def test_an_error_on_the_way_leaves_the_model_and_no_file(
 def test_facts_fill_whole_batches(stream: Stream, cases: list[Any], batch: int) -> None:
     with pytest.raises(ScoreError, match=f"{len(cases)} cases do not fill batches of {batch}; leave out"):
         replace(stream, cases=cases, batch=batch)
-
-
-def test_values_in_parts_keep_their_order() -> None:
-    model, requests = tiny_model("llama"), [case.request for case in CASES[:3]]
-    state = InParts(layers=LAYERS, ridge=1.0, statistics_tokens=TOKENS, part=2)._started(model, None)
-    parts = InParts(layers=LAYERS, ridge=1.0, statistics_tokens=TOKENS, part=2)._values(
-        model, requests, state
-    )
-    whole = make()._values(model, requests, state)
-    assert torch.allclose(parts.values, whole.values, atol=1e-4)
-    assert torch.allclose(parts.deltas, whole.deltas, atol=1e-4)
-    assert len(parts.losses) == 3
 
 
 def plus(**options: Any) -> AlphaEditPlus:

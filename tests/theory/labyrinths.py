@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palimpsest.theory import labyrinth as eq
-from palimpsest.theory.labyrinth import Batch, Problem
+from palimpsest.theory.labyrinth import FactBatch, RunProblem
 from tests.problems import EPS, gaussian
 
 KINDS = ("identity", "exact", "thresholded", "soft", "psd", "oblique", "arbitrary")
@@ -23,9 +23,9 @@ SEEDS = st.integers(0, 2**20)
 class Run:
     """A problem, its batches and its preserved facts."""
 
-    problem: Problem
-    batches: list[Batch]
-    preserved: Batch
+    problem: RunProblem
+    batches: list[FactBatch]
+    preserved: FactBatch
     kind: str
 
     def __repr__(self) -> str:
@@ -86,10 +86,10 @@ def runs(
     preserved = gaussian(seed + 1, d_k, rank) @ gaussian(seed + 2, rank, rank + 2)
     weight = gaussian(seed + 3, d_v, d_k)
     values = weight @ keys + gaussian(seed + 4, d_v, sum(sizes))
-    batches = [Batch(*pair) for pair in zip(keys.split(sizes, 1), values.split(sizes, 1), strict=True)]
+    batches = [FactBatch(*pair) for pair in zip(keys.split(sizes, 1), values.split(sizes, 1), strict=True)]
     p = projector(kind, preserved, lam, seed + 5)
-    problem = Problem(weight, preserved @ preserved.T, p, lam)
-    return Run(problem, batches, Batch(preserved, weight @ preserved), kind)
+    problem = RunProblem(weight, preserved @ preserved.T, p, lam)
+    return Run(problem, batches, FactBatch(preserved, weight @ preserved), kind)
 
 
 def solvable(run: Run, limit: float = 1e10) -> float:
@@ -112,7 +112,7 @@ def right_divide(left: Tensor, system: Tensor) -> Tensor:
     return torch.linalg.solve(system.T, left.T).T
 
 
-def all_facts(run: Run) -> Batch:
+def all_facts(run: Run) -> FactBatch:
     return eq.joined([run.preserved, *run.batches])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palimpsest.errors import ShapeError, SingularProblemError
 from palimpsest.theory import labyrinth as eq
-from palimpsest.theory.labyrinth import Batch, Problem
+from palimpsest.theory.labyrinth import FactBatch, RunProblem
 from tests.problems import EPS, error, gaussian
 from tests.theory.labyrinths import (
     POSITIVE,
@@ -63,7 +63,7 @@ def test_neither_order_nor_size_of_the_batches_matters(run, seed):
     wanted = eq.sequential(run.problem, run.batches)
     facts = eq.joined(run.batches)
     order = torch.randperm(facts.keys.shape[1], generator=torch.Generator().manual_seed(seed))
-    split = [Batch(facts.keys[:, [i]], facts.values[:, [i]]) for i in order]
+    split = [FactBatch(facts.keys[:, [i]], facts.values[:, [i]]) for i in order]
     again = replace(run, batches=split)
     allowed = solvable(run) + solvable(again)
     assert error(eq.sequential(run.problem, split)[-1], wanted[-1], longest(references(again))) < allowed
@@ -79,7 +79,7 @@ def test_a_positive_ridge_and_a_positive_projector_are_enough(run):
 def test_not_any_projector():
     # K = 1, P = −1, λ = 1: S_1 = 0 although S_2 = −1 is fine, so the step does not exist.
     one = torch.ones(1, 1, dtype=torch.float64)
-    problem, batches = Problem(0 * one, 0 * one, -one, 1.0), [Batch(one, one), Batch(one, 2 * one)]
+    problem, batches = RunProblem(0 * one, 0 * one, -one, 1.0), [FactBatch(one, one), FactBatch(one, 2 * one)]
     assert float(eq.system(problem, one)) == 0
     with pytest.raises(SingularProblemError, match=r"no inverse .*choose a pseudo-inverse"):
         eq.sequential(problem, batches)
@@ -139,9 +139,9 @@ def same_inside(draw: st.DrawFn) -> Run:
     lacking = gaussian(seed + 1, 2, 2)
     lacking[:, 0] = lacking[:, 0] / lacking[:, 0].norm()
     lacking[:, 1] = draw(st.floats(0.2, 2)) * lacking[:, 0]  # no cancellation between the facts
-    problem = Problem(torch.zeros(2, d).double(), torch.zeros(d, d).double(), inside @ inside.T, 0.0)
-    batches = [Batch(keys[:, [i]], lacking[:, [i]]) for i in range(2)]
-    return Run(problem, batches, Batch(keys[:, :0], lacking[:, :0]), "exact")
+    problem = RunProblem(torch.zeros(2, d).double(), torch.zeros(d, d).double(), inside @ inside.T, 0.0)
+    batches = [FactBatch(keys[:, [i]], lacking[:, [i]]) for i in range(2)]
+    return Run(problem, batches, FactBatch(keys[:, :0], lacking[:, :0]), "exact")
 
 
 @given(run=same_inside())
@@ -231,7 +231,7 @@ def test_step_plus_previous_optimum_is_the_one_time_optimum(seed, name):
         gaussian(seed + 3, 3, 4),
     )
     assert error(early + step, whole) < 1e-6
-    facts = Batch(keys, values)
+    facts = FactBatch(keys, values)
     best = eq.step_objective(weight, facts, penalty, early, step)
     for change in (gaussian(seed + i, 3, 4) for i in range(4, 8)):
         assert eq.step_objective(weight, facts, penalty, early, step + 1e-3 * change) > best
@@ -247,7 +247,7 @@ def test_ridge_step_reaches_the_optimum_from_anywhere(run, seed):
 
 def test_without_strict_convexity_the_minimiser_is_not_unique():
     # ℓ1 with K = (1, 1)ᵀ: every split of the same sum costs the same.
-    facts = Batch(torch.ones(2, 1).double(), torch.ones(1, 1).double())
+    facts = FactBatch(torch.ones(2, 1).double(), torch.ones(1, 1).double())
     weight = torch.zeros(1, 2).double()
     splits = [torch.tensor([[share, 1 - share]]).double() / 2 for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     found = [float(eq.one_time_objective(weight, facts, l1, d)) for d in splits]
@@ -262,7 +262,7 @@ def test_without_strict_convexity_the_minimiser_is_not_unique():
 def test_a_negative_ridge_is_refused():
     zero = torch.zeros(1, 1).double()
     with pytest.raises(ShapeError, match="ridge must be 0 or more, got -1"):
-        Problem(zero, zero, zero, -1.0)
+        RunProblem(zero, zero, zero, -1.0)
 
 
 def test_a_run_without_batches_is_refused():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palimpsest.theory import labyrinth as eq
-from palimpsest.theory.labyrinth import Batch
+from palimpsest.theory.labyrinth import FactBatch
 from tests.problems import EPS, error, gaussian
 from tests.theory.labyrinths import SEEDS, eye
 
@@ -30,7 +30,7 @@ class Conflict:
     keys: Tensor  # of the overlap
     old: Tensor
     new: Tensor
-    fresh: Batch
+    fresh: FactBatch
 
     def fit(self, resolved: Tensor) -> Tensor:
         """W*: (B − V_oldK_oᵀ + V_resolvedK_oᵀ + VKᵀ of fresh facts)(C + KKᵀ)⁻¹."""
@@ -39,7 +39,7 @@ class Conflict:
         return torch.from_numpy(np.linalg.solve(moment.numpy(), cross.T.numpy())).T
 
     def update(self, entered: Tensor, subtracted: Tensor) -> Tensor:
-        overlap = Batch(self.keys, entered)
+        overlap = FactBatch(self.keys, entered)
         return self.weight + eq.conflict_update(self.weight, self.moment, self.fresh, overlap, subtracted)
 
 
@@ -65,7 +65,7 @@ def conflicts(draw: st.DrawFn) -> Conflict:
         keys=keys,
         old=old,
         new=old + 1 + gaussian(seed + 5, *old.shape).abs(),  # a sign in common: nothing cancels
-        fresh=Batch(new_keys, gaussian(seed + 6, d_v, fresh)),
+        fresh=FactBatch(new_keys, gaussian(seed + 6, d_v, fresh)),
     )
 
 
@@ -167,9 +167,9 @@ def test_insert_then_forget_and_an_overwrite_with_the_same_value_do_nothing(case
     inserted = case.weight + eq.general_update(case.weight, case.moment, k @ k.T, v @ k.T)
     back = inserted + eq.general_update(inserted, case.moment + k @ k.T, -k @ k.T, -v @ k.T)
     assert error(back, case.weight) < slack(case)
-    nothing = Batch(case.keys[:, :0], case.old[:, :0])
+    nothing = FactBatch(case.keys[:, :0], case.old[:, :0])
     same = eq.conflict_update(
-        case.weight, case.moment, nothing, Batch(case.keys, case.old), subtracted=case.old
+        case.weight, case.moment, nothing, FactBatch(case.keys, case.old), subtracted=case.old
     )
     assert float(same.norm()) < slack(case) * float(case.weight.norm())
 
@@ -190,8 +190,8 @@ def test_forgetting_at_another_key_than_the_stored_one_must_fail(case):
 @given(case=conflicts(), seed=SEEDS, offset=st.floats(0.1, 10))
 def test_deletion_keeps_an_initial_error_for_ever_and_solving_anew_forgets_it(case, seed, offset):
     d_v, d_k = case.weight.shape
-    c, cross, nothing = case.moment, case.cross, Batch(case.keys[:, :0], case.old[:, :0])
-    batches = [Batch(gaussian(seed + i, d_k, 2), gaussian(seed + 9 + i, d_v, 2)) for i in range(3)]
+    c, cross, nothing = case.moment, case.cross, FactBatch(case.keys[:, :0], case.old[:, :0])
+    batches = [FactBatch(gaussian(seed + i, d_k, 2), gaussian(seed + 9 + i, d_v, 2)) for i in range(3)]
     started = offset * gaussian(seed + 20, d_v, d_k)
     exact, moved, previous = case.weight, case.weight + started, nothing
     for batch in batches:

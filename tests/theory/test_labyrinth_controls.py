@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palimpsest.theory import labyrinth as eq
-from palimpsest.theory.labyrinth import Batch, Problem
+from palimpsest.theory.labyrinth import FactBatch, RunProblem
 from tests.problems import EPS, error, gaussian
 from tests.theory.labyrinths import (
     POSITIVE,
@@ -44,10 +44,10 @@ def coupled(draw: st.DrawFn) -> Run:
     lacking = torch.cat([lacking, draw(st.floats(1.2, 2)) * lacking[:, :1]], 1)
     keys = kept[:, [0, 1, 0]]
     values = weight @ keys + lacking
-    batches = [Batch(keys[:, :2], values[:, :2]), Batch(keys[:, 2:], values[:, 2:])]
+    batches = [FactBatch(keys[:, :2], values[:, :2]), FactBatch(keys[:, 2:], values[:, 2:])]
     moment = torch.zeros(d_k, d_k).double()
-    problem = Problem(weight, moment, kept @ kept.T, 10 ** draw(st.floats(-1, 1)))
-    return Run(problem, batches, Batch(keys[:, :0], values[:, :0]), "exact")
+    problem = RunProblem(weight, moment, kept @ kept.T, 10 ** draw(st.floats(-1, 1)))
+    return Run(problem, batches, FactBatch(keys[:, :0], values[:, :0]), "exact")
 
 
 def two_steps(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def test_misprinted_residual_is_right_for_orthogonal_keys(run):
     # The misprint hides where keys are orthogonal; there is no floor without a shared direction.
     d = len(run.problem.moment)
     keys = torch.linalg.qr(run.problem.moment + eye(d)).Q[:, :2]
-    batches = [Batch(keys[:, [i]], run.problem.weight[:, [i]]) for i in range(2)]
+    batches = [FactBatch(keys[:, [i]], run.problem.weight[:, [i]]) for i in range(2)]
     plain = replace(run.problem, moment=0 * run.problem.moment)
     found = eq.sequential(plain, batches, residuals="original")[-1]
     assert error(found, eq.one_time(plain, batches)) < 1e-8
@@ -113,7 +113,7 @@ def weights(level: float) -> Callable[[Tensor, Tensor], Tensor]:
 def test_weight_on_past_keys(run, level):
     # Even against the one-time problem with the same weights, (β − 1) D_1(CP + λI) S_2⁻¹ is missing.
     first, second = run.batches
-    weighted = replace(run, batches=[Batch(level**0.5 * first.keys, level**0.5 * first.values), second])
+    weighted = replace(run, batches=[FactBatch(level**0.5 * first.keys, level**0.5 * first.values), second])
     allowed = solvable(run, 1e7) + solvable(weighted, 1e7)
     before, wanted = eq.one_time(run.problem, [first]), eq.one_time(run.problem, weighted.batches)
     found = eq.sequential(run.problem, run.batches, past_weight=weights(level))[-1]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import ShapeError
-from palimpsest.theory.random_layer import RULES, Layer, _facts, _outputs, _run, divide, simulate
+from palimpsest.theory.random_layer import UPDATES, Layer, _facts, _outputs, _run, divide, simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +32,7 @@ def dense(layer: Layer, steps: int, seed: int, rule: str) -> list[torch.Tensor]:
 
 
 @given(
-    rule=st.sampled_from(RULES),
+    rule=st.sampled_from(UPDATES),
     d_k=st.integers(3, 16),
     batch=st.integers(1, 20),
     seed=st.integers(0, 10**6),

@@ -1,1 +1,1 @@
-"""Pure tensors: solvers, spectra, projectors and exact ledgers, without a model. Imports the ground alone."""
+"""Linear algebra of edits, no model: solvers, spectra, projectors, ledgers. Imports only ground modules."""

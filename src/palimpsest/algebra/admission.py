@@ -1,9 +1,8 @@
-"""Relaxed projectors: protected directions that AlphaEdit+ (Algorithm 1) gives back where facts need them.
+"""Relaxed projectors: AlphaEdit+ (Algorithm 1) frees protected directions that new facts need.
 
-`admit` searches greedily over `candidates`. What the objective of an edit gains from one more free direction
-comes from an N × N recursion in float64, `Gains`: for Δ = ΔP the smallest value of ‖ΔK − R‖² + λ‖Δ‖² is
-J(P) = λ tr(RMRᵀ) with M = (KᵀPK + λI)⁻¹. Directions added to P add their images g = Kᵀu to the Gram matrix,
-so that no d_k × d_k matrix is ever needed.
+`admit` searches greedily over `candidates`. The minimum of ‖ΔK − R‖² + λ‖Δ‖² over Δ = ΔP is J(P) = λ tr(RMRᵀ)
+with M = (KᵀPK + λI)⁻¹. Adding a direction u to P adds ggᵀ, g = Kᵀu, to the Gram matrix KᵀPK. `Gains` updates
+the N × N matrix M accordingly, in float64, so that no d_k × d_k matrix is needed.
 """
 
 from dataclasses import dataclass
@@ -21,17 +20,17 @@ from palimpsest.algebra.spectrum import (
 from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError, UnknownNameError
 
 ORDERS = ("ascending", "descending", "gain")
-"""In which order `admit` offers candidates: by eigenvalue, or by what each would gain at that moment."""
+"""Orders in which `admit` offers candidates: by eigenvalue, or by the drop of J each would bring now."""
 
 OVERLAP = 1e-6
-"""How far candidates may be from orthonormal, and reach into range(P), by rounding."""
+"""Largest deviation from orthonormal, and overlap with range(P), that passes as rounding in candidates."""
 
 REFRESH = 50
-"""Added directions after which M is inverted anew, so that rounding does not pile up."""
+"""Number of added directions after which M is recomputed, so that rounding does not accumulate."""
 
 
 class Gains:
-    """M for P and the directions added so far, and what any others would gain.
+    """Inverse M for P and the directions added so far, and the drop of J that further directions bring.
 
     Args:
         inside: PK (d_k, N).
@@ -51,30 +50,31 @@ class Gains:
         ridge: float,
     ) -> None:
         self.gram, self.images, self.ridge = inside.T @ inside, images, ridge
-        self.root = torch.linalg.qr(residual, mode="r").R  # ‖root q‖ = ‖Rq‖ without the d_v rows
+        self.root = torch.linalg.qr(residual, mode="r").R  # (min(d_v, N), N), ‖root q‖ = ‖Rq‖
         self.inverse, self.since = shifted_inverse(self.gram, ridge), 0
 
     def objective(self) -> float:
-        """J as it is now."""
+        """Present value of J."""
         return float(self.ridge * (self.root @ self.inverse * self.root).sum())
 
     def alone(self, which: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Fall of J for each direction if it were added alone: λ‖RMg‖²/(1 + gᵀMg), never negative."""
-        g = self.images[:, which]
-        q = self.inverse @ g
+        """Drop of J (b,) for each direction if added alone: λ‖RMg‖²/(1 + gᵀMg), never negative."""
+        g = self.images[:, which]  # (N, b)
+        q = self.inverse @ g  # Sherman-Morrison: ggᵀ in the Gram matrix turns M into M − qqᵀ/(1 + gᵀq)
         return (self.ridge * (self.root @ q).square().sum(0) / (1 + (g * q).sum(0))).cpu()
 
     def together(self, which: Int64[Tensor, " b"]) -> tuple[float, Float[Tensor, "n b"]]:
-        """Fall of J for a block, λ‖RY‖², and Y, with which M becomes M − YYᵀ."""
-        g = self.images[:, which]
-        q = self.inverse @ g
+        """Drop of J for a block, λ‖RY‖², and Y (N, b), with which M becomes M − YYᵀ."""
+        g = self.images[:, which]  # (N, b)
+        q = self.inverse @ g  # (N, b)
+        # Woodbury: M becomes M − Q H⁻¹ Qᵀ with H = I + GᵀQ = LLᵀ (b, b), so that Y = Q L⁻ᵀ.
         system = (g.T @ q + q.T @ g) / 2
         system.diagonal().add_(1)
         y = torch.linalg.solve_triangular(torch.linalg.cholesky(system), q.T, upper=False).T
         return float(self.ridge * (self.root @ y).square().sum()), y
 
     def add(self, which: Int64[Tensor, " b"], y: Float[Tensor, "n b"]) -> None:
-        """Add a block, with the Y that `together` gave for it."""
+        """Add a block, with the Y that `together` returned for it."""
         self.gram = self.gram + self.images[:, which] @ self.images[:, which].T
         self.since += len(which)
         if self.since < REFRESH:
@@ -89,7 +89,7 @@ class Gains:
 
 
 def shifted_inverse(gram: Float[Tensor, "n n"], ridge: float) -> Float[Tensor, "n n"]:
-    """M = (G + λI)⁻¹ of a positive semidefinite G.
+    """M = (G + λI)⁻¹ for a positive semidefinite G.
 
     Raises:
         SingularProblemError: if λ is not above 0.
@@ -102,14 +102,14 @@ def shifted_inverse(gram: Float[Tensor, "n n"], ridge: float) -> Float[Tensor, "
 
 @dataclass(frozen=True)
 class Candidates:
-    """Directions that a projector removes and that `admit` may give back.
+    """Protected directions of a projector that `admit` may free.
 
     Attributes:
         vectors: orthonormal columns outside range(P), (d_k, m).
         eigenvalues: energy of the preserved keys along each, (m,), 0 or more.
 
     Raises:
-        ShapeError: if there is not one eigenvalue a vector, or one is negative.
+        ShapeError: if there is not one eigenvalue per vector, or one is negative.
         NonFiniteError: if either holds NaN or infinity.
     """
 
@@ -133,13 +133,13 @@ class Candidates:
 
 
 def candidates(moment: Tensor | HasValue | tuple[Tensor, Tensor], projector: Projector) -> Candidates:
-    """The protected eigenvectors of C0, its leading ones, with their eigenvalues, largest first.
+    """Protected (leading) eigenvectors of C0 with their eigenvalues, largest first.
 
-    A projector that `null_space` left as a complement holds them already; else C0 is decomposed again.
+    A projector that `null_space` stored as its complement holds them already; otherwise C0 is decomposed.
 
     Args:
-        moment: C0, or what `eigendirections` returned for it.
-        projector: what `null_space` made of the same C0.
+        moment: C0, or the result of `eigendirections` for it, which saves the decomposition.
+        projector: result of `null_space` for the same C0.
 
     Raises:
         ShapeError, NonFiniteError: as `null_space`, or if the widths differ.
@@ -158,13 +158,13 @@ class Admission:
     """A relaxed projector and the path of the search that led to it.
 
     Attributes:
-        projector: P plus the admitted directions, held as P was; P itself if there is none. It carries no
-            spectrum and no rule, since protected directions need no longer be the leading ones.
+        projector: P plus the admitted directions, stored as P was; P itself if there is none. It has no
+            spectrum and no rule, because its protected directions need no longer be the leading ones.
         admitted: indices into the candidates, in the order they were added.
         objective_path: J before the first and after each admitted block, (blocks + 1,), float64.
-        gains: fall of J for every block tried, the refused one included, (tried,), float64.
-        damage: Σ σ_l‖R̄Mg_l‖² over admitted directions, M at the end: what the update does to preserved keys
-            along them, tr(ΔC0Δᵀ), or ‖ΔK0‖² if σ are eigenvalues of K0K0ᵀ. The search ignores it.
+        gains: drop of J for every block tried, a refused one included, (tried,), float64.
+        damage: Σ σ_l‖R̄Mg_l‖² over admitted directions, with the final M: the update's change of preserved
+            outputs along them, tr(ΔC0Δᵀ), or ‖ΔK0‖² if σ are eigenvalues of K0K0ᵀ. The search ignores it.
     """
 
     projector: Projector
@@ -183,24 +183,24 @@ def admit(
     relative: bool = True,
     limit: int | None = None,
 ) -> Admission:
-    """Give protected directions back to P until a block of them lowers the objective too little.
+    """Add protected directions to P, block by block, until a block lowers the objective too little.
 
     The update for the relaxed projector is ``solve(replace(problem, projector=found.projector)).delta``.
-    Its objective J(P) = λ tr(R̄MR̄ᵀ), M = (KᵀPK + λI)⁻¹, never rises with a direction, so only the threshold,
-    the limit or the end of the candidates stops the search. N × N work a block, in float64.
+    Its objective J(P) = λ tr(R̄MR̄ᵀ), M = (KᵀPK + λI)⁻¹, never rises when a direction is added, so that only
+    the threshold, the limit or the end of the candidates stops the search. A block costs O(N²) per candidate.
 
     Args:
         problem: λ > 0 and no ``preserve``. Past keys are further columns of K, times the root of their
             weight, with residual zero (`palimpsest.algebra.solve.with_past`).
         candidates: directions outside range(P).
-        threshold: 0 admits every candidate. A block that gains nothing stops any larger one.
+        threshold: smallest drop. 0 admits every candidate; above 0, a block without any drop is refused.
         block: candidates tried at once (released code: 10); the last block may be smaller.
-        order: by eigenvalue "ascending" (as published) or "descending"; or "gain", where a block is those
-            that would each lower J most if added alone at that moment.
+        order: by eigenvalue "ascending" (as published) or "descending"; or "gain", where a block holds the
+            candidates that would each lower J most if added alone at that moment.
         relative: True stops at a block whose drop, as a share of J before it, is below ``threshold`` times
-            the number of directions in it (released code). False stops at a block whose whole drop is below
-            ``threshold``, in the unit of a squared residual whatever its size (as printed, with ``block=1``).
-        limit: most directions to admit; None for all.
+            the number of directions in it (released code). False stops at a block whose total drop is below
+            ``threshold``, in units of ‖R‖² and for any block size (as printed, with ``block=1``).
+        limit: largest number of directions to admit; None for all.
 
     Raises:
         ShapeError: if ``preserve`` is given; candidates have another width, are not orthonormal or reach
@@ -208,19 +208,17 @@ def admit(
         SingularProblemError: if λ is 0.
         UnknownNameError: if the order does not exist.
 
-    Source: AlphaEdit+ Eq. 15 and Algorithm 1; the gain is Sherman and Morrison's.
+    Source: AlphaEdit+ Eq. 15 and Algorithm 1; the drop follows from the Sherman-Morrison identity.
     """
-    keys = problem.keys.double()
+    keys, vectors = problem.keys.double(), candidates.vectors.to(problem.keys.device).double()
     projector = problem.projector or Projector.identity(len(keys), keys.device)
-    vectors = candidates.vectors.to(keys)
     _check_admission(problem, projector, vectors)
     _check_settings(threshold, block, order, limit)
     budget = len(candidates) if limit is None else min(limit, len(candidates))
     search = Gains(projector.apply(keys), keys.T @ vectors, problem.residual.double(), problem.ridge)
     path, gains, chosen = [search.objective()], [], torch.zeros(0, dtype=torch.long)
     left = candidates.eigenvalues.cpu().argsort(stable=True, descending=order == "descending")
-    while len(chosen) < budget:
-        size = min(block, budget - len(chosen))
+    while size := min(block, budget - len(chosen)):
         tried = left[search.alone(left).topk(size).indices] if order == "gain" else left[:size]
         gain, y = search.together(tried)
         gains.append(gain)
@@ -239,10 +237,11 @@ def admit(
 
 
 def _relaxed(projector: Projector, vectors: Float[Tensor, "d_k a"]) -> Projector:
-    """P plus orthonormal directions that it removes; what remains of a complement is completed by a QR."""
+    """P plus orthonormal directions outside range(P); a QR completes the remaining complement."""
     if projector.basis is not None:
         return Projector(basis=torch.cat([projector.basis, vectors.to(projector.basis)], 1))
-    u = projector._held.to(vectors)
+    u = projector._held.to(vectors)  # (d_k, r)
+    # (r, a) -> complete Q (r, r), whose last r − a columns are orthogonal to the admitted directions.
     rest = torch.linalg.qr(u.T @ vectors, mode="complete").Q[:, vectors.shape[1] :]
     return Projector(complement=u @ rest)
 
@@ -251,7 +250,7 @@ def _check_admission(problem: LeastSquares, projector: Projector, vectors: Tenso
     if problem.preserve is not None:
         raise ShapeError(
             "admit got a problem with preserve; give past keys, times the root of their weight, as further "
-            "columns of keys with residual 0 (palimpsest.solve.with_past)"
+            "columns of keys with residual 0 (palimpsest.algebra.solve.with_past)"
         )
     if len(vectors) != projector.dim:
         raise ShapeError(f"candidates have width {len(vectors)}, the keys have {projector.dim}")

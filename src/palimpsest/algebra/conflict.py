@@ -1,8 +1,8 @@
-"""How far new facts collide with what a weight already holds: with other keys, with P, with its values.
+"""Measures of conflict between new facts and a weight: with other keys, a projector, or present values.
 
-Tensors only. Keys are columns (d_k, n) of any length and float dtype; every result is float64. AlphaEdit+
-measures conflict by a cosine with single keys (Eq. 3), whose square is a lower bound of what a projector
-removes; see `projected_conflict` for that.
+Tensors only. Keys are columns (d_k, n) of any norm and float dtype; every result is float64. AlphaEdit+
+measures conflict by the cosine with single keys (Eq. 3). Its square is only a lower bound of the share of a
+key that a projector removes; see `projected_conflict`.
 """
 
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ from palimpsest.errors import NonFiniteError, ShapeError
 def conflict(
     keys: Float[Tensor, "d_k n"], others: Tensor | Iterable[Tensor], block: int = 8192
 ) -> Float64[Tensor, " n"]:
-    """s: largest absolute cosine of each key with a single column of ``others``, in [0, 1].
+    """Largest absolute cosine s of each key with any single column of ``others``, in [0, 1].
 
-    A zero key, a zero column and having no columns at all each count as 0: nothing to collide with.
+    s = 0 for a zero key; zero columns, and having no columns at all, count as cosine 0.
 
     Args:
         keys: (d_k, n).
         others: (d_k, m), or an iterable of such blocks, each read once, for example from disk.
-        block: most columns compared at once, so that no m × n matrix is ever held.
+        block: largest number of columns compared at once, so that no m × n matrix is held.
 
     Raises:
         ShapeError: if widths differ, or ``block`` is below 1.
@@ -40,15 +40,18 @@ def conflict(
     for part in [others] if isinstance(others, Tensor) else others:
         _check("others", part, len(keys))
         for piece in part.split(block, dim=1) if part.shape[1] else ():
-            cosines = rows @ _unit(piece.to(keys.device))
+            cosines = rows @ _unit(piece.to(keys.device))  # (n, at most block)
             largest = torch.maximum(largest, cosines.abs().amax(1))
     return largest.clamp(max=1)
 
 
 def conflict_weights(past: Float[Tensor, "d_k p"], new: Float[Tensor, "d_k n"]) -> Float64[Tensor, " p"]:
-    """Diagonal of Λ, 1 − s(k_j, K1) for each past key k_j, in [0, 1] also where rounding would leave it.
+    """Diagonal of Λ: 1 − s(k_j, K1) for each past key k_j, in [0, 1] despite rounding.
 
-    It forgets a past fact as soon as any one new key is parallel or antiparallel to it.
+    A past fact gets weight 0 as soon as any one new key is parallel or antiparallel to its key.
+
+    Raises:
+        ShapeError, NonFiniteError: as `conflict`.
 
     Source: AlphaEdit+, after Eq. 15.
     """
@@ -56,10 +59,10 @@ def conflict_weights(past: Float[Tensor, "d_k p"], new: Float[Tensor, "d_k n"]) 
 
 
 def projected_conflict(keys: Float[Tensor, "d_k n"], projector: Projector) -> Float64[Tensor, " n"]:
-    """Share of each key's squared length that P removes, 1 − ‖Pk‖²/‖k‖², in [0, 1]; 0 for a zero key.
+    """Share of each key's squared norm that P removes, 1 − ‖Pk‖²/‖k‖², in [0, 1]; 0 for a zero key.
 
-    This, not the squared cosine of `conflict`, is what limits an edit (Lemma 1). For a P that removes
-    exactly the span of K0 it is at least ``conflict(keys, K0)**2``.
+    This, not the squared cosine of `conflict`, limits an edit (Lemma 1). For a P that removes exactly the
+    span of K0 it is at least ``conflict(keys, K0)**2``.
 
     Raises:
         ShapeError, NonFiniteError: as `conflict`.
@@ -75,7 +78,7 @@ def projected_conflict(keys: Float[Tensor, "d_k n"], projector: Projector) -> Fl
 def inconsistency(
     keys: Float[Tensor, "d_k n"], values: Float[Tensor, "d_v n"], weight: Float[Tensor, "d_v d_k"]
 ) -> Float64[Tensor, " n"]:
-    """‖v − Wk‖ of each fact: how far the wanted value is from the present one.
+    """Distance ‖v − Wk‖ (n,) between the wanted and the present value of each fact.
 
     Raises:
         ShapeError, NonFiniteError: if the three do not fit together, or hold NaN or infinity.
@@ -94,11 +97,11 @@ def inconsistency(
 
 
 def _unit(columns: Tensor) -> Tensor:
-    """Columns in float64 at length 1; zero columns stay zero, and no square under- or overflows."""
+    """Columns in float64, scaled to norm 1; zero columns stay zero, and no square under- or overflows."""
     columns = columns.double()
     peak = columns.abs().amax(0)
     scaled = columns / torch.where(peak > 0, peak, 1)
-    return scaled / scaled.norm(dim=0).clamp(min=1)  # at least 1, unless the column is zero
+    return scaled / scaled.norm(dim=0).clamp(min=1)  # the norm is at least 1 unless the column is zero
 
 
 def _check(name: str, tensor: Tensor, width: int | None = None) -> None:

@@ -1,17 +1,17 @@
-"""The facts written into one weight, each of which can be replaced, re-weighted or forgotten exactly.
+"""Ledger of the facts written into one weight; each can be replaced, re-weighted or forgotten exactly.
 
 A ledger holds the unedited weight W₀ (d_v, d_k) and facts i with key k_i, value v_i and weight w_i > 0.
 Whatever the order of operations, its weight is W₀ + D, where D is the one-time solution over the facts
-that are left,
+currently held,
 
     minimise over D = DP:   Σ w_i ‖(W₀ + D) k_i − v_i‖² + tr(D M Dᵀ) + λ‖D‖²,
 
-and D = 0 without facts. Each operation returns the ΔW that takes the weight from the old D to the new.
-`palimpsest.algebra.one_time` finds the solution; its docstring states what a step costs, and when it is
-refactored.
+and D = 0 without facts. Each operation returns the ΔW that changes the weight from the old D to the new.
+`palimpsest.algebra.one_time` computes the solution; its docstring states the cost of a step, and when the
+system is refactorised.
 
 A fact is removed at the key it was stored with. The Labyrinth's Prop. 3.5 subtracts the resolved value at the
-new key instead; as printed that leaves the old fact in place.
+new key instead; as printed, "resolve to new" then keeps the old fact in the weight.
 """
 
 import copy
@@ -25,10 +25,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from palimpsest.algebra.ledger_facts import Facts, check, unique
-from palimpsest.algebra.ledger_file import content_hash, read, write
-from palimpsest.algebra.one_time import Problem, Step
+from palimpsest.algebra.ledger_file import read, tensor_sha256, write
+from palimpsest.algebra.one_time import Problem, SolutionStep
 from palimpsest.algebra.projector import Projector
-from palimpsest.algebra.solve import LeastSquares
+from palimpsest.algebra.solve import check_terms
 from palimpsest.errors import LedgerError
 
 PROJECTOR = ("basis", "complement", "spectrum")
@@ -41,23 +41,23 @@ RESOLVE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class EditLedger:
-    """Facts at one site, and the weight that holds exactly them.
+    """Facts of one site, and the weight W₀ + D that holds exactly these.
 
     Args:
         weight: W₀ (d_v, d_k) in any floating dtype; copied, because a model's weight is edited in place.
         preserve: M (d_k, d_k), symmetric positive semidefinite; None for zero. Not copied.
         ridge: λ ≥ 0.
         projector: P; None for the identity.
-        site: a label of the weight, checked when a saved ledger is opened.
+        site: label of the weight, checked when a saved ledger is opened.
 
     Raises:
         ShapeError: if shapes do not fit, or λ is negative or infinite.
         NonFiniteError: if a tensor holds NaN or infinity.
 
-    No tensor of a ledger is ever changed in place, and a failed operation changes nothing. With N facts held
-    and n of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n), and a ledger takes
-    O((d_k + d_v + N) N) of memory. Rounding of ΔW in a narrow ``dtype`` adds up in the model that takes it,
-    not in the ledger: `weight` stays exact.
+    No tensor of a ledger is changed in place, and a failed operation changes nothing. With N facts held and n
+    of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n); a ledger needs
+    O((d_k + d_v + N) N) of memory. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the
+    model it is added to, not in the ledger: `weight` keeps float64 accuracy.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class EditLedger:
         check("weight", self.base, ("d_v", "d_k"))
         d_v, d_k = self.base.shape
         nothing = self.base.new_zeros(d_k, 0), self.base.new_zeros(d_v, 0)
-        LeastSquares(*nothing, preserve, ridge, projector)  # refuses what does not fit
+        check_terms(d_k, preserve, ridge, projector)
         self._problem = Problem(
             preserve, float(ridge), projector or Projector.identity(d_k, self.base.device)
         )
@@ -82,37 +82,37 @@ class EditLedger:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Names of the facts held, in the order of the columns of `keys` and `values`."""
+        """Names of the facts held, in the column order of `keys` and `values`."""
         return self._solved.facts.ids
 
     @property
     def keys(self) -> Float64[Tensor, "d_k n"]:
-        """K, one column per fact."""
+        """Keys K, one column per fact."""
         return self._solved.facts.keys
 
     @property
     def values(self) -> Float64[Tensor, "d_v n"]:
-        """V, one column per fact."""
+        """Values V, one column per fact."""
         return self._solved.facts.values
 
     @property
     def weights(self) -> Float64[Tensor, " n"]:
-        """w, one number above 0 per fact."""
+        """Weights w > 0, one per fact."""
         return self._solved.facts.weights
 
     @property
     def total(self) -> Float64[Tensor, "d_v d_k"]:
-        """D, the one-time solution over the facts held."""
+        """Total update D, the one-time solution over the facts held."""
         return self._solved.total()
 
     @property
     def weight(self) -> Float64[Tensor, "d_v d_k"]:
-        """W₀ + D."""
+        """Edited weight W₀ + D."""
         return self.base.double() + self.total
 
     @property
     def condition(self) -> float:
-        """Estimated condition number of what was factorised."""
+        """Estimated condition number of the factorised systems."""
         return self._solved.condition
 
     def __len__(self) -> int:
@@ -136,14 +136,14 @@ class EditLedger:
 
         Args:
             keys: one column per fact.
-            values: what W should give for each key.
-            ids: a name per fact, each once.
+            values: wanted output of W for each key.
+            ids: one name per fact, each given once.
             weights: above 0; default 1.
-            resolve: what happens to an id that is held already. None refuses it; ``"new"`` puts the new
-                key and value in place of the stored pair, ``"old"`` keeps the stored pair, ``"mean"`` puts
-                the mean of both values at the new key, and a function of (old values, new values), both
-                (d_v, m), says which values to put there.
-            dtype: precision of the returned product; its factors are found in float64.
+            resolve: what to do with an id that is already held. None refuses it; ``"new"`` replaces the
+                stored key and value by the new ones; ``"old"`` keeps the stored pair; ``"mean"`` stores the
+                mean of both values at the new key; a function of (old values, new values), both (d_v, m),
+                returns the values to store at the new keys.
+            dtype: dtype in which ΔW is multiplied out; its factors are computed in float64.
 
         Returns:
             ΔW to add to the weight.
@@ -175,7 +175,7 @@ class EditLedger:
     def replace(
         self, ids: Sequence[str], values: Float[Tensor, "d_v n"], *, dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, "d_v d_k"]:
-        """Give facts that are held other values at their stored keys.
+        """Change the values of held facts at their stored keys; returns ΔW as `insert`.
 
         Raises:
             LedgerError: for repeated or unknown ids.
@@ -186,7 +186,7 @@ class EditLedger:
         return self._move(self._solved.put(columns, values.detach().to(self.values)), dtype)
 
     def forget(self, ids: Sequence[str], *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_v d_k"]:
-        """Remove facts, as if they had never been inserted.
+        """Remove facts, as if they had never been inserted; returns ΔW as `insert`.
 
         Raises:
             LedgerError: for repeated or unknown ids.
@@ -200,11 +200,12 @@ class EditLedger:
     def reweight(
         self, ids: Sequence[str], weights: Float[Tensor, " n"], *, dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, "d_v d_k"]:
-        """Give facts that are held other weights; they move to the end of `ids`.
+        """Change the weights of held facts, which move to the end of `ids`; returns ΔW as `insert`.
 
         Raises:
             LedgerError: for repeated or unknown ids, or a weight that is not above 0.
             ShapeError, NonFiniteError: if ``weights`` has the wrong shape, or holds NaN or infinity.
+            SingularProblemError: if the re-weighted problem has no unique solution.
         """
         columns = self._columns(ids)
         chosen = self._solved.facts.take(columns)
@@ -212,11 +213,11 @@ class EditLedger:
         return self._move(self._solved.change(columns, fresh), dtype)
 
     def copy(self) -> "EditLedger":
-        """A ledger of its own; tensors are shared, because none is ever changed in place."""
+        """Independent copy; tensors are shared, because none is changed in place."""
         return copy.copy(self)
 
     def _facts(self, ids: Sequence[str], keys: Tensor, values: Tensor, weights: Tensor | None) -> Facts:
-        """Facts from what a caller gave, checked, in float64."""
+        """Checked facts in float64, from a caller's tensors."""
         names = unique(ids)
         d_v, d_k = self.base.shape
         check("keys", keys, (d_k, len(names)))
@@ -225,7 +226,7 @@ class EditLedger:
         return Facts(names, k, v, self._weights(names, weights), self._outputs(k))
 
     def _weights(self, names: Sequence[str], weights: Tensor | None) -> Tensor:
-        """Weights from what a caller gave, checked, in float64."""
+        """Checked weights (n,) in float64, from a caller's tensor; ones for None."""
         if weights is None:
             return torch.ones(len(names), dtype=torch.float64, device=self.base.device)
         check("weights", weights, (len(names),))
@@ -238,11 +239,11 @@ class EditLedger:
         return weights.detach().to(self.base.device, torch.float64)
 
     def _outputs(self, keys: Tensor) -> Tensor:
-        """W₀K in float64, some rows at a time, because W₀ may be large and of half precision."""
+        """W₀K (d_v, n) in float64, by blocks of rows: W₀ may be large and in half precision."""
         return torch.cat([rows.double() @ keys for rows in self.base.split(1024)])
 
     def _columns(self, ids: Sequence[str]) -> list[int]:
-        """Columns of facts that are held."""
+        """Column indices of held facts."""
         where = {name: i for i, name in enumerate(self.ids)}
         for name in (names := unique(ids)):
             if name not in where:
@@ -252,23 +253,23 @@ class EditLedger:
         return [where[name] for name in names]
 
     def _resolved(self, fresh: Facts, met: Sequence[int], old: Tensor, resolve: Resolve) -> Facts:
-        """The new facts with resolved values where an id was held already."""
+        """The new facts, with resolved values where an id is already held."""
         new = fresh.values[:, list(met)]
         chosen = RESOLVE[resolve](old, new) if isinstance(resolve, str) else resolve(old, new)
         check("resolved values", chosen, tuple(new.shape))
         return fresh.put(met, chosen.detach().to(new))
 
-    def _move(self, step: Step, dtype: torch.dtype) -> Tensor:
-        """Multiply out what a step adds, then take it."""
+    def _move(self, step: SolutionStep, dtype: torch.dtype) -> Tensor:
+        """Multiply out the step's ΔW, then adopt its solution."""
         delta = step.delta(dtype)
         self._solved = step.after
         return delta
 
     def save(self, path: str | Path) -> None:
-        """Write the ledger to one safetensors file, under a temporary name first.
+        """Write the ledger to one safetensors file, atomically.
 
         Raises:
-            ResourceError: if it cannot be written; what was there before is unchanged.
+            ResourceError: if it cannot be written; an earlier file is unchanged.
         """
         parts = {name: getattr(self._problem.projector, name) for name in PROJECTOR}
         facts = {name: getattr(self, name) for name in ("keys", "values", "weights")}
@@ -284,20 +285,20 @@ class EditLedger:
         site: str = "",
         device: torch.device | str = "cpu",
     ) -> "EditLedger":
-        """Read what `save` wrote, and solve its one-time problem anew.
+        """Read a file from `save`, and solve its one-time problem again.
 
         Args:
-            path: the file.
-            weight: the unedited weight it should belong to; not checked if absent.
-            site: the site it should belong to; not checked if empty.
-            device: where its tensors are to be.
+            path: file to read.
+            weight: unedited weight that the file must belong to; not checked if None.
+            site: site that the file must belong to; not checked if empty.
+            device: device for its tensors.
 
         Raises:
             ResourceError: if the file is missing or damaged.
             LedgerError: if it holds no ledger, or one of another weight or site.
         """
         tensors, about = read(Path(path))
-        if weight is not None and content_hash(weight) != about["sha256"]["base"]:
+        if weight is not None and tensor_sha256(weight) != about["sha256"]["base"]:
             raise LedgerError(
                 f"{path} is a ledger of another model: its unedited weight differs from the one given; pass "
                 "the weight as it was before any edit"

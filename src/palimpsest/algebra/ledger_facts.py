@@ -1,4 +1,4 @@
-"""Facts as columns of matrices, and the checks on what a caller gives for them. Pure tensors."""
+"""Facts as columns of matrices, and checks of the ids and tensors that a caller passes to a ledger."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from palimpsest.errors import LedgerError, NonFiniteError, ShapeError
+from palimpsest.algebra.checks import expect
+from palimpsest.errors import LedgerError
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Facts:
         keys: K (d_k, n).
         values: V (d_v, n).
         weights: w (n,), above 0.
-        outputs: W₀K (d_v, n), what the unedited weight gives.
+        outputs: W₀K (d_v, n), outputs of the unedited weight.
     """
 
     ids: tuple[str, ...]
@@ -34,37 +35,37 @@ class Facts:
 
     @property
     def scaled_keys(self) -> Float64[Tensor, "d_k n"]:
-        """√w K."""
+        """Keys times the roots of their weights, √w K."""
         return self.weights.sqrt() * self.keys
 
     @property
     def residual(self) -> Float64[Tensor, "d_v n"]:
-        """√w (V − W₀K)."""
+        """Residuals times the roots of their weights, √w (V − W₀K)."""
         return self.weights.sqrt() * (self.values - self.outputs)
 
     def take(self, columns: Sequence[int]) -> "Facts":
-        """The facts in these columns, in this order."""
+        """Facts in these columns, in this order."""
         at = list(columns)
         pick = (self.keys[:, at], self.values[:, at], self.weights[at], self.outputs[:, at])
         return Facts(tuple(self.ids[i] for i in at), *pick)
 
     def others(self, columns: Sequence[int]) -> list[int]:
-        """All columns but these."""
+        """All column indices except these."""
         gone = set(columns)
         return [i for i in range(len(self)) if i not in gone]
 
     def without(self, columns: Sequence[int]) -> "Facts":
-        """All facts but those in these columns."""
+        """All facts except those in these columns."""
         return self.take(self.others(columns)) if columns else self
 
     def put(self, columns: Sequence[int], values: Float64[Tensor, "d_v m"]) -> "Facts":
-        """The same facts with other values in some columns."""
+        """The same facts, with other values in some columns."""
         fresh = self.values.clone()
         fresh[:, list(columns)] = values
         return replace(self, values=fresh)
 
     def join(self, other: "Facts") -> "Facts":
-        """These facts, then the others."""
+        """These facts, followed by the others."""
         if not len(other):
             return self
         return Facts(
@@ -77,7 +78,11 @@ class Facts:
 
 
 def unique(ids: Sequence[str]) -> tuple[str, ...]:
-    """Ids as a tuple of different texts."""
+    """Ids as a tuple of distinct strings.
+
+    Raises:
+        LedgerError: if an id is not a string or is given twice, or if ``ids`` is a single string.
+    """
     if isinstance(ids, str):
         raise LedgerError(f"ids must be a list of texts, got the one text {ids!r}; write [{ids!r}]")
     for name, times in Counter(ids).items():
@@ -89,12 +94,9 @@ def unique(ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def check(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
-    """Check a tensor's shape (a name stands for any length) and that it is finite."""
-    fits = tensor.ndim == len(shape) and all(
-        isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}; nothing was changed")
-    if not torch.isfinite(tensor).all():
-        raise NonFiniteError(f"{name} holds NaN or infinity; nothing was changed")
+    """Check the shape of a ledger's input, and that it is finite.
+
+    Raises:
+        ShapeError, NonFiniteError: as `palimpsest.algebra.checks.expect`; the ledger is unchanged.
+    """
+    expect(name, tensor, shape, "nothing was changed")

@@ -1,4 +1,4 @@
-"""The file of a ledger: one safetensors file with tensors, a description, and a checksum of each tensor."""
+"""File of a ledger: one safetensors file with tensors, a description, and a checksum of each tensor."""
 
 import hashlib
 import json
@@ -18,20 +18,20 @@ SCHEMA = 1
 
 
 def write(path: Path, tensors: Mapping[str, Tensor | None], about: Mapping[str, Any]) -> None:
-    """Write the tensors that are there and a JSON-able description, under a temporary name first.
+    """Write the tensors that are not None and a JSON-able description, atomically.
 
     Raises:
-        ResourceError: if it cannot be written; what was there before is unchanged.
+        ResourceError: if the file cannot be written; an earlier one is unchanged.
     """
     present = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if t is not None}
-    sums = {name: content_hash(t) for name, t in present.items()}
+    sums = {name: tensor_sha256(t) for name, t in present.items()}
     described = json.dumps({"schema": SCHEMA, "sha256": sums} | dict(about))
     with replacing(path) as temporary:
         save_file(present, temporary, metadata={"ledger": described})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write` wrote, and ``sha256``, the checksum of each tensor.
+    """Tensors and description from `write`; the description also has ``sha256``, the checksum of each tensor.
 
     Raises:
         ResourceError: if the file is missing or damaged.
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has format {about['schema']}, this version reads {SCHEMA}; open it with the version "
             "that wrote it"
         )
-    changed = [name for name, digest in about["sha256"].items() if content_hash(tensors[name]) != digest]
+    changed = [name for name, digest in about["sha256"].items() if tensor_sha256(tensors[name]) != digest]
     if changed:
         raise ResourceError(
             f"ledger file {path} is damaged: {', '.join(changed)} changed since it was written; give the "
@@ -63,8 +63,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def content_hash(tensor: Tensor) -> str:
-    """Sha256 of a tensor's type, shape and bits, wherever it is stored."""
+def tensor_sha256(tensor: Tensor) -> str:
+    """Sha256 of a tensor's dtype, shape and bits, independent of its device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     total.update(flat.view(torch.uint8).numpy().data)

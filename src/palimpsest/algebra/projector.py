@@ -1,13 +1,13 @@
 """Null-space projectors of the preserved keys, from the spectrum of their second moment.
 
-AlphaEdit (Eq. 7 to 10) keeps every update inside the directions where preserved keys have little
-energy: P = U Uᵀ over the eigenvectors of C0 whose eigenvalue is below 2e-2. The rule that draws that
-line is a parameter here, because an absolute threshold depends on the scale of the activations.
-P acts on the right of an update, that is on its rows: ΔP = Δ means that Δ ignores the protected
-directions. AlphaEdit+ (Algorithm 1) gives some of the protected directions back where new facts need them:
-`palimpsest.algebra.admission`.
+AlphaEdit (Eq. 7 to 10) keeps every update inside the directions where preserved keys have little energy:
+P = U Uᵀ over the eigenvectors of C0 whose eigenvalue is below 2e-2. The rule that separates these directions
+is a parameter here, because an absolute threshold depends on the scale of the activations. P multiplies an
+update from the right, that is, it acts on rows: ΔP = Δ means that Δ is zero on the protected directions.
+AlphaEdit+ (Algorithm 1) frees some protected directions that new facts need: `palimpsest.algebra.admission`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,29 +15,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest.algebra.spectrum import (
+    CUTS,
+    Cut,
     HasValue,
-    Rule,
     absolute,
     eigendirections,
 )
-from palimpsest.errors import ShapeError
+from palimpsest.errors import ProfileError, ShapeError, UnknownNameError
 
 
 @dataclass(frozen=True)
 class Projector:
-    """Orthogonal projector P (d_k, d_k), held as the smaller of its basis and its complement.
+    """Orthogonal projector P (d_k, d_k), stored as the smaller of its basis and its complement.
 
     Attributes:
-        basis: B (d_k, r) with orthonormal columns, P = B Bᵀ; None when the complement is held.
-        complement: U (d_k, r) with orthonormal columns, P = I − U Uᵀ; None when the basis is held.
-        spectrum: eigenvalues of the second moment it came from, (d_k,), largest first, or None.
-        rule: the rule that drew the line, or None.
+        basis: B (d_k, r) with orthonormal columns, P = B Bᵀ; None when the complement is stored.
+        complement: U (d_k, r) with orthonormal columns, P = I − U Uᵀ; None when the basis is stored.
+        spectrum: eigenvalues of the second moment it was built from, (d_k,), largest first, or None.
+        rule: rule that chose the protected directions, or None.
+
+    Raises:
+        ShapeError: unless exactly one of basis and complement is given.
     """
 
     basis: Float[Tensor, "d_k r"] | None = None
     complement: Float[Tensor, "d_k r"] | None = None
     spectrum: Float[Tensor, " d_k"] | None = None
-    rule: Rule | None = None
+    rule: Cut | None = None
 
     def __post_init__(self) -> None:
         if (self.basis is None) == (self.complement is None):
@@ -45,7 +49,7 @@ class Projector:
 
     @classmethod
     def identity(cls, d_k: int, device: torch.device | str = "cpu") -> "Projector":
-        """The projector that protects nothing."""
+        """The projector P = I, which protects nothing."""
         return cls(complement=torch.zeros(d_k, 0, dtype=torch.float64, device=device))
 
     @property
@@ -55,18 +59,22 @@ class Projector:
 
     @property
     def kept(self) -> int:
-        """Rank of P: the number of directions in which an update may act."""
+        """Rank of P: the number of free directions, in which an update may act."""
         return self.basis.shape[1] if self.basis is not None else self.dim - self._held.shape[1]
 
     @property
     def protected_energy(self) -> float:
-        """Share of the key energy (trace of the second moment) in protected directions, in [0, 1]."""
+        """Share of the key energy (trace of the second moment) in protected directions, in [0, 1].
+
+        Raises:
+            ShapeError: if the projector has no spectrum.
+        """
         if self.spectrum is None:
             raise ShapeError("this projector has no spectrum; build it with null_space")
         return float(self.spectrum[: self.dim - self.kept].sum() / self.spectrum.sum())
 
     def apply(self, x: Float[Tensor, "d_k n"]) -> Float[Tensor, "d_k n"]:
-        """P @ x."""
+        """P x, for columns x."""
         u = self._held.to(x)
         inside = u @ (u.T @ x)
         return inside if self.basis is not None else x - inside
@@ -85,29 +93,29 @@ class Projector:
             raise ShapeError("leakage of keys that are all zero is undefined; give real keys")
         return float(self.apply(keys).square().sum() / total)
 
-    # Coordinates on range(P), so that a solver needs no case distinction: with a basis they are
-    # r numbers per column; with a complement they stay d_k numbers, and `pad` fills the protected
-    # directions, where right-hand sides are zero, so that the matrix to factorise is invertible.
+    # Coordinates on range(P), so that a solver needs no case distinction: c = r numbers per column with
+    # a basis, c = d_k with a complement. In the second case `pad` makes the matrix to factorise invertible
+    # in the protected directions, where right-hand sides are zero.
 
     def coordinates(self, x: Float[Tensor, "d_k n"]) -> Float[Tensor, "c n"]:
-        """Columns of x, projected, in the coordinates the solver works in."""
+        """Columns of x projected onto range(P), in the solver's coordinates."""
         return self.basis.to(x).T @ x if self.basis is not None else self.apply(x)
 
     def embed(self, y: Float[Tensor, "c n"]) -> Float[Tensor, "d_k n"]:
-        """Back from coordinates to columns of width d_k, inside range(P)."""
+        """Columns of width d_k inside range(P), from coordinates."""
         return self.basis.to(y) @ y if self.basis is not None else self.apply(y)
 
     def restrict(self, a: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "c c"]:
-        """The symmetric matrix ``a`` as it acts on range(P): Bᵀ a B, or P a P."""
+        """Symmetric matrix ``a`` restricted to range(P): Bᵀ a B, or P a P."""
         if self.basis is not None:
             b = self.basis.to(a)
             return b.T @ a @ b
         return self.apply(self.apply(a).T)
 
     def pad(self, a: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
-        """A restricted matrix with the mean of its eigenvalues on range(P) in protected directions.
+        """Restricted matrix, filled in protected directions with the mean of its eigenvalues on range(P).
 
-        The mean lies between the extremes, so the condition number stays that on range(P).
+        The mean lies between the extremes, so the condition number remains that on range(P).
         """
         if self.basis is not None or self.kept == self.dim:
             return a
@@ -122,20 +130,20 @@ class Projector:
         return held
 
 
-def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
+def null_space(c0: Tensor | HasValue, rule: Cut | None = None) -> Projector:
     """Projector onto the directions in which the preserved keys have little energy.
 
     Args:
         c0: mean second moment of the preserved keys (d_k, d_k), symmetric, or an object that holds it
             as ``.value``.
-        rule: where to draw the line; default ``absolute(2e-2)``, as published.
+        rule: which directions to protect; default ``absolute(2e-2)``, as published.
 
     Returns:
-        Projector with the spectrum attached; basis or complement, whichever is smaller.
+        Projector with its spectrum and rule; basis or complement, whichever is smaller.
 
     Raises:
         ShapeError: if ``c0`` is not square and symmetric, is all zero, has a negative eigenvalue, or
-            the rule asks for more directions than there are.
+            the rule needs more directions than there are.
         NonFiniteError: if ``c0`` holds NaN or infinity.
 
     Source: AlphaEdit Eq. 7 to 10 and its released code (threshold on the mean second moment).
@@ -149,10 +157,44 @@ def null_space(c0: Tensor | HasValue, rule: Rule | None = None) -> Projector:
     return Projector(basis=vectors[:, protected:].contiguous(), spectrum=spectrum, rule=rule)
 
 
-def line_energy(vectors: Float[Tensor, "n d"], states: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
-    """L_kp of n edits of one direction each: Σ over x of (vᵀx)²/‖v‖² (n,), any precision; 0 where v is 0.
+def projectors(
+    moments: Mapping[int, Float[Tensor, "d_k d_k"] | HasValue], rule: str, threshold: float
+) -> dict[int, Projector]:
+    """Null-space projectors of several layers; each must have a free direction for edits.
 
-    Its gradient at v = 0, where it has none, is taken as 0, so that an optimisation can start there.
+    Args:
+        moments: layer -> second moment C₀.
+        rule: name of the rule, a key of `palimpsest.algebra.spectrum.CUTS`.
+        threshold: the rule's number.
+
+    Raises:
+        UnknownNameError: if there is no such rule.
+        ProfileError: if a layer has no free direction.
+        ShapeError, NonFiniteError: as `null_space`.
+    """
+    if rule not in CUTS:
+        raise UnknownNameError("rule of the projector", rule, list(CUTS))
+    found = {layer: null_space(moment, CUTS[rule](threshold)) for layer, moment in moments.items()}
+    for layer, projector in found.items():
+        if projector.kept == 0:
+            raise ProfileError(
+                f"layer {layer}: rule {rule!r} at {threshold} protects every direction, so "
+                "no fact could be written; choose a threshold between the eigenvalues of C0"
+            )
+    return found
+
+
+def line_energy(vectors: Float[Tensor, "n d"], states: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
+    """Energy L_kp of states x along each vector v: Σ over x of (vᵀx)²/‖v‖² (n,), any dtype; 0 where v is 0.
+
+    It has no gradient at v = 0; autograd returns 0 there, so that an optimisation can start from v = 0.
+
+    Args:
+        vectors: one row v per edit, (n, d).
+        states: one row per state x, (m, d).
+
+    Source: Diagnosing Hidden Instabilities, Eq. 1, for a subspace of one dimension.
     """
     length = vectors.square().sum(1)
+    # (n, m) products, summed over the states.
     return (vectors @ states.T).square().sum(1) / torch.where(length > 0, length, 1)

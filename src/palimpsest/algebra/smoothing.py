@@ -1,8 +1,8 @@
-"""Smoothed targets of AlphaEdit+: a step length for facts whose values lie far from what the weight gives.
+"""Smoothed targets of AlphaEdit+: a smaller step for facts whose values lie far from the present output Wk.
 
-With v₀ = Wk, which the paper leaves undefined, Eq. 16 multiplies the residual of a hard fact, one with
-‖r‖ > τ, by c = (T + t)/(2T) and leaves the others. The update is linear in the residual, and nothing is
-carried from one t to the next, so every candidate comes from one factorisation:
+A fact is hard if ‖r‖ > τ. With v₀ = Wk (the paper does not define v₀), Eq. 16 multiplies the residual of each
+hard fact by c = (T + t)/(2T) and keeps the others unchanged. The update is linear in the residual and nothing
+is carried from one t to the next, so that one factorisation gives every candidate:
 
     Δ(c) = Δ_easy + c Δ_hard,     c = ½ … 1;     c = 1 is the edit without smoothing
 """
@@ -23,7 +23,7 @@ class Scan:
 
     Attributes:
         easy, hard: Δ_easy and Δ_hard (d_v, d_k), float64.
-        condition: of the one system that was factorised.
+        condition: condition number of the one factorised system.
     """
 
     easy: Float[Tensor, "d_v d_k"]
@@ -31,32 +31,37 @@ class Scan:
     condition: float
 
     def at(self, scale: float) -> Float[Tensor, "d_v d_k"]:
-        """The update whose hard columns aim at this share of their residual."""
+        """Update Δ(c) (d_v, d_k) with c = ``scale``, the share of a hard residual that is aimed at."""
         return self.easy + scale * self.hard
 
 
 def hard_part(residual: Float[Tensor, "d_v n"], threshold: float) -> Float[Tensor, "d_v n"]:
-    """The columns with ‖r‖ > τ; the others are 0."""
+    """Residual (d_v, n) of the hard facts, ‖r‖ > τ; the other columns are 0."""
     return residual * (residual.norm(dim=0) > threshold)
 
 
 def scan(problem: LeastSquares, hard: Float[Tensor, "d_v n"]) -> Scan:
-    """Solve once for every smoothed target. Eq. 16 and 18.
+    """Updates for all smoothed targets, from one factorisation. Eq. 16 and 18.
 
     Args:
-        problem: with the whole residual.
-        hard: what of that residual is scaled, as `hard_part` has it.
+        problem: problem with the whole residual.
+        hard: part of that residual to scale, from `hard_part`.
 
     Raises:
         SingularProblemError: as `palimpsest.algebra.solve.solve`.
     """
+    # One factorisation for both parts of R, stacked as rows: (2 d_v, n) -> Δ (2 d_v, d_k).
     solution = solve(replace(problem, residual=torch.cat([problem.residual - hard, hard])))
-    easy, difficult = solution.delta.chunk(2)
+    easy, difficult = solution.delta.chunk(2)  # (d_v, d_k) each
     return Scan(easy, difficult, solution.condition)
 
 
 def scale_at(step: int, steps: int) -> float:
-    """Share of a hard column's residual that is aimed at, c = 1 − β(t) = (T + t)/(2T). Eq. 16.
+    """Factor c = 1 − β(t) = (T + t)/(2T) on a hard fact's residual. Eq. 16.
+
+    Args:
+        step: t.
+        steps: T.
 
     Raises:
         ShapeError: if T is below 1 (the formula divides by it) or t is outside 0 to T.
@@ -70,7 +75,7 @@ def scale_at(step: int, steps: int) -> float:
 
 
 def scales(hard: Float[Tensor, "d_v n"], steps: int) -> list[float]:
-    """Every scale Algorithm 1 tries: ½ to 1 in T + 1 steps, or only 1 if no fact is hard."""
+    """All scales that Algorithm 1 tries: T + 1 values from ½ to 1, or only 1 if no fact is hard."""
     return [scale_at(step, steps) for step in range(steps + 1)] if hard.any() else [1.0]
 
 
@@ -81,6 +86,17 @@ def smoothed_targets(
     step: int,
     steps: int,
 ) -> Float[Tensor, "d_v n"]:
-    """Targets v + β(t)(v₀ − v) where ‖v − v₀‖ > τ, else v. Eq. 16; v₀ = Wk, which it leaves undefined."""
+    """Targets v + β(t)(v₀ − v) where ‖v − v₀‖ > τ, else v. Eq. 16, with v₀ = Wk.
+
+    Args:
+        values: v (d_v, n).
+        present: v₀ (d_v, n).
+        threshold: τ.
+        step: t.
+        steps: T.
+
+    Raises:
+        ShapeError: as `scale_at`.
+    """
     hard = (values - present).norm(dim=0) > threshold
     return torch.where(hard, values + (1 - scale_at(step, steps)) * (present - values), values)

@@ -1,18 +1,18 @@
-"""One least-squares problem behind every editor, solved in float64. Pure tensors, no model.
+"""The least-squares problem that every editor solves, in float64 and without a model.
 
     minimise over Δ (d_v, d_k):   ‖ΔK − R‖² + tr(Δ M Δᵀ) + λ‖Δ‖²     subject to   Δ = ΔP
 
-K (d_k, n) are the keys to edit, R (d_v, n) what each of them still lacks, M the second moment of what
-must be preserved, λ a ridge, P an orthogonal projector. MEMIT is M = λ₀C₀; AlphaEdit is a null-space P,
-λ = L2 and M = past keys; ROME is the same cost M under ΔK = R exactly (`solve_exact`).
+K (d_k, n) holds the keys to edit and R (d_v, n) their residuals, wanted minus present values. M is the second
+moment of what must be preserved, λ a ridge, P an orthogonal projector. MEMIT is M = λ₀C₀. AlphaEdit is a
+null-space P, λ = L2 and M = past keys. ROME has the same cost M, under the constraint ΔK = R (`solve_exact`).
 
-Two ways to the same Δ, both one symmetric positive definite Cholesky on range(P):
+Two forms give the same Δ. Both factorise only symmetric positive definite matrices on range(P) (Cholesky):
 
     primal   Δ = R Xᵀ,       (M + λI + KKᵀ) X = K            one d_k × d_k system
     dual     Δ = R G⁻¹ Yᵀ,   (M + λI) Y = K,  G = KᵀY + I    one n × n system when M is absent
 
-The published codes solve the unsymmetric (P(KKᵀ + M) + λI) Δᵀ = PKRᵀ in float32 instead, whose condition
-number also sees the protected part of K and can lose every digit.
+The published codes instead solve the unsymmetric system (P(KKᵀ + M) + λI) Δᵀ = PKRᵀ in float32. Its condition
+number also depends on the protected part of K, and float32 can lose every digit.
 """
 
 from dataclasses import dataclass, replace
@@ -22,17 +22,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from palimpsest.algebra.checks import expect
 from palimpsest.algebra.projector import Projector
-from palimpsest.errors import NonFiniteError, ShapeError, SingularProblemError
+from palimpsest.errors import ShapeError, SingularProblemError
 
 CONDITION_LIMIT = 0.1 / torch.finfo(torch.float64).eps
+UNSOLVED = "nothing was solved"
 PROTECTED_KEY = 1e-12
-"""A key with a smaller share of its length inside range(P) has no part there but rounding."""
+"""Smallest ‖Pk‖/‖k‖ that counts; below it Pk is rounding error, and k is fully protected."""
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The problem at the head of this module.
+    """Least-squares problem of the module docstring.
 
     Args:
         keys: K (d_k, n), one column per fact.
@@ -53,26 +55,42 @@ class LeastSquares:
     projector: Projector | None = None
 
     def __post_init__(self) -> None:
-        _expect("keys", self.keys, ("d_k", "n"))
+        expect("keys", self.keys, ("d_k", "n"), UNSOLVED)
         d_k, n = self.keys.shape
-        _expect("residual", self.residual, ("d_v", n))
-        if self.preserve is not None:
-            _expect("preserve", self.preserve, (d_k, d_k))
-        if self.projector is not None and self.projector.dim != d_k:
-            raise ShapeError(f"projector has width {self.projector.dim}, the keys have {d_k}")
-        if not 0 <= self.ridge < float("inf"):
-            raise ShapeError(f"ridge must be 0 or more and finite, got {self.ridge}")
+        expect("residual", self.residual, ("d_v", n), UNSOLVED)
+        check_terms(d_k, self.preserve, self.ridge, self.projector)
+
+
+def check_terms(width: int, preserve: Tensor | None, ridge: float, projector: Projector | None) -> None:
+    """Check that M, λ and P fit keys of a given width.
+
+    Args:
+        width: d_k.
+        preserve: M, or None.
+        ridge: λ.
+        projector: P, or None.
+
+    Raises:
+        ShapeError: if shapes do not fit, or λ is negative or infinite.
+        NonFiniteError: if M holds NaN or infinity.
+    """
+    if preserve is not None:
+        expect("preserve", preserve, (width, width), UNSOLVED)
+    if projector is not None and projector.dim != width:
+        raise ShapeError(f"projector has width {projector.dim}, the keys have {width}")
+    if not 0 <= ridge < float("inf"):
+        raise ShapeError(f"ridge must be 0 or more and finite, got {ridge}")
 
 
 @dataclass(frozen=True)
 class Solution:
-    """An update and how far to trust it.
+    """Update with its condition number and the residual it does not write.
 
     Attributes:
         delta: Δ (d_v, d_k), float64.
         condition: estimated 2-norm condition number of the factorised system (a lower bound, usually
             within a few per cent); relative errors of Δ are of the order of 1e-16 times this.
-        fit: share of the residual left, ‖ΔK − R‖/‖R‖; 0 when R is zero.
+        fit: remaining share of the residual, ‖ΔK − R‖/‖R‖; 0 when R is zero.
     """
 
     delta: Float[Tensor, "d_v d_k"]
@@ -81,9 +99,13 @@ class Solution:
 
 
 def with_past(problem: LeastSquares, past: Float[Tensor, "d_k p"]) -> LeastSquares:
-    """The same problem with past keys, times the root of their weights, as further columns without residual.
+    """Append past keys to K as columns with residual zero.
 
-    ‖ΔK_pΛ^½‖² is thus part of ‖ΔK − R‖², and the dual stays as small as the number of keys.
+    The penalty ‖ΔK_pΛ^½‖² then is part of ‖ΔK − R‖², and the dual system has one row per key, new or past.
+
+    Args:
+        problem: the problem without past keys.
+        past: K_pΛ^½ (d_k, p), past keys times the square roots of their weights.
     """
     nothing = problem.residual.new_zeros(len(problem.residual), past.shape[1])
     keys, residual = torch.cat([problem.keys, past], 1), torch.cat([problem.residual, nothing], 1)
@@ -91,12 +113,12 @@ def with_past(problem: LeastSquares, past: Float[Tensor, "d_k p"]) -> LeastSquar
 
 
 def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) -> Solution:
-    """The unique minimiser of the problem.
+    """Solve the problem for its unique minimiser.
 
     Args:
-        problem: what to minimise.
-        path: force one of the two forms; by default the dual when M is absent and n is smaller than
-            the rank of P, else the primal.
+        problem: problem to solve.
+        path: form to use; by default the dual if M is absent and n is smaller than the rank of P,
+            otherwise the primal.
 
     Raises:
         SingularProblemError: if the minimiser is not unique; the message says what to raise.
@@ -120,14 +142,14 @@ def solve(problem: LeastSquares, path: Literal["primal", "dual"] | None = None) 
 def solve_exact(problem: LeastSquares) -> Solution:
     """Minimise tr(Δ M Δᵀ) + λ‖Δ‖² subject to ΔK = R exactly and Δ = ΔP.
 
-    For one key and M = C₀ this is ROME's rank-one update Δ = r (C₀⁻¹k)ᵀ / (kᵀC₀⁻¹k); for several it is
+    For one key and M = C₀ this is ROME's rank-one update Δ = r (C₀⁻¹k)ᵀ / (kᵀC₀⁻¹k); for several keys it is
     EMMET's.
 
     Raises:
-        SingularProblemError: if keys are linearly dependent on range(P) or a key has no part in it,
+        SingularProblemError: if keys are linearly dependent on range(P), a key has no part in range(P),
             or M + λI is singular there.
 
-    Source: ROME Eq. 2; cost ‖r‖²/(kᵀC₀⁻¹k).
+    Source: ROME Eq. 2. With one key, M = C₀, λ = 0 and P = I, the minimum is ‖r‖²/(kᵀC₀⁻¹k).
     """
     projector = _projector(problem)
     if problem.keys.shape[1] == 0:
@@ -140,7 +162,7 @@ def solve_exact(problem: LeastSquares) -> Solution:
 
 
 def objective(problem: LeastSquares, delta: Float[Tensor, "d_v d_k"]) -> float:
-    """Value of the problem's objective at ``delta`` (the constraint is not checked)."""
+    """Value of the objective at ``delta`` (d_v, d_k); the constraint Δ = ΔP is not checked."""
     delta = delta.double()
     value = (delta @ problem.keys.double() - problem.residual.double()).square().sum()
     value = value + problem.ridge * delta.square().sum()
@@ -152,26 +174,27 @@ def objective(problem: LeastSquares, delta: Float[Tensor, "d_v d_k"]) -> float:
 def share_left(
     delta: Float[Tensor, "d_v d_k"], keys: Float[Tensor, "d_k n"], residual: Float[Tensor, "d_v n"]
 ) -> float:
-    """‖ΔK − R‖/‖R‖; 0 when R is zero."""
+    """Remaining share of the residual, ‖ΔK − R‖/‖R‖; 0 when R is zero."""
     scale = residual.norm()
     return float((delta @ keys - residual).norm() / scale) if scale > 0 else 0.0
 
 
 def _solve_dual(problem: LeastSquares, projector: Projector, slack: float) -> Solution:
-    """The N × N form; slack 1 gives the penalised problem, slack 0 the equality constraint."""
+    """Dual form, an n × n system: slack 1 for the penalised problem, slack 0 for ΔK = R exactly."""
     keys = projector.coordinates(problem.keys.double())
-    y, outer = _apply_inverse_metric(problem, projector, keys)
-    gram = keys.T @ y
+    # Push-through identity, A = M + λI: (A + KKᵀ)⁻¹K = A⁻¹K (KᵀA⁻¹K + I)⁻¹.
+    y, outer = _apply_inverse_metric(problem, projector, keys)  # A⁻¹K (c, n)
+    gram = keys.T @ y  # (n, n)
     gram = (gram + gram.T) / 2 + slack * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, inner = _factor(gram, problem)
-    x = torch.cholesky_solve(y.T, factor).T
+    x = torch.cholesky_solve(y.T, factor).T  # Y G⁻¹ (c, n)
     return _solution(problem, projector, x, max(inner, outer))
 
 
 def _apply_inverse_metric(
     problem: LeastSquares, projector: Projector, keys: Float[Tensor, "c n"]
 ) -> tuple[Float[Tensor, "c n"], float]:
-    """(M + λI)⁻¹ on range(P), applied to the keys, with its condition number."""
+    """(M + λI)⁻¹K on range(P), and the condition number of M + λI there."""
     if problem.preserve is None:
         if problem.ridge == 0:
             raise SingularProblemError(_singular_message(problem, "no ridge and nothing preserved"))
@@ -181,7 +204,7 @@ def _apply_inverse_metric(
 
 
 def _metric(problem: LeastSquares, projector: Projector) -> Float[Tensor, "c c"]:
-    """M + λI on range(P), in the projector's coordinates."""
+    """M + λI restricted to range(P), in the projector's coordinates."""
     if problem.preserve is None:
         d_k = problem.keys.shape[0]
         full = torch.zeros(d_k, d_k, dtype=torch.float64, device=problem.keys.device)
@@ -193,7 +216,7 @@ def _metric(problem: LeastSquares, projector: Projector) -> Float[Tensor, "c c"]
 
 
 def _factor(matrix: Float[Tensor, "c c"], problem: LeastSquares) -> tuple[Tensor, float]:
-    """Cholesky factor and condition number of a symmetric matrix that should be positive definite."""
+    """Cholesky factor and condition number of a symmetric matrix, refused unless positive definite."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info) != 0:
         raise SingularProblemError(_singular_message(problem, f"pivot {int(info)} is not positive"))
@@ -204,9 +227,9 @@ def _factor(matrix: Float[Tensor, "c c"], problem: LeastSquares) -> tuple[Tensor
 
 
 def _condition(matrix: Float[Tensor, "c c"], factor: Tensor, steps: int = 12) -> float:
-    """Condition number by power iterations on the matrix and on its inverse, from four starts."""
+    """Estimated condition number: power iterations on the matrix and its inverse, from four starts."""
     seeded = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), 4, dtype=matrix.dtype, generator=seeded).to(matrix.device)
+    start = torch.randn(len(matrix), 4, dtype=matrix.dtype, generator=seeded).to(matrix.device)  # (c, 4)
     big, small = start, start
     for _ in range(steps):
         big = matrix @ (big / big.norm(dim=0))
@@ -217,16 +240,16 @@ def _condition(matrix: Float[Tensor, "c c"], factor: Tensor, steps: int = 12) ->
 def _solution(
     problem: LeastSquares, projector: Projector, x: Float[Tensor, "c n"], condition: float
 ) -> Solution:
-    """Δ = R Xᵀ, carried back from coordinates last, so that rounding stays inside range(P) too."""
+    """Δ = R Xᵀ. Mapping back from coordinates comes last, so that rounding errors lie in range(P) too."""
     residual = problem.residual.double()
-    delta = projector.embed(x @ residual.T).T
+    delta = projector.embed(x @ residual.T).T  # (c, d_v) -> (d_k, d_v) -> (d_v, d_k)
     if not torch.isfinite(delta).all():
         raise SingularProblemError(_singular_message(problem, "the update is not finite"))
     return Solution(delta, condition, share_left(delta, problem.keys.double(), residual))
 
 
 def _nothing(problem: LeastSquares) -> Solution:
-    """The zero update: there is no key, or no direction to act in."""
+    """Zero update, for a problem without keys or without a free direction."""
     shape = len(problem.residual), len(problem.keys)
     zero = torch.zeros(shape, dtype=torch.float64, device=problem.keys.device)
     return Solution(zero, 1.0, 1.0 if problem.residual.any() else 0.0)
@@ -246,15 +269,3 @@ def _singular_message(problem: LeastSquares, what: str) -> str:
 def _projector(problem: LeastSquares) -> Projector:
     identity = Projector.identity(problem.keys.shape[0], problem.keys.device)
     return problem.projector or identity
-
-
-def _expect(name: str, tensor: Tensor, shape: tuple[int | str, int | str]) -> None:
-    """Check a tensor's shape (a name stands for any length) and that it is finite."""
-    fits = tensor.ndim == len(shape) and all(
-        isinstance(want, str) or have == want for have, want in zip(tensor.shape, shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(map(str, shape))
-        raise ShapeError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
-    if not torch.isfinite(tensor).all():
-        raise NonFiniteError(f"{name} holds NaN or infinity; nothing was solved")

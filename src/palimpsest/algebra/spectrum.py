@@ -1,6 +1,6 @@
-"""The spectrum of a second moment, and rules that draw the line between protected and free directions.
+"""Spectrum of a second moment, and the rules that split it into protected and free directions.
 
-AlphaEdit (Eq. 7 to 10) protects the eigenvectors of C0 whose eigenvalue is at or above 2e-2. That number
+AlphaEdit (Eq. 7 to 10) protects the eigenvectors of C0 whose eigenvalue is at least 2e-2. This threshold
 depends on the scale of the activations; the other rules do not.
 """
 
@@ -18,12 +18,12 @@ PUBLISHED_THRESHOLD = 2e-2
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How many leading directions of a spectrum are protected.
+class Cut:
+    """Rule for the number of leading directions of a spectrum that are protected.
 
     Attributes:
         name: ``absolute``, ``relative``, ``energy`` or ``rank``.
-        parameter: the rule's number.
+        parameter: the rule's number: a threshold, a share or a rank.
         protected: spectrum (d_k,), largest first -> number of protected directions.
     """
 
@@ -32,47 +32,63 @@ class Rule:
     protected: Callable[[Tensor], int]
 
 
-def absolute(threshold: float = PUBLISHED_THRESHOLD) -> Rule:
-    """Protect eigenvalues at or above ``threshold`` (AlphaEdit's published rule, 2e-2)."""
+def absolute(threshold: float = PUBLISHED_THRESHOLD) -> Cut:
+    """Protect eigenvalues at or above ``threshold`` (AlphaEdit's published rule, 2e-2).
+
+    Raises:
+        ShapeError: if the threshold is negative.
+    """
     _require(threshold >= 0, f"absolute threshold must be 0 or more, got {threshold}")
-    return Rule("absolute", threshold, lambda s: int((s >= threshold).sum()))
+    return Cut("absolute", threshold, lambda s: int((s >= threshold).sum()))
 
 
-def relative(threshold: float) -> Rule:
-    """Protect eigenvalues at or above ``threshold`` times the largest; free of activation scale."""
+def relative(threshold: float) -> Cut:
+    """Protect eigenvalues at or above ``threshold`` times the largest; independent of activation scale.
+
+    Raises:
+        ShapeError: if the threshold is outside [0, 1].
+    """
     _require(0 <= threshold <= 1, f"relative threshold must lie in [0, 1], got {threshold}")
-    return Rule("relative", threshold, lambda s: int((s >= threshold * s[0]).sum()))
+    return Cut("relative", threshold, lambda s: int((s >= threshold * s[0]).sum()))
 
 
-def energy(share: float) -> Rule:
-    """Protect the fewest leading directions that hold at least ``share`` of the key energy."""
+def energy(share: float) -> Cut:
+    """Protect the fewest leading directions that hold at least ``share`` of the key energy, the trace of C0.
+
+    Raises:
+        ShapeError: if the share is outside [0, 1].
+    """
     _require(0 <= share <= 1, f"energy share must lie in [0, 1], got {share}")
 
     def protected(spectrum: Tensor) -> int:
         held = torch.cumsum(spectrum, 0) / spectrum.sum()
         return 0 if share == 0 else min(int((held < share - 1e-12).sum()) + 1, len(spectrum))
 
-    return Rule("energy", share, protected)
+    return Cut("energy", share, protected)
 
 
-def rank(r: int) -> Rule:
-    """Keep exactly the ``r`` directions with the least key energy; protect the others."""
+def rank(r: int) -> Cut:
+    """Keep exactly the ``r`` directions with the least key energy free; protect the others.
+
+    Raises:
+        ShapeError: if r is negative; from ``protected``, if r exceeds the number of directions.
+    """
     _require(r >= 0, f"rank must be 0 or more, got {r}")
 
     def protected(spectrum: Tensor) -> int:
         _require(r <= len(spectrum), f"rank {r} is more than the {len(spectrum)} directions there are")
         return len(spectrum) - r
 
-    return Rule("rank", r, protected)
+    return Cut("rank", r, protected)
 
 
-RULES = {"absolute": absolute, "relative": relative, "energy": energy}
-"""Rules by the name that settings give them; the number of each is then called threshold."""
+CUTS = {"absolute": absolute, "relative": relative, "energy": energy}
+"""Rules by their names in settings, where the number of each is called threshold."""
 
 
 @runtime_checkable
 class HasValue(Protocol):
-    """Anything that carries a matrix as ``.value``, such as ``statistics.SecondMoment``."""
+    """Any object that holds a matrix as ``.value``, such as `palimpsest.memory.moments.SecondMoment`."""
 
     @property
     def value(self) -> Tensor:
@@ -83,10 +99,15 @@ class HasValue(Protocol):
 def eigendirections(c0: Tensor | HasValue) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
     """Eigenvalues of a second moment, largest first, and its eigenvectors as columns, in float64.
 
-    A rule's ``protected`` applied to the eigenvalues says what it would keep without a new decomposition.
+    A rule's ``protected`` can be applied to the eigenvalues without another decomposition. Eigenvalues that
+    rounding made negative are set to 0.
+
+    Args:
+        c0: second moment (d_k, d_k), or an object that holds it as ``.value``.
 
     Raises:
-        ShapeError: if ``c0`` is not square and symmetric, is all zero, or has a negative eigenvalue.
+        ShapeError: if ``c0`` is not square and symmetric, is all zero, or has an eigenvalue below −1e-5 times
+            the largest absolute one.
         NonFiniteError: if it holds NaN or infinity.
     """
     matrix = torch.as_tensor(getattr(c0, "value", c0)).double()
@@ -101,9 +122,9 @@ def eigendirections(c0: Tensor | HasValue) -> tuple[Float[Tensor, " d_k"], Float
 
 
 def energy_along(directions: Float[Tensor, "d_k r"], moment: Float[Tensor, "d_k d_k"]) -> Float[Tensor, " r"]:
-    """Mean energy uᵀCu, along each column u, of the keys behind a second moment C.
+    """Mean energy uᵀCu (r,) along each column u of the keys with second moment C.
 
-    Over the eigenvectors of C0 that a projector keeps, it adds up to what the projector lets through of those
+    Its sum over the free eigenvectors of a projector is the energy that the projector lets through of those
     keys, for example of held-out ones.
     """
     return (directions * (moment.to(directions) @ directions)).sum(0)

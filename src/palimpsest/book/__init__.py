@@ -1,4 +1,4 @@
-"""Runs notebooks and builds the book from their results, without a model.
+"""Running of notebooks, and building of the book from their results.
 
-Imports results, and never torch.
+Imports results, and never torch; building needs no model.
 """

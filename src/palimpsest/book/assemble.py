@@ -1,7 +1,7 @@
-"""Turn the executed notebooks of a profile into the pages of the book.
+"""Assembly of the book's pages from the executed notebooks of a profile.
 
-Each page gets a banner that names the profile, a warning when the result is stale, the values of other
-profiles where someone has run them, and at its foot a box that says how it was made.
+Each page gets a banner with the profile, a warning if the result is stale, the values of other profiles that
+were run, and at its end a box with the provenance of the result.
 """
 
 import re
@@ -15,8 +15,8 @@ from nbformat import NotebookNode
 
 from palimpsest import paths
 from palimpsest.book.audit import write_audit
-from palimpsest.book.normalise import with_current_prose
-from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile
+from palimpsest.book.normalise import with_current_sources
+from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
 from palimpsest.book.standing import NOT_RUN, stale
 from palimpsest.book.verdicts import write_verdicts
@@ -25,14 +25,14 @@ from palimpsest.results import records
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
 HIDDEN_PROFILES = ("smoke",)
-"""Never shown beside another profile: its numbers say nothing."""
+"""Profiles not shown beside others, because their numbers are not meaningful."""
 
 
 def assemble(profile: str) -> list[Path]:
-    """Write ``book/_pages`` and ``book/_generated`` from the records; returns the pages.
+    """Write ``book/_pages`` and ``book/_generated`` from the records; returns the paths of all pages.
 
     Args:
-        profile: whose executed notebooks become the pages.
+        profile: name of the profile whose executed notebooks become the pages.
     """
     setting = load_profile(profile)
     pages, generated = paths.book_dir() / "_pages", paths.book_dir() / "_generated"
@@ -47,7 +47,7 @@ def assemble(profile: str) -> list[Path]:
 
 
 def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
-    """What writes the generated pages, and where each goes."""
+    """(function that writes a generated page, its path) for each generated page."""
     return [
         (lambda out: write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
         (write_audit, folder / "audit.md"),
@@ -55,16 +55,16 @@ def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
 
 
 def write_page(name: str, setting: Profile, folder: Path) -> Path:
-    """One page: the executed notebook with what the build adds, or a stub where there is none."""
+    """Write one page, the executed notebook with the additions of the build, or a stub if it was not run."""
     source = nbformat.read(find_notebook(name), as_version=4)
     reason = stale(name, setting)
-    if reason == NOT_RUN:
+    if reason == NOT_RUN or not (results_of(setting.name) / f"{name}.ipynb").is_file():
         path = folder / f"{name}.md"
         path.write_text(stub(name, source, setting), "utf-8")
         return path
-    results = paths.results_dir(setting.name)
+    results = results_of(setting.name)
     executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
-    page = with_current_prose(executed, source) or executed
+    page = with_current_sources(executed, source, stands=reason is None) or executed
     record_file = results / f"{name}.json"
     record = records.read(record_file) if record_file.is_file() else {}
     add_after_title(page, banner(setting, reason, record) + other_profiles(name, setting.name, record))
@@ -76,7 +76,7 @@ def write_page(name: str, setting: Profile, folder: Path) -> Path:
 
 
 def title_of(notebook: NotebookNode) -> str:
-    """The first heading of a notebook."""
+    """The first top-level heading of a notebook."""
     for cell in notebook.cells:
         found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
         if found:
@@ -85,7 +85,7 @@ def title_of(notebook: NotebookNode) -> str:
 
 
 def stub(name: str, source: NotebookNode, setting: Profile) -> str:
-    """A page for a result that has not been run; it keeps the labels that other pages refer to."""
+    """Text of the page of a notebook that was not run; it keeps the labels to which other pages refer."""
     text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
     labels = "\n".join(_LABEL.findall(text))
     return (
@@ -98,7 +98,7 @@ def stub(name: str, source: NotebookNode, setting: Profile) -> str:
 
 
 def banner(setting: Profile, reason: str | None, record: Mapping[str, Any] | None = None) -> str:
-    """What every page says first: in which profile its numbers were made, and if they are stale."""
+    """Text at the top of a page: the profile of its numbers, and a warning if they are stale."""
     model = (record or {}).get("facts", {}).get("model", {}).get("name", setting.model)
     bare = model.startswith("none")  # "none, random problems": a page about formulas
     title = f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}"
@@ -118,7 +118,7 @@ def banner(setting: Profile, reason: str | None, record: Mapping[str, Any] | Non
 
 
 def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
-    """The values of the shown profile beside those of every other one that was run."""
+    """Table of the values of the shown profile and of all others that were run; empty if there are none."""
     columns = {shown: record.get("values", {})}
     for path in sorted(paths.results_root().glob(f"*/{name}.json")):
         if path.parent.name not in (shown, *HIDDEN_PROFILES):
@@ -139,7 +139,7 @@ def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
 
 
 def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], setting: Profile) -> str:
-    """How the page was made, folded away."""
+    """Folded box with the provenance of the page: parameters, model, data, revision, versions, run time."""
     facts = dict(record.get("facts", {}))
     rows = {
         "profile": setting.name,
@@ -163,7 +163,7 @@ def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], set
 
 
 def _pairs(content: Any) -> str:
-    """A mapping as ``name = value`` texts, long hashes cut to twelve digits."""
+    """A mapping as ``name = value`` texts, with long hashes shortened to twelve digits."""
     if not isinstance(content, Mapping):
         return _short(content)
     return ", ".join(f"{key} = {_pairs(value)}" for key, value in content.items())
@@ -175,13 +175,13 @@ def _short(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Text for a table cell, with nothing in it that markdown would read as markup."""
+    """Text for a table cell, with line breaks replaced and Markdown's special characters escaped."""
     text = str(value).replace("\n", " ")
     return re.sub(r"([\\|*_`$<>{}\[\]])", r"\\\1", text)
 
 
 def add_after_title(notebook: NotebookNode, text: str) -> None:
-    """Put markdown between a notebook's title and what follows it."""
+    """Insert Markdown text after the title of a notebook, or at its start if it has none."""
     for place, cell in enumerate(notebook.cells):
         found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
         if found:

@@ -1,4 +1,4 @@
-"""The audit page: what arithmetic on the five sources' printed numbers shows."""
+"""The audit page: results of arithmetic checks of the numbers printed in the five sources."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ SOURCES: dict[str, str] = {
     "uncertainty": "Diagnosing hidden instabilities",
 }
 OWN_CLAIMS = ("CL", "RK", "TX", "EQ", "SZ")
-"""Checks of what the papers say; the others ask whether numbers fit together."""
+"""Kinds of check of statements of the papers; the others check whether numbers are consistent."""
 ANSWERS = ("yes", "no", "not checkable")
 
 
@@ -87,7 +87,7 @@ def _kinds(rows: Sequence[Row]) -> str:
 
 
 def _papers(rows: Sequence[Row], answer: str) -> list[str]:
-    """One folded table for each paper, or pair of papers."""
+    """One folded table for each paper or pair of papers with such rows."""
     names = list(dict.fromkeys(row["paper"] for row in rows if row["agrees"] == answer))
     return [_paper(name, rows, answer) for name in names]
 
@@ -104,7 +104,7 @@ def _paper(name: str, rows: Sequence[Row], answer: str) -> str:
 
 
 def _oddities() -> str:
-    """The section on oddities of ``data/published/README.md``, one fold for each source."""
+    """The section "Oddities" of ``data/published/README.md``, with one folded part for each source."""
     text = (paths.root() / "data" / "published" / "README.md").read_text("utf-8")
     _, _, section = text.partition("\n## Oddities\n")
     opening, *papers = section.partition("\n## ")[0].split("\n### ")

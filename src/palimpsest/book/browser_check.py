@@ -1,8 +1,7 @@
-"""Open every page of the built book from disk in a headless browser and report what is wrong.
+"""Check of the built book: every page is opened from disk in a headless browser, and faults are reported.
 
-Looked for: requests that leave the disk, errors on the console, links and anchors that lead nowhere,
-formulas and MyST roles left as text, pictures that do not load, a search that finds nothing. Screenshots
-in light and dark are kept for a look.
+Faults are remote requests, console errors, broken links and anchors, formulas and MyST roles left as raw
+text, images that do not load, and a search without results. Screenshots in light and dark mode are kept.
 """
 
 import re
@@ -37,7 +36,7 @@ NOT_RUN = (
 SCHEMES = ("light", "dark")
 SEARCH_WORD = "edit"
 
-# Text of the page outside code and outside what MathJax has set.
+# JavaScript: text of the page outside code and outside formulas set by MathJax.
 _TEXT = """() => {
   const skip = 'pre, code, script, style, noscript, textarea, svg, mjx-container, template';
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -69,7 +68,13 @@ RAW = {
 
 @dataclass
 class Report:
-    """What the check saw."""
+    """Result of the check.
+
+    Attributes:
+        faults: descriptions of faults.
+        anchors: URL of a page -> its anchors.
+        links: URL of a page -> targets of its links.
+    """
 
     faults: list[str] = field(default_factory=list)
     anchors: dict[str, set[str]] = field(default_factory=dict)
@@ -77,17 +82,17 @@ class Report:
 
 
 def find_browser() -> str | None:
-    """The first browser on the path that the check can use."""
+    """Path of the first suitable browser on PATH, or None."""
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def check(html: Path, browser: str, screenshots: Path) -> Report:
-    """Visit every page in both colour schemes, then follow all links between them.
+    """Visit every page in both colour schemes, then check all links between the pages.
 
     Args:
         html: folder of the built book.
-        browser: executable.
-        screenshots: folder for the pictures; emptied first.
+        browser: path of the executable.
+        screenshots: folder for the screenshots; it is emptied first.
     """
     report = Report()
     shutil.rmtree(screenshots, ignore_errors=True)
@@ -105,7 +110,7 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
 
 
 def real_pages(html: Path, report: Report) -> list[Path]:
-    """All pages but those that only lead on to another, whose target is noted as a link."""
+    """All pages except redirects, whose targets are added to the links of the report."""
     pages = []
     for path in sorted(html.rglob("*.html")):
         leads_to = _REDIRECT.search(path.read_text("utf-8"))
@@ -118,7 +123,7 @@ def real_pages(html: Path, report: Report) -> list[Path]:
 
 @contextmanager
 def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
-    """A tab that notes requests and errors in the report."""
+    """A browser tab that adds remote requests and errors to the report."""
     with sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=browser, args=list(FLAGS))
         tab = running.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()
@@ -135,7 +140,7 @@ def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
 
 
 def is_local(url: str) -> bool:
-    """Whether a request stays on this disk."""
+    """Whether a request needs no network."""
     return urlparse(url).scheme in ("file", "data", "blob", "about")
 
 
@@ -153,7 +158,7 @@ def _visit(tab: Page, path: Path, where: str, scheme: str, report: Report) -> No
 
 
 def raw_markup(text: str) -> list[str]:
-    """Formulas and roles that reached the reader as markup."""
+    """Faults of a page's text: formulas, roles and tables left as raw markup."""
     return [f"{kind}: {found[0]!r}" for kind, rule in RAW.items() if (found := rule.search(text))]
 
 
@@ -166,7 +171,7 @@ def _search(tab: Page, html: Path, scheme: str, report: Report) -> None:
 
 
 def broken_links(report: Report) -> list[str]:
-    """Links between pages whose file or anchor does not exist."""
+    """Faults of the links between pages: missing files or anchors."""
     faults = []
     for page, links in sorted(report.links.items()):
         for link in sorted(links):
@@ -182,10 +187,10 @@ def broken_links(report: Report) -> list[str]:
 
 
 def main(profile: str) -> int:
-    """Check the book of a profile; 0 if it passed, 1 if not, 3 if there is no browser.
+    """Check the book of a profile; returns 0 if it passed, 1 if not, and 3 if there is no browser.
 
     Raises:
-        BookError: if that book has not been built.
+        BookError: if the book has not been built.
     """
     html = html_dir(profile)
     if not (html / "index.html").is_file():

@@ -1,4 +1,4 @@
-"""Build the HTML book strictly: every warning is an error."""
+"""Build of the HTML book, in which every warning is an error."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ STRICT = ("-W", "-n", "--keep-going", "-q")
 
 
 def html_dir(profile: str) -> Path:
-    """Folder of the built pages."""
+    """Folder of the built pages of a profile."""
     return paths.build_dir() / "book" / profile / "_build" / "html"
 
 
@@ -20,7 +20,7 @@ def build(profile: str) -> Path:
     """Assemble and build the book of a profile; returns the path of its front page.
 
     Raises:
-        BookError: if the build fails or warns; the messages are printed.
+        BookError: if the build fails or gives a warning; the messages are printed.
     """
     assemble(profile)
     root = paths.root()

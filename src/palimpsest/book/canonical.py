@@ -302,7 +302,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 def _scope(kind: str, body: Iterable[ast.AST], package: str) -> Scope:
     holder = ast.Module(body=[n for n in body if isinstance(n, ast.stmt)], type_ignores=[])
     scope = Scope(kind, set(_bound(holder)))
-    for node in _own(holder):
+    for node in own_nodes(holder):
         if isinstance(node, ast.Import | ast.ImportFrom):
             scope.imports |= dict(imported(node, package))
         elif isinstance(node, ast.Global | ast.Nonlocal):
@@ -310,12 +310,12 @@ def _scope(kind: str, body: Iterable[ast.AST], package: str) -> Scope:
     return scope
 
 
-def _own(node: ast.AST) -> Iterator[ast.AST]:
+def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """Nodes below one that belong to the same scope."""
     for child in ast.iter_child_nodes(node):
         yield child
         if not isinstance(child, Function | ast.ClassDef):
-            yield from _own(child)
+            yield from own_nodes(child)
 
 
 def function_scope(node: Function, package: str) -> Scope:

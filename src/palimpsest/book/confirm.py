@@ -7,16 +7,11 @@ qualifies: run the page.
 """
 
 import ast
-import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from palimpsest import paths
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, dependencies
-from palimpsest.book.execution import Traced, nbval_run, trace_file
-from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for
+from palimpsest.book.execution import Traced
+from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import (
     DIRTY,
     UNKNOWN,
@@ -34,17 +29,15 @@ from palimpsest.book.provenance import (
     git,
     hashes_of,
     in_history,
+    path_of,
     read_provenance,
     write_provenance,
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
+from palimpsest.book.small_runs import small_run, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
-from palimpsest.book.standing import changed_definitions, standing
+from palimpsest.book.standing import changed_definitions, changed_settings, standing
 from palimpsest.errors import NotebookError, ProfileError
-from palimpsest.results import records
-
-RESOURCES = ("models", "resources", "text")
-"""Folders of the cache whose content is fetched and pinned; whatever else is there was computed."""
 
 
 class Numerical(BaseModel):
@@ -94,7 +87,7 @@ def confirm(name: str, profile: str) -> Confirmed | None:
             small run does not execute, or values that differ. The message says which.
         ProfileError: if ``config/numerical.yaml`` cannot be read.
     """
-    source, setting, folder = find_notebook(name), load_profile(profile), paths.results_dir(profile)
+    source, setting, folder = find_notebook(name), load_profile(profile), results_of(profile)
     state = standing(name, setting)
     if state.kind in ("fresh", "confirmed"):
         return None
@@ -102,12 +95,8 @@ def confirm(name: str, profile: str) -> Confirmed | None:
     if state.kind == "not run" or "definitions" not in made:
         raise NotebookError(f"{source.stem}: {state.reason}; run it")
     now = inputs(source, parameters_for(setting, source), made["files"])
-    others = [
-        part for part, digest in now.parts.items() if part != "code" and made["inputs"].get(part) != digest
-    ]
-    if others:
-        raise NotebookError(f"{source.stem}: {', '.join(others)} changed, not only code; run it")
-    before, after = _revisions(source.stem, made)
+    _only_code(source.stem, made, now)
+    before, after = _revisions(source.stem, profile, made)
     changed = changed_definitions(made["definitions"], now)
     relative = tolerance(changed)
     old, _ = small_run(source.stem, before)
@@ -165,16 +154,28 @@ def confirm_all(pages: Sequence[str] | None, profile: str, jobs: int = 1) -> Ite
         raise NotebookError(f"{failed} results could not be confirmed; the reasons are above")
 
 
+def _only_code(page: str, made: Mapping[str, Any], now: Inputs) -> None:
+    """Whether nothing but code changed; rows of settings that new code may ask for are part of it."""
+    parts = [name for name, digest in now.parts.items() if made["inputs"].get(name) != digest]
+    others = [name for name in parts if name not in ("code", "settings")]
+    others += changed_settings(made.get("settings", {}), now.settings)
+    if others:
+        raise NotebookError(f"{page}: {', '.join(others)} changed, not only code; run it")
+
+
 def _allowed(page: str, relative: float) -> dict[str, Allowance]:
     """Six digits, or what was declared; times may differ as they may on another machine."""
     free = {name: row for name, row in load_tolerances().pages.get(page, {}).items() if row.anything}
     return free | {"": Allowance(relative=relative, reason="two revisions on one machine")}
 
 
-def _revisions(page: str, made: Mapping[str, Any]) -> tuple[str, str]:
+def _revisions(page: str, profile: str, made: Mapping[str, Any]) -> tuple[str, str]:
     """The revision that a result stands for, and the present one."""
-    steps = made.get("confirmed", [])
-    before, after = steps[-1]["revision"] if steps else made.get("code_revision", UNKNOWN), code_revision()
+    after, steps = code_revision(), made.get("confirmed", [])
+    before = steps[-1]["revision"] if steps else made.get("code_revision", UNKNOWN)
+    carried = _carrying(page, profile)
+    if not steps and carried and _stands(page, profile, made, carried):
+        before = carried
     if before == UNKNOWN or before.endswith(DIRTY):
         raise NotebookError(f"{page}: made with {before}, which cannot be run again for a comparison; run it")
     if after == UNKNOWN or after.endswith(DIRTY):
@@ -182,10 +183,30 @@ def _revisions(page: str, made: Mapping[str, Any]) -> tuple[str, str]:
     if in_history(before) is False:
         raise NotebookError(
             f"{page}: {before}, with which it was made or confirmed, is not in the history of {after}; fetch "
-            "the "
-            "whole history, or run it"
+            "the whole history, or run it"
         )
     return before, after
+
+
+def _carrying(page: str, profile: str) -> str:
+    """The revision that brought the provenance as it is; empty where it is not committed."""
+    file = str(path_of(page, results_of(profile)))
+    try:
+        return (
+            ""
+            if git("status", "--porcelain", "--", file)
+            else git("log", "-1", "--format=%h", "--abbrev=12", "--", file)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _stands(page: str, profile: str, made: Mapping[str, Any], revision: str) -> bool:
+    """Whether a result has the code of a revision: that is nearer than the one it was made with."""
+    with worktree(revision) as root:
+        source = root / "notebooks" / f"{page}.ipynb"
+        then = inputs(source, parameters_for(load_profile(profile), source), made["files"], root)
+    return then.parts["code"] == made["inputs"]["code"]
 
 
 def tolerance(changed: Iterable[str]) -> float:
@@ -240,61 +261,3 @@ def _executed(name: str, graph: Dependencies, users: Mapping[str, set[str]], tra
     if any(isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(node)):
         return False
     return not users[name] or bool(users[name] & traced.functions)
-
-
-def small_run(page: str, revision: str) -> tuple[dict[str, Any], Traced]:
-    """Record and trace of a page's smoke run under a revision, kept in ``build/confirm``.
-
-    Raises:
-        NotebookError: if it fails.
-    """
-    kept = paths.build_dir() / "confirm" / revision / page
-    record, trace = kept / f"{page}.json", trace_file(kept)
-    if not record.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            worktree(revision) as root,
-            _nothing_computed() as cache,
-            tempfile.TemporaryDirectory(dir=kept.parent) as place,
-        ):
-            staging = Path(place) / page
-            staging.mkdir()
-            settings = {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
-            settings |= {"PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-            nbval_run(root / "notebooks" / f"{page}.ipynb", staging, settings)
-            shutil.rmtree(kept, ignore_errors=True)
-            staging.rename(kept)
-    return records.read(record), Traced.read(trace)
-
-
-@contextmanager
-def worktree(revision: str) -> Iterator[Path]:
-    """A checkout of a revision, removed at the end of the block.
-
-    Raises:
-        NotebookError: if git cannot make it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "checkout"
-        try:
-            git("worktree", "add", "--detach", str(place), revision)
-        except subprocess.CalledProcessError as error:
-            raise NotebookError(
-                f"revision {revision} cannot be checked out: {error.stderr.strip()}"
-            ) from error
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-            git("worktree", "prune")
-
-
-@contextmanager
-def _nothing_computed() -> Iterator[Path]:
-    """A cache with what was fetched and nothing that was computed, so that a run computes everything."""
-    present = Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
-    with tempfile.TemporaryDirectory() as folder:
-        for name in RESOURCES:
-            if (present / name).is_dir():
-                (Path(folder) / name).symlink_to(present / name, target_is_directory=True)
-        yield Path(folder)

@@ -161,7 +161,8 @@ class Package:
         for path in sorted(self.folder.rglob("*.py")):
             parts = path.relative_to(self.folder).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-        return found
+        stub = self.folder / "__init__.pyi"  # what the package hands out when it is first asked for
+        return found | ({"": stub} if stub.is_file() else {})
 
     def bindings(self, module: str) -> Bindings:
         """What a module binds.
@@ -176,7 +177,7 @@ class Package:
                 tree = ast.parse(path.read_text(encoding="utf-8"))
             except SyntaxError as error:
                 raise NotebookError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error
-            holder = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            holder = module if path.stem == "__init__" else module.rpartition(".")[0]
             self._read[module] = bindings(tree, f"{self.name}.{holder}".rstrip("."), where)
         return self._read[module]
 

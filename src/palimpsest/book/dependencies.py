@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from palimpsest.book.canonical import Canonical, Form, Use, function_scope, strings
+from palimpsest.book.canonical import Canonical, Form, Use, function_scope, own_nodes, strings
 from palimpsest.book.definitions import Definition, Package, Target, WholeModule, imported
 from palimpsest.errors import NotebookError
 
@@ -259,7 +259,8 @@ def notebook_code(notebook: Path, package: Package) -> NotebookCode:
     """Read the code of a notebook.
 
     Raises:
-        NotebookError: if a cell is not Python; the message names notebook, cell and line.
+        NotebookError: if a cell is not Python, or two things are imported under one name; the message names
+            notebook, cell and line, or the name.
     """
     cells = [
         cell
@@ -268,13 +269,8 @@ def notebook_code(notebook: Path, package: Package) -> NotebookCode:
     ]
     trees = [(cell, _parsed(cell.source, f"{notebook.name}, cell {cell.id}")) for cell in cells]
     body = [node for _, tree in trees for node in tree.body]
-    imports = {
-        name: dotted
-        for node in body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name, dotted in imported(node, "")
-    }
     holder = ast.FunctionDef(name="", args=_no_arguments(), body=body, decorator_list=[])
+    imports = _imports(holder, notebook.name)
     assigned = frozenset(function_scope(holder, "").names)
     canonical = Canonical(package.resolve, imports.get, "", assigned=assigned)
     form: list[str | Use] = []
@@ -283,6 +279,21 @@ def notebook_code(notebook: Path, package: Package) -> NotebookCode:
         if parts:
             form += ["[cell", *parts, ";]" if cell.source.rstrip().endswith(";") else "]"]
     return NotebookCode(tuple(form), frozenset(text for node in body for text in strings(node)))
+
+
+def _imports(holder: ast.FunctionDef, where: str) -> dict[str, str]:
+    """Name -> dotted name of what a notebook imports under it, also inside a ``with`` or an ``if``."""
+    found: dict[str, str] = {}
+    for node in own_nodes(holder):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name, dotted in imported(node, ""):
+                if found.setdefault(name, dotted) != dotted:
+                    raise NotebookError(
+                        f"{where}: {name} is imported as {found[name]} and as {dotted}, so that what depends "
+                        "on it "
+                        "cannot be told; give one of them another name"
+                    )
+    return found
 
 
 def _no_arguments() -> ast.arguments:

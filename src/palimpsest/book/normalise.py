@@ -1,7 +1,7 @@
-"""Make an executed notebook depend on nothing but its content, so that a rerun is an empty diff.
+"""Normalisation of executed notebooks, so that a rerun with the same results gives an empty diff.
 
-Removed: random ids, timings, versions of the kernel, progress bars, memory addresses, paths of this
-machine. Figures are stored as small PNG files.
+Random ids, timings, kernel versions, progress bars, memory addresses and local paths are removed. Figures are
+stored as small PNG files.
 """
 
 import base64
@@ -19,14 +19,17 @@ _ADVICE = re.compile(r"[^\n]*TqdmWarning: IProgress not found[^\n]*\n[^\n]*auton
 _BAR = re.compile(r"\d+%\|.*|.*\d+(it|\w+)? \[\d+:\d\d.*|.*\[\d+:\d\d<.*")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
-_STYLED = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' random name of a styled table
+_STYLED = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' random id of a styled table
 _STAGING = re.compile(r"[\w.-]+\.tmp\.\w+/")
+INJECTED = "injected-parameters"
+"""Id of the cell that papermill adds."""
+
 COLOURS = 256
-"""Size of a figure's palette; line charts and heat maps look the same with it."""
+"""Number of colours in a figure's palette; enough for line charts and heat maps to look unchanged."""
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
-    """Normalise in place and return the notebook; twice is the same as once."""
+    """Normalise a notebook in place and return it; the operation is idempotent."""
     used = notebook.metadata.pop("papermill", {}).get("parameters", {})
     notebook.metadata["papermill"] = {"parameters": used}
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -40,7 +43,7 @@ def _normalise_cell(cell: NotebookNode) -> None:
     for key in ("papermill", "execution", *([] if tags else ["tags"])):
         cell.metadata.pop(key, None)
     if "injected-parameters" in tags:
-        cell.id = "injected-parameters"
+        cell.id = INJECTED
     if cell.cell_type == "code":
         cell.outputs = _outputs(cell.outputs)
 
@@ -59,7 +62,7 @@ def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _joined(streams: list[NotebookNode]) -> list[NotebookNode]:
-    """What was printed, then what was reported: how the two are cut and interleaved varies."""
+    """Join stdout, then stderr, because the splitting and interleaving of streams varies between runs."""
     kept = []
     for name in ("stdout", "stderr"):
         parts = [stream for stream in streams if stream.name == name]
@@ -70,7 +73,7 @@ def _joined(streams: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def without_bars(text: str) -> str:
-    """A stream's text without the lines that progress bars leave behind, and tqdm's advice about widgets."""
+    """Text of a stream without lines of progress bars and without tqdm's warning about widgets."""
     text = _ADVICE.sub("", text).replace("\x1b[A", "")  # nested bars move the cursor up
     lines = [line.split("\r") for line in text.split("\n")]
     kept = []
@@ -83,7 +86,7 @@ def without_bars(text: str) -> str:
 
 
 def portable(text: str) -> str:
-    """Text without memory addresses, names of temporary files and this checkout's path."""
+    """Text without memory addresses, names of temporary files and the path of this checkout."""
     text = _STAGING.sub("", _CELL_FILE.sub("<cell>", _ADDRESS.sub("0x0", text)))
     return text.replace(f"{paths.root()}/", "")
 
@@ -99,7 +102,7 @@ def _content(kind: str, content: Any) -> Any:
 
 
 def compact_png(encoded: str) -> str:
-    """A base64 PNG with a palette of ``COLOURS`` colours, if that is smaller; else without metadata."""
+    """The smaller of two base64 PNGs without metadata: with a palette of ``COLOURS`` colours, or with RGB."""
     picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
     if picture.mode == "P":
         return encoded
@@ -115,21 +118,34 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def with_current_prose(executed: NotebookNode, source: NotebookNode) -> NotebookNode | None:
-    """The executed notebook with its source's present text around the code.
+def with_current_sources(
+    executed: NotebookNode, source: NotebookNode, *, stands: bool
+) -> NotebookNode | None:
+    """The present source with the outputs of an executed copy.
+
+    Args:
+        executed: the copy.
+        source: the notebook as it is now.
+        stands: whether the copy's result stands for the present code. Layout, ids and imports of its cells
+            may then differ; otherwise no code cell may.
 
     Returns:
-        A new notebook, or None if the code cells differ and the notebook has to be run.
+        A new notebook, or None if the code cells do not correspond and the notebook has to be run.
     """
-    done = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    injected = [cell for cell in executed.cells if cell.id == INJECTED]
+    done = [cell for cell in executed.cells if cell.cell_type == "code" and cell.id != INJECTED]
+    now = [cell for cell in source.cells if cell.cell_type == "code"]
+    same = [cell.source for cell in done] == [cell.source for cell in now]
+    if len(done) != len(now) or not (stands or same):
+        return None
+    outputs = iter(done)
     cells: list[NotebookNode] = []
     for cell in source.cells:
         if cell.cell_type != "code":
             cells.append(cell)
             continue
-        if cell.id not in done or done[cell.id].source != cell.source:
-            return None
-        cells.append(done[cell.id])
-        if "parameters" in cell.metadata.get("tags", []) and "injected-parameters" in done:
-            cells.append(done["injected-parameters"])
+        ran = next(outputs)
+        cells.append(NotebookNode({**cell, "outputs": ran.outputs, "execution_count": ran.execution_count}))
+        if "parameters" in cell.metadata.get("tags", []):
+            cells += injected
     return NotebookNode({**executed, "cells": cells})

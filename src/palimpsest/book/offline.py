@@ -1,10 +1,10 @@
-"""Sphinx extension: the book reads from disk, without a network.
+"""Sphinx extension that makes the book readable from disk, without a network.
 
-Formulas are set by a copy of MathJax inside the book. The wheel sphinx-mathjax-offline carries MathJax
-with its fonts, 30 MB; the one file that draws formulas as SVG needs no fonts and is all that is copied.
+Formulas are set by a copy of MathJax inside the book. The wheel sphinx-mathjax-offline contains MathJax with
+its fonts, 30 MB; only the one file that draws formulas as SVG, which needs no fonts, is copied.
 
-jupyter-book loads sphinx-thebe always, which runs cells on a remote server and declares its script twice,
-an error on every page; what it adds is taken out again.
+jupyter-book always loads sphinx-thebe, which runs cells on a remote server and declares its script twice, an
+error on every page; its additions are removed.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ INSIDE = "mathjax/tex-svg.js"
 
 
 def source() -> Path:
-    """Where the wheel has the file.
+    """Path of the MathJax file in the wheel.
 
     Raises:
         FileNotFoundError: if the wheel is not installed or laid out differently.
@@ -63,7 +63,7 @@ def _without_thebe_settings(_: Sphinx, doctree: nodes.document, page: str) -> No
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register with Sphinx."""
+    """Register the extension with Sphinx."""
     app.connect("config-inited", _use_the_copy, priority=900)
     app.connect("doctree-resolved", _without_thebe_settings, priority=900)
     app.connect("html-page-context", _without_thebe, priority=900)

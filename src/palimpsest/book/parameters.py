@@ -1,7 +1,7 @@
-"""The parameters cell of a notebook: what it declares, and whether given values fit.
+"""Parameters of notebooks: reading of the parameters cell, and checks of given values.
 
-papermill only warns about a parameter that no notebook has, and takes ``-p seed true`` for the text
-"true". Here names and types are checked before anything runs.
+papermill only warns about an unknown parameter, and reads ``-p seed true`` as the text "true". Here names and
+types are checked before anything runs.
 """
 
 import ast
@@ -30,7 +30,7 @@ TYPES: dict[str, Any] = {
     "list[float]": list[float],
     "list[str]": list[str],
 }
-"""Annotations a parameter may have."""
+"""Allowed annotations of parameters -> type."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Parameter:
 
 
 def parameters_cell(notebook: Path) -> str:
-    """Source of the one cell tagged ``parameters``.
+    """Source of the cell tagged ``parameters``.
 
     Raises:
-        NotebookError: if the file is no notebook, or has no such cell or several.
+        NotebookError: if the file is not a notebook, or does not have exactly one such cell.
     """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
@@ -60,10 +60,10 @@ def parameters_cell(notebook: Path) -> str:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """Parameters a notebook declares, in their order.
+    """Parameters that a notebook declares, name -> parameter, in their order.
 
     Raises:
-        NotebookError: for a line that is no typed assignment of a literal.
+        NotebookError: if a line is not a typed assignment of a literal, and as `parameters_cell`.
     """
     source = parameters_cell(notebook)
     lines = source.splitlines()
@@ -93,15 +93,15 @@ def _parameter(node: ast.stmt, line: str, notebook: Path) -> Parameter:
 
 
 def checked(parameter: Parameter, value: Any, where: str) -> Any:
-    """The value in the parameter's type; an int is taken for a float, nothing else is converted.
+    """Check a value against the parameter's type and return it; only an int is converted, to a float.
 
     Args:
-        parameter: as the notebook declares it.
-        value: the candidate.
-        where: named in the message, for example ``profile laptop``.
+        parameter: as declared in the notebook.
+        value: the value to check.
+        where: origin of the value in error messages, for example ``profile laptop``.
 
     Raises:
-        ProfileError: if the value is of another type or not finite.
+        ProfileError: if the value has another type or is not finite.
     """
     config = ConfigDict(strict=True, allow_inf_nan=False)
     try:
@@ -123,10 +123,10 @@ def _example(parameter: Parameter) -> str:
 
 
 def parsed(parameter: Parameter, text: str, where: str = "command line") -> Any:
-    """The value a text such as ``1e-3``, ``true`` or ``[1, 2]`` stands for in a parameter's type.
+    """Parse a text such as ``1e-3``, ``true`` or ``[1, 2]`` as a value of a parameter.
 
     Raises:
-        ProfileError: if it stands for none.
+        ProfileError: if the text is not a value of the parameter's type.
     """
     if parameter.type == "str":
         return text
@@ -138,11 +138,11 @@ def parsed(parameter: Parameter, text: str, where: str = "command line") -> Any:
 
 
 def merged(declared: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Every declared parameter with its given value or default, in the notebook's order.
+    """Name of every declared parameter -> given value or default, in the notebook's order.
 
     Raises:
         UnknownNameError: if a given name is not declared.
-        ProfileError: if a value is of another type.
+        ProfileError: if a value has another type.
     """
     for name in given:
         if name not in declared:

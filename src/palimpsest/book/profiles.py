@@ -1,8 +1,8 @@
-"""Profiles: the same notebooks at several scales.
+"""Profiles: parameters with which the same notebooks run at several scales.
 
-A profile is a file ``config/profiles/<name>.yaml``. The notebooks' own defaults are the smoke profile,
-because nbval runs a notebook as it stands. The parameters ``profile`` and ``model`` are filled in from
-the profile wherever a notebook declares them.
+A profile is a file ``config/profiles/<name>.yaml``. The defaults in the notebooks are the smoke profile,
+because nbval runs notebooks unchanged. The parameters ``profile`` and ``model`` are set from the profile in
+every notebook that declares them.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ class Profile(BaseModel):
     """One profile.
 
     Attributes:
-        name: the file's name without its ending.
-        model: name, hub id or folder, as ``palimpsest.load`` takes it.
+        name: name of the file without its ending.
+        model: name, hub id or folder, as in `palimpsest.load`.
         description: one sentence shown on every page, with the sizes.
-        machine: what it was laid out for, and the expected time.
-        defaults: values for every notebook that declares the parameter.
-        notebooks: values for single notebooks, by the notebook's name; they win over ``defaults``.
+        machine: intended machine and expected time.
+        defaults: parameter -> value, for every notebook that declares the parameter.
+        notebooks: name of a notebook -> parameter -> value; takes precedence over ``defaults``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +39,21 @@ class Profile(BaseModel):
     notebooks: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
+SMOKE = "smoke"
+"""Profile of the notebooks' own defaults. Its numbers say nothing, so that its results can be thrown away;
+what is carried of them, in ``results/smoke``, are values to compare with."""
+
+
+def results_of(profile: str) -> Path:
+    """Folder of the executed notebooks and records of a profile."""
+    return paths.build_dir() / SMOKE if profile == SMOKE else paths.results_dir(profile)
+
+
+def carried_smoke() -> Path:
+    """Folder of the values that small runs are compared with."""
+    return paths.results_dir(SMOKE)
+
+
 def known_profiles() -> list[str]:
     """Names of all profiles."""
     return sorted(path.stem for path in paths.profiles_dir().glob("*.yaml"))
@@ -48,8 +63,8 @@ def load_profile(name: str) -> Profile:
     """Read a profile.
 
     Raises:
-        UnknownNameError: if there is no such file; the message lists the known ones.
-        ProfileError: if the file is not as it should be.
+        UnknownNameError: if there is no such file; the message lists the known profiles.
+        ProfileError: if the file is malformed.
     """
     path = paths.profiles_dir() / f"{name}.yaml"
     if name not in known_profiles():
@@ -74,10 +89,10 @@ def known_notebooks() -> list[str]:
 
 
 def find_notebook(name: str | Path) -> Path:
-    """Source of a notebook, by its name or by a path that ends in ``.ipynb``.
+    """Path of the source of a notebook, given its name or a path that ends in ``.ipynb``.
 
     Raises:
-        UnknownNameError: if there is none; the message lists the known ones.
+        UnknownNameError: if there is no such notebook; the message lists the known ones.
     """
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file():
@@ -93,13 +108,14 @@ def parameters_for(
     """All parameters of a notebook under a profile, checked, in the notebook's order.
 
     Args:
-        profile: gives values for what the notebook declares.
+        profile: with values for declared parameters.
         notebook: path of the source.
-        overrides: values that win over the profile's.
+        overrides: parameter -> value; takes precedence over the profile.
 
     Raises:
-        UnknownNameError: if the profile or the overrides name a parameter the notebook lacks.
-        ProfileError: if a value is of another type than the notebook's default.
+        UnknownNameError: if the profile's section for the notebook or the overrides name a parameter that the
+            notebook does not declare.
+        ProfileError: if a value does not have the declared type.
     """
     declared = read_parameters(notebook)
     everywhere = {"profile": profile.name, "model": profile.model} | profile.defaults
@@ -110,11 +126,11 @@ def parameters_for(
 
 
 def check_profile(profile: Profile) -> None:
-    """Try a profile against every notebook, so that a typing error shows before anything runs.
+    """Check a profile against every notebook, so that a misspelt name is found before anything runs.
 
     Raises:
         UnknownNameError: if it names a notebook or parameter that does not exist.
-        ProfileError: if a value is of another type.
+        ProfileError: if a value does not have the declared type.
     """
     for name in profile.notebooks:
         if name not in known_notebooks():

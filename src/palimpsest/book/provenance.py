@@ -69,6 +69,7 @@ def hashes_of(found: Inputs, files: Mapping[str, str]) -> dict[str, Any]:
         "inputs": dict(found.parts),
         "files": sorted(files),
         "definitions": dict(found.definitions),
+        "settings": dict(found.settings),
     }
 
 

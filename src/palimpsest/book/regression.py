@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from palimpsest import paths
+from palimpsest.book.profiles import carried_smoke
 from palimpsest.errors import DataError
 from palimpsest.results import records
 
@@ -75,7 +75,7 @@ class Tolerances(BaseModel):
 
 def tolerances_file() -> Path:
     """The file of allowances."""
-    return paths.results_dir("smoke") / "tolerances.yaml"
+    return carried_smoke() / "tolerances.yaml"
 
 
 def load_tolerances(path: Path | None = None) -> Tolerances:
@@ -150,7 +150,7 @@ def check_against_carried(folder: Path, pages: list[str]) -> list[Difference]:
     Raises:
         DataError: if a record is missing or damaged.
     """
-    allowed, carried = load_tolerances(), paths.results_dir("smoke")
+    allowed, carried = load_tolerances(), carried_smoke()
     found: list[Difference] = []
     for page in pages:
         if not (carried / f"{page}.json").is_file():

@@ -27,13 +27,14 @@ from palimpsest.book.execution import (
     papermill_run,
     trace_file,
 )
-from palimpsest.book.normalise import with_current_prose
+from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import (
     check_profile,
     find_notebook,
     known_notebooks,
     load_profile,
     parameters_for,
+    results_of,
 )
 from palimpsest.book.provenance import Measured, provenance, read_provenance, write_provenance
 from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
@@ -90,7 +91,7 @@ def run_notebook(
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
-    default = paths.build_dir() / "runs" / profile if overrides else paths.results_dir(profile)
+    default = paths.build_dir() / "runs" / profile if overrides else results_of(profile)
     target = folder or default
     target.mkdir(parents=True, exist_ok=True)
     before = inputs(source, parameters)
@@ -168,12 +169,12 @@ def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, 
     return changed
 
 
-def refresh_prose(name: str | Path, profile: str) -> bool:
-    """Bring the present text into a result whose code has not changed; says whether it differed."""
+def refresh_sources(name: str | Path, profile: str) -> bool:
+    """Bring the present source into a result that stands for it; says whether it differed."""
     source = find_notebook(name)
-    path = paths.results_dir(profile) / source.name
+    path = results_of(profile) / source.name
     executed = nbformat.read(path, as_version=4)
-    renewed = with_current_prose(executed, nbformat.read(source, as_version=4))
+    renewed = with_current_sources(executed, nbformat.read(source, as_version=4), stands=True)
     if renewed is None or nbformat.writes(renewed) == nbformat.writes(executed):
         return False
     write_atomically(path, (nbformat.writes(renewed) + "\n").encode())
@@ -204,8 +205,8 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
         line = f"notebook {names.index(name) + 1} of {len(names)}, elapsed {elapsed}: {name}"
         if reason is None:
-            renewed = refresh_prose(name, profile)
-            print(f"{line} is up to date{' (its text was renewed)' if renewed else ''}", flush=True)
+            renewed = refresh_sources(name, profile)
+            print(f"{line} is up to date{' (its source was renewed)' if renewed else ''}", flush=True)
             return None
         print(f"{line} ({reason})", flush=True)
         command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]

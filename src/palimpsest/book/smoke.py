@@ -10,14 +10,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from palimpsest import paths
 from palimpsest.book.execution import environment
-from palimpsest.book.profiles import find_notebook, known_notebooks
+from palimpsest.book.profiles import SMOKE, carried_smoke, find_notebook, known_notebooks, results_of
 from palimpsest.book.regression import check_against_carried
 from palimpsest.book.runner import run_notebook
 from palimpsest.errors import NotebookError
-
-PROFILE = "smoke"
 
 
 def check_notebooks(pages: Sequence[str] | None = None, *, jobs: int = 1, accept: bool = False) -> None:
@@ -34,15 +31,15 @@ def check_notebooks(pages: Sequence[str] | None = None, *, jobs: int = 1, accept
         DataError: if a carried record is missing.
     """
     names = [find_notebook(page).stem for page in pages or known_notebooks()]
-    folder, begun = paths.build_dir() / PROFILE, time.monotonic()
+    folder, begun = results_of(SMOKE), time.monotonic()
 
     def one(name: str) -> str:
         """What went wrong with one notebook; nothing where all is well."""
         try:
-            run = run_notebook(name, PROFILE, folder=folder, executor="nbval")
+            run = run_notebook(name, SMOKE, folder=folder, executor="nbval")
             if accept:
-                paths.results_dir(PROFILE).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / f"{name}.json", paths.results_dir(PROFILE) / f"{name}.json")
+                carried_smoke().mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / f"{name}.json", carried_smoke() / f"{name}.json")
                 print(f"{name}: carried from now on ({run.seconds:.0f} s)", flush=True)
                 return ""
             found = check_against_carried(folder, [name])

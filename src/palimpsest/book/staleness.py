@@ -10,7 +10,7 @@ of computing.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,12 @@ class Inputs:
     Attributes:
         parts: kind of input -> hash.
         definitions: definition, with its module -> hash of its own code, to name what has changed.
+        settings: row of settings that the run can ask for -> hash, for the same purpose.
     """
 
     parts: Mapping[str, str]
     definitions: Mapping[str, str]
+    settings: Mapping[str, str]
 
     @property
     def content_hash(self) -> str:
@@ -68,49 +70,64 @@ def _hashed(content: Any) -> str:
     return short_hash(json.dumps(content, sort_keys=True, ensure_ascii=False))
 
 
-def inputs(notebook: Path, parameters: Mapping[str, Any], files: Iterable[str] = ()) -> Inputs:
+def inputs(
+    notebook: Path, parameters: Mapping[str, Any], files: Iterable[str] = (), root: Path | None = None
+) -> Inputs:
     """What a result depends on, as the sources are now.
 
     Args:
         notebook: path of the source.
         parameters: all of them, as used.
         files: data files that the run read, below the root.
+        root: of the checkout, if not this one.
 
     Raises:
         NotebookError: if the notebook or a module cannot be read as Python; the message names file and line.
         ProfileError: if a settings file is not YAML.
     """
-    root = paths.root()
+    root = root or paths.root()
     code = notebook_code(notebook, dependencies(root / "src" / "palimpsest").package)
-    found, settings = reach(code, parameters)
+    found, settings = reach(code, parameters, root)
     own = {str(definition): digest for definition, digest in found.definitions.items()}
     parts = {
         "code": _hashed([found.page, sorted(found.hashes)]),
         "parameters": _hashed(dict(parameters)),
         "settings": _hashed(settings),
-        "data": _hashed(file_hashes(files)),
+        "data": _hashed(file_hashes(files, root)),
     }
     if parameters.get("profile") != LONG:
         shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))
-        parts["long records"] = _hashed(file_hashes(path.relative_to(root).as_posix() for path in shown))
-    return Inputs(parts, {NOTEBOOK: found.own_page, **own})
+        parts["long records"] = _hashed(
+            file_hashes((path.relative_to(root).as_posix() for path in shown), root)
+        )
+    return Inputs(parts, {NOTEBOOK: found.own_page, **own}, _by_row(settings))
 
 
 def with_files(found: Inputs, files: Mapping[str, str]) -> Inputs:
     """The same inputs with the data files that a run turned out to read, and their hashes."""
-    return Inputs({**found.parts, "data": _hashed(dict(files))}, found.definitions)
+    return replace(found, parts={**found.parts, "data": _hashed(dict(files))})
 
 
-def file_hashes(files: Iterable[str]) -> dict[str, str]:
+def file_hashes(files: Iterable[str], root: Path | None = None) -> dict[str, str]:
     """Path below the root -> sha256 of the file's bytes, or of the names in a folder (ending in ``/``)."""
-    root, found = paths.root(), {}
+    found = {}
     for name in sorted(files):
-        path = root / name
+        path = (root or paths.root()) / name
         if path.is_dir():
             inside = "\n".join(sorted(item.name for item in path.iterdir() if not item.name.startswith(".")))
             found[name] = hashlib.sha256(inside.encode()).hexdigest()
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ABSENT
+    return found
+
+
+def _by_row(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of each row: of a sequence, and of each section of a model's file."""
+    found = {f"sequences/{name}": _hashed(row) for name, row in settings["sequences"].items()}
+    for model, content in settings["models"].items():
+        for key, value in content.items():
+            rows = value.items() if isinstance(value, dict) else [("", value)]
+            found |= {f"{model}/{key}/{name}".rstrip("/"): _hashed(row) for name, row in rows}
     return found
 
 
@@ -126,13 +143,15 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(item)
 
 
-def reach(code: NotebookCode, parameters: Mapping[str, Any]) -> tuple[Reached, dict[str, Any]]:
+def reach(
+    code: NotebookCode, parameters: Mapping[str, Any], root: Path | None = None
+) -> tuple[Reached, dict[str, Any]]:
     """What a page's code reaches, and the settings that it can ask for.
 
     Sequences name an editor as host, and a model's file says which architecture it has, so settings widen
     what code can be reached, and code widens which settings can be asked for, until neither does.
     """
-    root = paths.root()
+    root = root or paths.root()
     known = {path.stem: _yaml(path) for path in sorted((root / "config" / "models").glob("*.yaml"))}
     file = root / "config" / "sequences.yaml"
     rows = _yaml(file) if file.is_file() else {}

@@ -1,12 +1,11 @@
 """How a carried result stands to the present sources: fresh, confirmed, stale, or not run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from palimpsest import paths
-from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for
+from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import in_history, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
 
@@ -47,7 +46,7 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
         folder: where it is, if not in ``results``.
     """
     setting = load_profile(profile) if isinstance(profile, str) else profile
-    source, place = find_notebook(name), folder or paths.results_dir(setting.name)
+    source, place = find_notebook(name), folder or results_of(setting.name)
     made = read_provenance(source.stem, place)
     if not made or not (place / f"{source.stem}.json").is_file():
         return Standing("not run", NOT_RUN)
@@ -93,11 +92,22 @@ def changed_definitions(made: Mapping[str, str], now: Inputs) -> tuple[str, ...]
     return (*new, *gone)
 
 
+def changed_settings(made: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Rows of settings that counted before and count now, and whose values changed."""
+    return tuple(row for row, digest in now.items() if made.get(row, digest) != digest)
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _reason(made: Mapping[str, Any], now: Inputs, changed: tuple[str, ...]) -> str:
     before = made.get("inputs", {})
     parts = [part for part, digest in now.parts.items() if before.get(part) != digest]
-    named = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
-    shown = [f"code ({named or 'what it reaches'})" if part == "code" else part for part in parts]
+    rows = changed_settings(made.get("settings", {}), now.settings)
+    detail = {"code": _named(changed) or "what it reaches", "settings": _named(rows) or "which rows count"}
+    shown = [f"{part} ({detail[part]})" if part in detail else part for part in parts]
     return "changed since the run: " + (", ".join(shown) or "how the hash is made")
 
 

@@ -1,4 +1,4 @@
-"""The verdicts page: every claim, what was found, and what stands behind it. No typed number."""
+"""The verdicts page: every claim with its verdict, the reason and the recorded values; no number is typed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 DISAGREE = ("wrong as printed", "contradicted")
 
 Found = dict[str, list[Verdict]]
-"""Claim id -> one verdict for each profile, in the order of the profiles."""
+"""Id of a claim -> one verdict for each profile, in the order of the profiles."""
 
 
 def write_verdicts(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
     """Generate the verdicts page and, beside it, the summary that the introduction includes.
 
     Args:
-        results_root: holds one folder of records for each profile.
+        results_root: folder with one folder of records for each profile.
         out_path: the Markdown page to write; ``verdict_summary.txt`` is written beside it.
-        profiles: one column each; every profile with results by default.
+        profiles: one column each; by default every profile with results.
     """
     write(results_root, out_path, profiles)
 
@@ -46,9 +46,9 @@ def write(results_root: Path, out_path: Path, profiles: Sequence[str] | None = N
     """Generate the page at ``out_path`` and ``verdict_summary.txt`` beside it.
 
     Args:
-        results_root: holds one folder of records for each profile.
+        results_root: folder with one folder of records for each profile.
         out_path: the Markdown file to write.
-        profiles: one column each; every profile with results by default.
+        profiles: one column each; by default every profile with results.
     """
     chosen = list(profiles or profiles_with_results(results_root))
     claims, found = load_claims(), {}
@@ -88,7 +88,7 @@ def _counts(claims: Claims, found: Found, profiles: Sequence[str]) -> str:
 
 
 def _summary(claims: Claims, found: Found, profiles: Sequence[str]) -> str:
-    """A short table for the introduction, for the first profile."""
+    """Short table for the introduction: number of claims with each label under the first profile."""
     counts = Counter(verdicts[0].label for verdicts in found.values())
     rows = [[label, str(counts[label]), LABELS[label]] for label in LABELS if counts[label]]
     head = ["verdict", "claims", "meaning"]
@@ -120,12 +120,12 @@ def _label(claim: Claim, item: Verdict) -> str:
 
 
 def _reason(verdicts: Sequence[Verdict]) -> str:
-    """Why, under the first profile that has a verdict."""
+    """Reason of the verdict under the first profile that has one."""
     return next((item.reason for item in verdicts if item.label != "not run"), "")
 
 
 def _values(verdicts: Sequence[Verdict]) -> str:
-    """The recorded values behind the first profile that has any."""
+    """Recorded values of the first profile that has any, as text."""
     shown = next((item.values for item in verdicts if item.values), {})
     return "; ".join(f"`{name}` {records.readable(entry)}" for name, entry in shown.items())
 
@@ -137,7 +137,7 @@ def _notebook(claim: Claim) -> str:
 
 
 def _detail(claim: Claim, verdicts: Sequence[Verdict]) -> str:
-    """One paragraph with the label by which other pages refer to the claim."""
+    """Paragraph on one claim, with the label by which other pages refer to it."""
     told = [f"**{claim.id}** ({KINDS[claim.kind]}; {claim.place})."]
     for item in verdicts[:1] if verdicts[0].profile == PUBLISHED else verdicts:
         told.append(f"*{item.label}* ({item.profile}): {item.reason}.")

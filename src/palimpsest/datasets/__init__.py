@@ -1,4 +1,4 @@
-"""Facts to edit and to test with: the project's own set, the original CounterFact and ZsRE, and hard sets."""
+"""Data sets of facts for editing and evaluation: the project's fact set, CounterFact, ZsRE and hard sets."""
 
 from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3
 from palimpsest.datasets.alphaset_file import load_alphaset, load_released, save_alphaset
@@ -6,7 +6,7 @@ from palimpsest.datasets.alphaset_members import AlphaSet, Measures, Member, per
 from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
-from palimpsest.datasets.files import Loaded, Rejected, content_hash
+from palimpsest.datasets.files import Loaded, Rejected
 from palimpsest.datasets.rewordings import hold_out, known_reworded, reworded, rewrites
 from palimpsest.datasets.zsre import load_zsre, to_zsre
 
@@ -22,7 +22,6 @@ __all__ = [
     "alphaset1",
     "alphaset2",
     "alphaset3",
-    "content_hash",
     "counterfact_style",
     "hold_out",
     "known_reworded",

@@ -1,4 +1,4 @@
-"""Writing and reading hard data sets, and reading those that the authors of AlphaEdit+ released."""
+"""Files of hard data sets: writing and reading ours, and reading those that AlphaEdit+'s authors released."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any, get_args
 from palimpsest.datasets.alphaset_members import AlphaSet, Measures, Member, Role
 from palimpsest.datasets.files import (
     Rejected,
-    content_hash,
     member,
     perturbations_member,
     read_text,
@@ -18,19 +17,19 @@ from palimpsest.datasets.files import (
 )
 from palimpsest.datasets.zsre import load_zsre
 from palimpsest.errors import DataError
-from palimpsest.files import replacing
+from palimpsest.files import file_sha256, replacing
 from palimpsest.types import EditRequest, EvalCase, Probe
 
 FORMAT = 1
-"""Number in the first line of a file; raise it when the fields change."""
+"""Format number in the first line of a file; increase it when the fields change."""
 
 
 def save_alphaset(alphaset: AlphaSet, path: str | Path) -> None:
-    """Write a set as JSON lines, its recipe in the first; under a temporary name first.
+    """Write a set as JSON lines, its recipe in the first line; the file is replaced atomically.
 
     Raises:
-        DataError: if the recipe or a measure is not as JSON would give it back; nothing is written.
-        ResourceError: if the file cannot be written; what was there before is unchanged.
+        DataError: if the recipe or a measure would change in JSON; nothing is written.
+        ResourceError: if the file cannot be written; an existing file is unchanged.
     """
     head = {"alphaset": FORMAT, "name": alphaset.name, "members": len(alphaset.members)}
     lines = [_line(alphaset.name, head | {"recipe": alphaset.recipe})]
@@ -40,12 +39,13 @@ def save_alphaset(alphaset: AlphaSet, path: str | Path) -> None:
 
 
 def load_alphaset(path: str | Path) -> AlphaSet:
-    """Read what `save_alphaset` wrote, as it was.
+    """Read a set written by `save_alphaset`.
 
     Raises:
-        DataError: if the file cannot be read, is of another kind, was cut off, or lists the damaged lines.
+        DataError: if the file cannot be read, is of another kind, is truncated, or has damaged lines, which
+            the message lists.
     """
-    # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
+    # Not splitlines: a text may contain other line separators, which JSON does not escape.
     first, *lines = read_text(path).removesuffix("\n").split("\n")
     head = _head(path, first)
     members: list[Member] = []
@@ -66,23 +66,23 @@ def load_alphaset(path: str | Path) -> AlphaSet:
 
 
 def load_released(path: str | Path, name: str = "") -> AlphaSet:
-    """Read a subset as the authors released it: ZsRE records in MEND's form, in the order of writing.
+    """Read a set as the authors released it: ZsRE records in MEND's form, in the order of writing.
 
     Their code edits towards the first accepted answer, so there is no true object. A record rewrites an
-    earlier one if the subject is the same, the first answer another, and the rephrased question or the
-    alternative object is the same: the subject alone would join different facts about one entity. The
-    latest such record is then superseded and the new one hard; the release does not say which of the others
-    are, so they are ``other``. With one rephrased question each, no wording is set aside.
+    earlier one if it has the same subject, a different first answer, and the same rephrased question or
+    alternative object; the same subject alone would join different facts about one entity. The latest such
+    earlier record is then superseded and the new one hard. The release does not say which of the remaining
+    records are hard, so they are ``other``. With one rephrased question each, no wording is held out.
 
     Args:
         path: one JSON list or JSON lines.
-        name: of the set; the file's name by default.
+        name: of the set; by default the file's name without its ending.
 
     Raises:
-        DataError: if the file cannot be read, or lists the malformed records.
+        DataError: if the file cannot be read, or has malformed records, which the message lists.
     """
     cases = load_zsre(path, target="answer").cases
-    # Records with an empty alternative are refused here and have none.
+    # Records with an empty alternative are rejected here, so they have none.
     alternatives = {c.id: c.request.target for c in load_zsre(path, target="alt", strict=False).cases}
     earlier: dict[str, list[EvalCase]] = {}
     rewrites: dict[str, str] = {}
@@ -98,7 +98,7 @@ def load_released(path: str | Path, name: str = "") -> AlphaSet:
         return "superseded" if case.id in gone else "hard" if case.id in rewrites else "other"
 
     members = tuple(Member(case, role(case), supersedes=rewrites.get(case.id, "")) for case in cases)
-    recipe = {"released": Path(path).name, "sha256": content_hash(path)}
+    recipe = {"released": Path(path).name, "sha256": file_sha256(Path(path))}
     return AlphaSet(name or Path(path).stem, members, recipe)
 
 
@@ -111,7 +111,7 @@ def _rewrites(case: EvalCase, old: EvalCase, alternatives: Mapping[str, str]) ->
 
 
 def _same(text: str) -> str:
-    """Equal for texts that differ in case and spaces alone."""
+    """Text normalised in case and white space, for comparison."""
     return " ".join(text.casefold().split())
 
 
@@ -119,7 +119,7 @@ def _line(name: str, record: dict[str, Any]) -> str:
     """A record as one line of JSON.
 
     Raises:
-        DataError: if it is not as JSON would give it back.
+        DataError: if it cannot be written, or its recipe would change in JSON.
     """
     try:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
@@ -149,7 +149,7 @@ def _head(path: str | Path, line: str) -> dict[str, Any]:
 
 
 def _member(record: Any) -> Member:
-    """A member from its line, or an error with the reason."""
+    """Make a member from its decoded line; raises an error with the reason if it is malformed."""
     if not isinstance(record, dict):
         raise DataError(f"a member must be a JSON object, not {record!r}")
     if record.get("role") not in get_args(Role):

@@ -1,4 +1,4 @@
-"""What a hard data set consists of: members with their role, measures and the wording set aside."""
+"""Classes of hard data sets: members with role, measures and held-out wording."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +17,12 @@ MEASURES = ("conflict_preserved", "conflict_past", "inconsistency")
 
 @dataclass(frozen=True)
 class Measures:
-    """How hard one edit is; None where it was not measured.
+    """Measures of the difficulty of one edit; None if not measured.
 
     Attributes:
         conflict_preserved: s_K0, the largest |cosine| of its key with a preserved key, in [0, 1].
         conflict_past: s_Kp, the largest |cosine| of its key with the key of an earlier edit, in [0, 1].
-        inconsistency: ‖r‖ = ‖v − W k‖, length of the change that it asks for.
+        inconsistency: ‖r‖ = ‖v − W k‖, norm of the required change.
     """
 
     conflict_preserved: float | None = None
@@ -35,10 +35,10 @@ class Member:
     """One edit of a hard data set.
 
     Attributes:
-        case: the edit and what is asked about it, without the wording set aside.
-        role: ``hard``; ``other``; or ``superseded``, an edit whose fact is written anew later in the stream,
-            so that at the end its object is rightly gone.
-        validation: the wording set aside, subject filled in; empty if the case had none to spare.
+        case: the edit and its evaluation prompts, without the held-out wording.
+        role: ``hard``; ``other``; or ``superseded``, an edit whose fact a later edit rewrites, so that its
+            object should be gone at the end.
+        validation: the held-out wording, subject filled in; empty if the case had none to spare.
         measures: as given to the recipe.
         supersedes: id of the earlier edit that this one rewrites, or empty.
     """
@@ -57,7 +57,8 @@ class AlphaSet:
     Attributes:
         name: for example ``AlphaSet1``.
         members: in the order of writing.
-        recipe: the choices it was made by, JSON-able; ``hardest_by`` names the measure that chose.
+        recipe: settings with which the set was made, as JSON values; ``hardest_by`` names the measure by
+            which hard members were selected.
     """
 
     name: str
@@ -71,26 +72,26 @@ class AlphaSet:
 
     @cached_property
     def scored(self) -> list[EvalCase]:
-        """What to ask at the end of the stream: all but the superseded."""
+        """Cases to score at the end of the stream: all but the superseded ones."""
         return [member.case for member in self.members if member.role != "superseded"]
 
     @cached_property
     def base_ids(self) -> frozenset[str]:
-        """Ids of the base facts it was made from; give them as ``exclude`` to make another set disjoint."""
+        """Ids of the base facts of the set; pass them as ``exclude`` to make another set disjoint."""
         return frozenset(origin(case.id) for case in self.cases)
 
     def measured(self, measures: Mapping[str, Measures]) -> "AlphaSet":
-        """The same set with measures put in the place of its own where given, by case id."""
+        """The set with its measures replaced by those given, by case id; others are kept."""
         own = tuple(replace(m, measures=measures.get(m.case.id, m.measures)) for m in self.members)
         return replace(self, members=own)
 
     def values(self, measure: str, role: Role | None = None) -> list[float]:
-        """One measure of the members, or of those of one role, where it is known."""
+        """Known values of one measure, of all members or of those with one role."""
         found = (getattr(m.measures, measure) for m in self.members if role in (None, m.role))
         return [value for value in found if value is not None]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per member for a table: position, case, role, supersedes, relation and the measures."""
+        """One row per member: set, position, case, role, supersedes, relation and the measures."""
         return [
             {
                 "set": self.name,
@@ -105,17 +106,17 @@ class AlphaSet:
         ]
 
     def validation(self, share: float = 0.1, seed: int = 0) -> list[EvalCase]:
-        """Edits to tune on: a share of the members, and all known facts of AlphaSet1, by unscored wordings.
+        """Edits for tuning, with held-out wordings: a share of the members, and all hard ones of AlphaSet1.
 
-        Each writes and asks its member's fact by the wording that was set aside. It has no paraphrases, which
-        would be the test's; its neighbours are the test's.
+        Each case writes and scores its member's fact with the held-out wording. It has no paraphrases,
+        because these belong to the test; its neighbours are those of the test.
 
         Args:
-            share: of all members, drawn at random, superseded ones left out; the paper takes 10 %.
+            share: share of all members, drawn at random without superseded ones; the paper takes 10 %.
             seed: of the draw.
 
         Raises:
-            DataError: if the share is not in (0, 1], or no member has a wording set aside.
+            DataError: if the share is not in (0, 1], or no member has a held-out wording.
         """
         if not 0 < share <= 1:
             raise DataError(f"validation share {share} is not in (0, 1]; the paper takes 0.1")
@@ -132,9 +133,9 @@ class AlphaSet:
 
 
 def percentile_reached(hard: Sequence[float], base: Sequence[float]) -> float:
-    """Percentile of the base facts that the mean of the hard members lies above, in [0, 100].
+    """Percentile of the mean of the hard members among the base values, in [0, 100].
 
-    The share of base values strictly below the mean: 90 or more says that the mean is above nine of ten.
+    The percentage of base values strictly below the mean: at 90 or more the mean exceeds nine of ten.
 
     Raises:
         DataError: if either is empty or holds a value that is not finite.
@@ -146,13 +147,13 @@ def percentile_reached(hard: Sequence[float], base: Sequence[float]) -> float:
 
 
 def draws(case_id: str, seed: int) -> tuple[float, float, float]:
-    """Three numbers in [0, 1) of a case: for its choice, its place in the stream and its validation."""
+    """Three random numbers in [0, 1) of a case: for its selection, its position and its validation."""
     choice, place, validation = seeded(case_id, seed).random(3).tolist()
     return choice, place, validation
 
 
 def _asked_anew(member: Member) -> EvalCase:
-    """The member's fact, written and asked by the wording set aside."""
+    """The member's fact as a case whose prompt is the held-out wording."""
     request = as_request(member.case, member.validation)
     if request is None:
         raise DataError(

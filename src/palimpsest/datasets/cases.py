@@ -1,8 +1,8 @@
 """Evaluation cases from the project's fact set, in the style of CounterFact and of ZsRE.
 
-Every draw of a case comes from a generator seeded by (seed, name of the fact), and cases are
-ordered by one such draw: a case does not depend on how many are asked for, the first k of n + 1
-cases are the first k of n, and both styles walk through the facts in the same order.
+Every draw of a case comes from a generator seeded by (seed, id of the fact), and cases are ordered by one
+such draw. So a case does not depend on the number of cases, fewer cases are the first ones of more, and both
+styles have the facts in the same order.
 """
 
 from collections import defaultdict
@@ -27,12 +27,11 @@ def counterfact_style(
     max_neighbours: int = 10,
     min_neighbours: int = 1,
 ) -> list[EvalCase]:
-    """Cases as CounterFact has them (Meng et al. 2022, section 3.3).
+    """Cases in the style of CounterFact (Meng et al. 2022, section 3.3).
 
-    The new object is another object of the relation, drawn evenly over the distinct ones; objects
-    recorded for the subject under any relation, or visible in its name, are left out. Neighbours are
-    other subjects of the same split, relation and object, each with a statement template drawn
-    at random.
+    The new object is another object of the relation, drawn uniformly from the distinct ones; objects recorded
+    for the subject under any relation, or visible in its name, are excluded. Neighbours are other subjects
+    with the same split, relation and object, each with a statement template drawn at random.
 
     Args:
         facts: the fact set.
@@ -40,8 +39,8 @@ def counterfact_style(
         seed: of all draws.
         split: ``test``, ``validation`` (for tuning; no subject in common) or ``all``.
         relations: property ids to draw from; all by default.
-        max_neighbours: at most so many neighbours a case.
-        min_neighbours: facts with fewer are passed over.
+        max_neighbours: largest number of neighbours of a case.
+        min_neighbours: facts with fewer neighbours are skipped.
 
     Raises:
         DataError: if fewer than ``n`` cases can be made.
@@ -81,10 +80,10 @@ def zsre_style(
     relations: list[str] | None = None,
     target: str = "alt",
 ) -> list[EvalCase]:
-    """Cases as ZsRE has them in MEND's form: questions, one rewording, one unrelated question.
+    """Cases in the style of ZsRE in MEND's form: a question, one rewording and one unrelated question.
 
-    The unrelated question is about another subject of the same split under another relation,
-    scored against its own true object.
+    The unrelated question is about another subject of the same split under another relation, and is scored
+    against its own true object.
 
     Args:
         facts: the fact set.
@@ -92,8 +91,8 @@ def zsre_style(
         seed: of all draws; the new object equals that of ``counterfact_style`` under this seed.
         split: ``test``, ``validation`` (for tuning; no subject in common) or ``all``.
         relations: property ids to draw from; all by default, at least two are needed.
-        target: ``alt`` writes another object of the relation; ``answer`` the true one, and
-            leaves ``target_true`` empty.
+        target: ``alt`` writes another object of the relation; ``answer`` writes the true object, and
+            ``target_true`` is empty.
 
     Raises:
         DataError: if fewer than ``n`` cases can be made.
@@ -150,7 +149,7 @@ def _first(
 
 
 def _seeded(pool: Sequence[Fact], seed: int) -> list[tuple[Fact, np.random.Generator]]:
-    """Each fact with its own generator, from the seed and the fact's name alone."""
+    """Each fact with its own generator, seeded by the seed and the fact's id alone."""
 
     def generator(fact: Fact) -> np.random.Generator:
         name = int.from_bytes(sha256(fact.id.encode()).digest()[:8], "big")
@@ -160,7 +159,7 @@ def _seeded(pool: Sequence[Fact], seed: int) -> list[tuple[Fact, np.random.Gener
 
 
 def _other_object(facts: FactSet, fact: Fact, rng: np.random.Generator) -> str | None:
-    """Another object of the relation, not true of the subject nor visible in its name."""
+    """Another object of the relation, neither recorded for the subject nor visible in its name, or None."""
     subject = fact.subject.casefold()
     others = [
         candidate
@@ -173,7 +172,7 @@ def _other_object(facts: FactSet, fact: Fact, rng: np.random.Generator) -> str |
 
 
 def _unrelated(pool: Sequence[Fact], fact: Fact, target: str | None, rng: np.random.Generator) -> Fact | None:
-    """A fact of another relation that shares neither subject nor object with the edit."""
+    """A fact of another relation that shares neither subject nor object with the edit, or None."""
     for index in rng.permutation(len(pool)):
         other = pool[index]
         fresh = other.object not in (fact.object, target) and not _overlap(other, fact)

@@ -1,9 +1,9 @@
-"""CounterFact records (Meng et al. 2022, ROME): reading the original files, writing the same.
+"""CounterFact files (Meng et al. 2022, ROME): reading the original records, and writing such records.
 
-A record is ``{case_id, requested_rewrite: {prompt, subject, target_new: {str},
-target_true: {str}, relation_id?}, paraphrase_prompts, neighborhood_prompts}``. All neighbours
-share the record's true object. Members not named here (generation and attribute prompts) are
-not read. ``perturbations`` (level -> texts) is this project's addition and is optional.
+A record is ``{case_id, requested_rewrite: {prompt, subject, target_new: {str}, target_true: {str},
+relation_id?}, paraphrase_prompts, neighborhood_prompts}``. All neighbours share the record's true object.
+Members not named here (generation and attribute prompts) are not read. ``perturbations`` (level -> texts) is
+this project's addition and is optional.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ def load_counterfact(path: str | Path, strict: bool = True) -> Loaded:
 
     Args:
         path: the file.
-        strict: raise on malformed records; otherwise list them in ``Loaded.rejected``.
+        strict: raise an error for malformed records; otherwise they are listed in ``Loaded.rejected``.
 
     Raises:
-        DataError: if the file cannot be read, or (strict) lists the malformed records.
+        DataError: if the file cannot be read, or (strict) has malformed records, which the message lists.
     """
     return load_cases(path, _parse, strict)
 
@@ -60,11 +60,10 @@ def _parse(record: Mapping[str, Any], index: int) -> EvalCase:
 
 
 def to_counterfact(case: EvalCase) -> dict[str, Any]:
-    """The CounterFact record of a case, which ``load_counterfact`` reads back as the same case.
+    """The CounterFact record of a case; `load_counterfact` reads it back as the same case.
 
     Raises:
-        DataError: if a neighbour's object is not the case's true object, which the schema
-            cannot say.
+        DataError: if a neighbour's object is not the case's true object; the format cannot express that.
     """
     odd = [probe for probe in case.neighbours if probe.target != case.target_true]
     if odd:

@@ -1,7 +1,7 @@
-"""The project's own fact set: triples and templates, read and checked.
+"""The project's fact set: triples and sentence templates, read and checked.
 
-``data/facts/triples.csv`` holds (subject, relation, object), ``relations.yaml`` the sentences of
-each relation, ``PROVENANCE.md`` where both come from.
+``data/facts/triples.csv`` holds (subject, relation, object), ``relations.yaml`` the templates of each
+relation, and ``PROVENANCE.md`` says where both come from.
 """
 
 import csv
@@ -15,22 +15,23 @@ from typing import Any
 
 import yaml
 
-from palimpsest.datasets.files import Rejected, content_hash, read_text, refusal
+from palimpsest.datasets.files import Rejected, read_text, refusal
 from palimpsest.errors import DataError, UnknownNameError
+from palimpsest.files import file_sha256
 from palimpsest.types import SLOT
 
 FACTS_FOLDER = Path(__file__).resolve().parents[3] / "data" / "facts"
 LEVELS = (1, 2, 3, 4, 5, 6)
-"""Perturbation levels, from one exchanged word (1) to a sentence rebuilt in metaphor (6)."""
+"""Perturbation levels, from one exchanged word (1) to a metaphorical sentence (6)."""
 VALIDATION_SHARE = 0.3
-"""Share of subjects set aside for tuning."""
+"""Share of subjects in the validation split, for tuning."""
 
 SPLITS = ("all", "test", "validation")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A true triple. ``relation`` is a Wikidata property id."""
+    """A true triple; ``relation`` is a Wikidata property id."""
 
     subject: str
     relation: str
@@ -38,19 +39,19 @@ class Fact:
 
     @property
     def id(self) -> str:
-        """Unique label of the fact, as relation and subject."""
+        """Unique id ``<relation>:<subject>``."""
         return f"{self.relation}:{self.subject}"
 
 
 @dataclass(frozen=True)
 class Relation:
-    """The sentences of one relation; every template has one ``{}`` and ends before the object.
+    """Sentence templates of one relation; each has one ``{}`` for the subject and ends before the object.
 
     Attributes:
         id: Wikidata property id.
         name: short name.
-        description: what the relation says, in plain words.
-        prompt: the statement an edit is made with.
+        description: meaning of the relation, in plain words.
+        prompt: the statement with which edits are made.
         paraphrases: at least three other statements.
         questions: at least two questions; the first is the edit prompt of ZsRE-style cases.
         perturbations: level 1-6 -> rewordings of the prompt.
@@ -73,7 +74,7 @@ class Relation:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Every template of the relation, of all kinds."""
+        """All templates of the relation: statements, questions and perturbations of both."""
         levels = (*self.perturbations.values(), *self.question_perturbations.values())
         return (*self.statements, *self.questions, *(t for texts in levels for t in texts))
 
@@ -85,7 +86,7 @@ class FactSet:
     Attributes:
         facts: in file order.
         relations: by property id.
-        sha256: hash over both files, for the record of a run.
+        sha256: hash of both files, for the record of a run.
     """
 
     facts: tuple[Fact, ...]
@@ -102,7 +103,7 @@ class FactSet:
 
     @cached_property
     def known_objects(self) -> dict[str, frozenset[str]]:
-        """Every object recorded for a subject, whatever the relation."""
+        """All objects recorded for each subject, under any relation."""
         found: dict[str, set[str]] = {}
         for fact in self.facts:
             found.setdefault(fact.subject, set()).add(fact.object)
@@ -128,7 +129,7 @@ class FactSet:
 
 
 def split_of(subject: str) -> str:
-    """The split of a subject, from a hash of its name: the same for ever and in every data set."""
+    """The split of a subject, from a hash of its name: always the same, in every data set."""
     share = int.from_bytes(sha256(subject.encode()).digest()[:8], "big") / 2**64
     return "validation" if share < VALIDATION_SHARE else "test"
 
@@ -137,7 +138,7 @@ def load_facts(path: str | Path | None = None) -> FactSet:
     """Read and check the fact set.
 
     Args:
-        path: folder with ``triples.csv`` and ``relations.yaml``; the project's own by default.
+        path: folder with ``triples.csv`` and ``relations.yaml``; by default that of the project.
 
     Raises:
         DataError: if a file is missing or malformed; the message lists the lines and reasons.
@@ -151,7 +152,7 @@ def load_facts(path: str | Path | None = None) -> FactSet:
             )
     relations = _read_relations(folder / "relations.yaml")
     facts = _read_triples(folder / "triples.csv", relations)
-    hashes = content_hash(folder / "triples.csv") + content_hash(folder / "relations.yaml")
+    hashes = file_sha256(folder / "triples.csv") + file_sha256(folder / "relations.yaml")
     return FactSet(facts, relations, sha256(hashes.encode()).hexdigest())
 
 
@@ -176,7 +177,7 @@ def _read_triples(path: Path, relations: Mapping[str, Relation]) -> tuple[Fact, 
 def _triple_fault(
     row: Mapping[Any, Any], relations: Mapping[str, Relation], facts: Mapping[str, Fact]
 ) -> str:
-    """What is wrong with a row, or an empty text."""
+    """Description of the fault of a row, or an empty text."""
     if None in row or any(not isinstance(v, str) or not v or v != v.strip() for v in row.values()):
         return f"three texts without outer spaces are needed, not {list(row.values())!r}"
     if row["relation"] not in relations:
@@ -224,7 +225,7 @@ def _relation(name: str, entry: Mapping[str, Any]) -> Relation:
 
 
 def _relation_faults(name: object, entry: Any) -> Iterator[str]:
-    """Yield what is wrong with one relation."""
+    """Yield descriptions of the faults of one relation."""
     fields = list(Relation.__dataclass_fields__)[1:]
     if not isinstance(name, str) or not isinstance(entry, dict) or sorted(entry) != sorted(fields):
         found = sorted(entry) if isinstance(entry, dict) else entry

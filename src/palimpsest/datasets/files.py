@@ -1,6 +1,5 @@
-"""Reading record files: hashes, JSON and JSON lines, and the listing of malformed records."""
+"""Reading of record files in JSON or JSON lines, and error messages that list malformed records."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import DataError, RequestError
+from palimpsest.files import file_sha256
 from palimpsest.types import EvalCase
 
 LISTED = 20
-"""How many rejected records an error message names one by one."""
+"""Largest number of rejected records that an error message lists."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that could not be used.
+    """A malformed record.
 
     Attributes:
-        line: line of the file, from 1; for a file that is one JSON list, number of the record.
-        reason: what is wrong with it, with the value found.
+        line: line of the file, from 1; in a file that is one JSON list, number of the record, from 1.
+        reason: description of the fault, with the value found.
     """
 
     line: int
@@ -29,23 +29,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a data file held: the usable cases, and every record that is not usable.
+    """Contents of a data file: the usable cases, and the malformed records.
 
     Attributes:
         cases: usable cases in file order.
-        rejected: the other records, in file order.
+        rejected: malformed records in file order.
         sha256: hash of the file, for the record of a run.
     """
 
     cases: list[EvalCase]
     rejected: list[Rejected]
     sha256: str
-
-
-def content_hash(path: str | Path) -> str:
-    """Sha256 of a file's bytes, in hexadecimal digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_text(path: str | Path) -> str:
@@ -63,7 +57,7 @@ def read_text(path: str | Path) -> str:
 
 
 def refusal(path: str | Path, rejected: list[Rejected], remedy: str) -> DataError:
-    """The error that lists malformed records, the first twenty of them one by one."""
+    """The error that lists malformed records, at most ``LISTED`` of them one by one."""
     lines = [f"  line {r.line}: {r.reason}" for r in rejected[:LISTED]]
     if len(rejected) > LISTED:
         lines.append(f"  and {len(rejected) - LISTED} more")
@@ -76,9 +70,9 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
 
     Args:
         path: the file.
-        parse: makes a case of (record, 0-based index of the record), raising DataError or
-            RequestError with the reason where it cannot.
-        strict: raise if any record is malformed, instead of listing it in the result.
+        parse: (record, index of the record from 0) -> case; raises DataError or RequestError with the reason
+            for a malformed record.
+        strict: raise an error if a record is malformed, instead of listing it in the result.
 
     Raises:
         DataError: if the file cannot be read, or (strict) holds a malformed record.
@@ -102,11 +96,11 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
             "records and find these in .rejected"
         )
         raise refusal(path, rejected, remedy)
-    return Loaded(cases, rejected, content_hash(path))
+    return Loaded(cases, rejected, file_sha256(Path(path)))
 
 
 def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line or record number, decoded record or the error met)."""
+    """Yield (line or record number, decoded record or DataError)."""
     text = read_text(path)
     if text.lstrip().startswith("["):
         try:
@@ -137,7 +131,11 @@ def _mapping(record: Any) -> Mapping[str, Any]:
 
 
 def member(record: Mapping[str, Any], name: str) -> Any:
-    """A required member of a record, dots reaching into nested ones."""
+    """A required member of a record; dots in the name separate nested members.
+
+    Raises:
+        DataError: if it is missing.
+    """
     value: Any = record
     for step in name.split("."):
         if not isinstance(value, Mapping) or step not in value:
@@ -147,7 +145,11 @@ def member(record: Mapping[str, Any], name: str) -> Any:
 
 
 def text_member(record: Mapping[str, Any], name: str) -> str:
-    """A required member that is a text of more than spaces; its outer spaces are cut off."""
+    """A required member that is a non-blank text, without leading and trailing white space.
+
+    Raises:
+        DataError: if it is missing or not such a text.
+    """
     value = member(record, name)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"field {name!r} must be a text, not {value!r}")
@@ -155,7 +157,11 @@ def text_member(record: Mapping[str, Any], name: str) -> str:
 
 
 def texts_member(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A required member that is a list of texts."""
+    """A required member that is a list of non-blank texts.
+
+    Raises:
+        DataError: if it is missing or not such a list.
+    """
     value = member(record, name)
     if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
         raise DataError(f"field {name!r} must be a list of texts, not {value!r}")
@@ -163,7 +169,11 @@ def texts_member(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def perturbations_member(record: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
-    """The optional ``perturbations`` member, which the original schemas do not have."""
+    """The optional member ``perturbations``, level -> texts, which the original formats do not have.
+
+    Raises:
+        DataError: if it does not map levels to lists of texts.
+    """
     if "perturbations" not in record:
         return {}
     try:

@@ -1,8 +1,8 @@
-"""How far each template of a perturbation level lies from the sentence it rewords, by the paper's criteria.
+"""Distance of each template of a perturbation level from the sentence it rewords, by the paper's criteria.
 
 Levels 1 to 6 of `palimpsest.datasets.facts` follow the published scheme of light to heavy rewording. The
-paper bounds a level by edit distance, by the words shared, and by the similarity of embeddings; its own
-questions were written by a language model told of these bounds, ours were not and are measured here.
+paper bounds a level by edit distance, shared words, and similarity of embeddings. Its questions were written
+by a language model whose prompt stated these bounds; ours were not, and are measured here.
 Source: Diagnosing Hidden Instabilities in Model Editing via Uncertainty Quantification, D.2.2.
 """
 
@@ -22,11 +22,11 @@ from palimpsest.types import SLOT, EvalCase
 
 @dataclass(frozen=True)
 class Criterion:
-    """Bounds of one level; a bound the paper does not give is the widest possible.
+    """Bounds of one level; where the paper gives none, the bound is the widest possible.
 
     Attributes:
-        edits: least and greatest Levenshtein distance, as a share of the original's length.
-        words: least and greatest Jaccard similarity of the two sets of words.
+        edits: least and largest Levenshtein distance, as a share of the original's number of characters.
+        words: least and largest Jaccard similarity of the two sets of words.
         similarity: least cosine of the embeddings.
     """
 
@@ -35,7 +35,7 @@ class Criterion:
     similarity: float = -1.0
 
     def met(self, edits: float, words: float, similarity: float) -> dict[str, bool]:
-        """Which of the bounds hold, each end included."""
+        """Which of the bounds hold, ends included: ``edits_met``, ``words_met`` and ``similarity_met``."""
         return {
             "edits_met": self.edits[0] <= edits <= self.edits[1],
             "words_met": self.words[0] <= words <= self.words[1],
@@ -51,13 +51,13 @@ CRITERIA: Mapping[int, Criterion] = {
     5: Criterion(similarity=0.6),
     6: Criterion(similarity=0.5),
 }
-"""The published bounds. Level 2 alone gives one for each measure; 3 to 6 bound the similarity only."""
+"""Level -> published bounds. Levels 3 to 6 bound the similarity only."""
 
 Embed = Callable[[Sequence[str]], Float64[Tensor, "n d"]]
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: the fewest characters to insert, delete or exchange that turn a into b."""
+    """Levenshtein distance: least number of characters to insert, delete or replace to turn a into b."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, start=1):
         corner, row[0] = row[0], i
@@ -67,29 +67,29 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def shared_words(a: str, b: str) -> float:
-    """Jaccard similarity of the sets of words, in lower case and without punctuation; of no words 1."""
+    """Jaccard similarity of the sets of words, in lower case without punctuation; 1 if neither has words."""
     first, second = (set(re.findall(r"\w+", text.lower())) for text in (a, b))
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
 def level_table(facts: FactSet, embed: Embed, subjects: int = 5) -> pd.DataFrame:
-    """Every template of every level against the sentence it rewords.
+    """Compare every template of every level with the sentence it rewords, one row per template.
 
     Both are filled with the same subjects of the relation, the first ones of the file; a row is the mean over
     these.
 
     Args:
         facts: the fact set.
-        embed: texts -> embeddings, for example `palimpsest.network.embedder.embedder`.
-        subjects: how many to fill in.
+        embed: texts -> embeddings (n, d), for example from `palimpsest.network.embedder.embedder`.
+        subjects: number of subjects to fill in.
 
     Returns:
         Columns relation, form (``statement`` or ``question``), level, template, base; edits (Levenshtein
-        distance as a share of the base's length), words (Jaccard) and similarity (cosine); and edits_met,
-        words_met, similarity_met and met (all three), by `CRITERIA`.
+        distance as a share of the base's number of characters), words (Jaccard) and similarity (cosine); and
+        edits_met, words_met, similarity_met and met (all three), by `CRITERIA`.
 
     Raises:
-        DataError: if fewer than one subject is asked for.
+        DataError: if ``subjects`` is below 1.
     """
     if subjects < 1:
         raise DataError(f"{subjects} subjects were asked for; a template needs at least 1 to be a sentence")
@@ -136,7 +136,7 @@ def _measured(
 
 
 def level_wordings(cases: Sequence[EvalCase]) -> dict[str, tuple[str, ...]]:
-    """Case id -> one wording of each level, 1 to 6, subject filled in: the M = 6 paraphrases of the paper.
+    """Case id -> the first wording of each level, 1 to 6, subject filled in: the paper's M = 6 paraphrases.
 
     Raises:
         DataError: if a case lacks a level.

@@ -1,16 +1,16 @@
 """Reference texts for consistency, made from the project's facts.
 
 CounterFact compares generated text with Wikipedia snippets about subjects that have the new object under the
-same relation. Those snippets are not part of this project. What stands in for them are sentences: everything
-the fact set says about such subjects, in every statement of the relation, with the object filled in. They are
-short, of few patterns and name the object each time, so scores against them compare edits with each other and
-are **not comparable with the consistency that papers print**.
+same relation. These snippets are not part of this project. They are replaced by sentences: all facts of the
+fact set about such subjects, in every statement template of their relation, with the object filled in. The
+sentences are short, follow few templates and name the object each time, so scores against them can compare
+edits with each other but are **not comparable with the consistency that papers print**.
 
-The prompts of the cases are made from the same patterns. Score continuations without their prompt, or all
-texts agree in the prompt's words before anything was generated.
+The prompts of the cases are made from the same templates. Score continuations without their prompt; otherwise
+all texts share the prompt's words before anything is generated.
 
-Paragraphs of the embedded Wikipedia articles that mention the object were tried beside the sentences and left
-out: a sixth of the cases has none, and they told texts that say the new object from others less well.
+Paragraphs of the embedded Wikipedia articles that mention the object were tried as additional references and
+rejected: a sixth of the cases has none, and they separated texts with the new object from others less well.
 """
 
 from collections import defaultdict
@@ -21,17 +21,17 @@ from palimpsest.types import SLOT, EvalCase
 
 
 def reference_texts(facts: FactSet, cases: Sequence[EvalCase]) -> dict[str, tuple[str, ...]]:
-    """Sentences about other subjects of which a case's new object is true.
+    """Sentences about other subjects for which a case's new object is true.
 
-    A subject is left out if its name and the case's contain one another. Facts of both splits count: nothing
-    is tuned on these texts.
+    A subject is excluded if its name contains that of the case's subject or is contained in it. Facts of both
+    splits are used, since nothing is tuned on these texts.
 
     Args:
         facts: the fact set.
         cases: with a relation of the fact set.
 
     Returns:
-        Case id -> sentences, by subject, relation and pattern; none if the set knows no such subject.
+        Case id -> sentences, ordered by subject, relation and template; empty if there is no such subject.
     """
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
     about: dict[str, list[Fact]] = defaultdict(list)
@@ -51,7 +51,7 @@ def reference_texts(facts: FactSet, cases: Sequence[EvalCase]) -> dict[str, tupl
 
 
 def reference_corpus(facts: FactSet) -> list[str]:
-    """Every sentence of every fact: the documents behind the term weights of consistency."""
+    """Every sentence of every fact: the documents for `palimpsest.evaluation.fluency.term_weights`."""
     return [sentence for fact in facts.facts for sentence in _sentences(facts, fact)]
 
 

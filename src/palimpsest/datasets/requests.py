@@ -1,4 +1,4 @@
-"""Reading facts to write into a model, without anything to test them with."""
+"""Reading of edit requests: facts to write into a model, without evaluation prompts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,18 +11,18 @@ from palimpsest.types import EditRequest, EvalCase
 
 
 def load_requests(path: str | Path) -> list[EditRequest]:
-    """Read facts from one JSON list or JSON lines.
+    """Read edit requests from one JSON list or JSON lines.
 
-    A record is ``{prompt, subject, target, id?}``. The prompt has ``{}`` in the subject's place, or names
-    the subject once; without an id the filled prompt serves as one. Records of the original CounterFact
+    A record is ``{prompt, subject, target, id?}``. The prompt has ``{}`` for the subject, or names the
+    subject exactly once; without an id the filled prompt serves as id. Records of the original CounterFact
     file, which have a ``requested_rewrite``, are read too.
 
     Args:
         path: the file.
 
     Raises:
-        DataError: if the file cannot be read or holds no fact; or lists the lines that are malformed, use an
-            id again, or ask the same prompt and subject again.
+        DataError: if the file cannot be read or holds no fact, or if records are malformed or repeat an id or
+            a prompt with its subject; the message lists them.
     """
     asked: set[str] = set()
 
@@ -44,10 +44,10 @@ def load_requests(path: str | Path) -> list[EditRequest]:
 
 
 def parse_request(record: Mapping[str, Any]) -> EditRequest:
-    """The request of a record of either form, with an id.
+    """The edit request of a record of either form, with an id.
 
     Raises:
-        DataError, RequestError: with the reason, if it has none.
+        DataError, RequestError: if the record is malformed, with the reason.
     """
     if "requested_rewrite" in record:
         label, inside, new = "case_id", "requested_rewrite.", "target_new.str"

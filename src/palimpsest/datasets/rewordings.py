@@ -1,6 +1,6 @@
-"""Other wordings of a fact: as the prompt of a second edit, and set aside for validation.
+"""Other wordings of a fact: as the prompt of a second edit, and held out for validation.
 
-The wording set aside is the same for a fact and for its rewording, and never becomes a prompt.
+The held-out wording is the same for a fact and for its rewording, and never becomes a prompt.
 """
 
 from collections import defaultdict
@@ -14,24 +14,24 @@ from palimpsest.errors import DataError, RequestError
 from palimpsest.types import EditRequest, EvalCase
 
 REWORDED, REWRITTEN, QUESTION = "/reworded", "/rewritten", "/zsre"
-"""What the ids of `reworded`, of `rewrites` and of questions end in, after the id of the base fact."""
+"""Suffixes added to the id of the base fact: by `reworded`, by `rewrites` and for questions."""
 
 
 def origin(case_id: str) -> str:
-    """Id of the base fact that a case was made from; a base fact's own id as it is."""
+    """Id of the base fact from which a case was made; the id of a base fact is unchanged."""
     for ending in (REWORDED, REWRITTEN, QUESTION):
         case_id = case_id.removesuffix(ending)
     return case_id
 
 
 def seeded(case_id: str, seed: int) -> np.random.Generator:
-    """A generator from the seed and the name of a case alone, as in `palimpsest.datasets.cases`."""
+    """A generator seeded by the seed and the id of a case alone, as in `palimpsest.datasets.cases`."""
     name = int.from_bytes(sha256(case_id.encode()).digest()[:8], "big")
     return np.random.default_rng([seed, name])
 
 
 def as_request(case: EvalCase, text: str) -> EditRequest | None:
-    """The case's edit with another wording as its prompt; None if that has not the subject just once."""
+    """The case's edit with another wording as prompt; None if that does not name the subject exactly once."""
     try:
         return EditRequest(text, case.request.subject, case.request.target, case.request.id)
     except RequestError:
@@ -39,13 +39,13 @@ def as_request(case: EvalCase, text: str) -> EditRequest | None:
 
 
 def hold_out(case: EvalCase) -> tuple[EvalCase, str]:
-    """Set one wording of a case aside, so that nothing scored asks it.
+    """Hold out one wording of a case, so that no evaluation prompt uses it.
 
-    Of two paraphrases or more, the last that can be a prompt; else the lightest perturbation that can.
+    With two paraphrases or more it is the last that can be a prompt, else the lightest perturbation that can.
 
     Returns:
-        The case without that wording, and the wording; the case as it is and an empty text where there is
-        none to spare, as in the original CounterFact and ZsRE files with their one paraphrase.
+        The case without that wording, and the wording. If there is none to spare, as in the original
+        CounterFact and ZsRE files with one paraphrase, the unchanged case and an empty text.
     """
     if len(case.paraphrases) > 1:
         for text in reversed(case.paraphrases):
@@ -59,7 +59,7 @@ def hold_out(case: EvalCase) -> tuple[EvalCase, str]:
 
 
 def without(case: EvalCase, texts: Collection[str]) -> EvalCase:
-    """The case without those of its paraphrases, perturbations and neighbours that ask one of the texts."""
+    """The case without the paraphrases, perturbations and neighbour prompts that are among the texts."""
     levels = {
         level: tuple(t for t in wordings if t not in texts) for level, wordings in case.perturbations.items()
     }
@@ -72,13 +72,13 @@ def without(case: EvalCase, texts: Collection[str]) -> EvalCase:
 
 
 def reworded(case: EvalCase) -> EvalCase:
-    """The same edit by a close rewording: its first paraphrase that names the subject exactly once.
+    """The same edit with a rewording as prompt: the first paraphrase that names the subject exactly once.
 
-    The old prompt takes that paraphrase's place, so both ask the same set of wordings. Its id ends in
-    ``/reworded``.
+    The old prompt takes the place of that paraphrase, so both cases have the same set of wordings. The new id
+    ends in ``/reworded``.
 
     Raises:
-        DataError: if no paraphrase can be a prompt beside the one that `hold_out` sets aside.
+        DataError: if no paraphrase other than the one that `hold_out` takes can be a prompt.
     """
     for text in hold_out(case)[0].paraphrases:
         request = as_request(case, text)
@@ -95,18 +95,18 @@ def reworded(case: EvalCase) -> EvalCase:
 
 
 def known_reworded(base: Sequence[EvalCase], known: Sequence[bool], hard: int = 200) -> list[EvalCase]:
-    """Rewordings of the facts that a model knows before any edit: what `alphaset1` chooses from.
+    """Rewordings of the facts that a model knows before any edit: candidates of AlphaSet1.
 
     Args:
-        base: facts with a true object; the edit writes the other one.
-        known: whether the model knows each, as `palimpsest.evaluation.evaluate.knows` says.
-        hard: how many are needed in the end.
+        base: facts with a true object; the edit writes the new object.
+        known: whether the model knows each fact, from `palimpsest.evaluation.evaluate.knows`.
+        hard: least number of candidates.
 
     Returns:
         One case for each known fact that can be reworded, in the order of the base facts.
 
     Raises:
-        DataError: if fewer than ``hard`` are found, or ``known`` has another length than ``base``.
+        DataError: if fewer than ``hard`` are found, or ``known`` and ``base`` differ in number.
     """
     if len(known) != len(base):
         raise DataError(f"{len(known)} answers for {len(base)} base facts; ask knows about the same facts")
@@ -123,16 +123,16 @@ def known_reworded(base: Sequence[EvalCase], known: Sequence[bool], hard: int = 
 def rewrites(
     base: Sequence[EvalCase], seed: int = 0, objects: Mapping[str, Sequence[str]] | None = None
 ) -> list[EvalCase]:
-    """Second edits of base facts, by a rewording and with yet another object: choices of `alphaset2`.
+    """Second edits of base facts, with a reworded prompt and a third object: candidates of AlphaSet2.
 
-    The third object is drawn evenly from those of the relation; left out are the true one, the first new
-    one, objects true of the subject under any relation, and those visible in its name. Base facts without
-    a relation count as related if their prompts are the same but for the subject. The true object of the
-    rewrite stays that of the fact.
+    The third object is drawn uniformly from those of the relation, without the true object, the first new
+    object, objects true of the subject under any relation in the base facts, and those visible in its name.
+    Base facts without a relation are grouped by their prompt template. The true object of the rewrite is that
+    of the fact.
 
     Args:
         base: facts to edit first.
-        seed: of the draws; each depends on its fact's name, not on the others' draws.
+        seed: of the draws; each draw depends on the seed and the id of its fact only.
         objects: relation -> objects; by default all that occur in the base facts.
 
     Returns:
@@ -165,12 +165,12 @@ def _reworded_or_none(case: EvalCase) -> EvalCase | None:
 
 
 def _group(case: EvalCase) -> str:
-    """The relation, or the prompt where the data set names none."""
+    """The relation, or the prompt template if the data set names no relation."""
     return case.relation or case.request.prompt
 
 
 def _objects(base: Sequence[EvalCase]) -> dict[str, list[str]]:
-    """Every object that occurs under each relation, or under each prompt where there is no relation."""
+    """All objects that occur under each relation, or under each prompt template without a relation."""
     found: dict[str, set[str]] = defaultdict(set)
     for case in base:
         found[_group(case)] |= {case.target_true, case.request.target} - {""}

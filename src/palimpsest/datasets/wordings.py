@@ -1,4 +1,4 @@
-"""Ways to ask for facts that were written into a model: from a file, or from the fact set's sentences."""
+"""Wordings with which written facts are queried: from a file, or from the fact set's templates."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from palimpsest.types import SLOT, EditRequest, EvalCase
 def load_wordings(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Read wordings from one JSON list or JSON lines.
 
-    A record is that of a fact, as `palimpsest.datasets.requests.load_requests` reads it, with a member
-    ``wordings``: two or more texts, in which ``{}`` stands for the subject.
+    A record is an edit request, as `palimpsest.datasets.requests.load_requests` reads it, with a member
+    ``wordings``: two or more different texts, in which ``{}`` stands for the subject.
 
     Returns:
         Id of the fact -> its wordings, subject filled in.
 
     Raises:
-        DataError: if the file cannot be read, or lists the lines that are malformed.
+        DataError: if the file cannot be read, or has malformed records, which the message lists.
     """
 
     def parse(record: Mapping[str, Any], _: int) -> EvalCase:
@@ -39,18 +39,18 @@ def load_wordings(path: str | Path) -> dict[str, tuple[str, ...]]:
 def wordings_of(
     requests: Sequence[EditRequest], facts: FactSet, given: Mapping[str, tuple[str, ...]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Id of each request -> ways to ask for it.
+    """Id of each request -> its wordings.
 
-    Those given come first. A request whose prompt is a sentence of the fact set has the six perturbation
-    levels of that relation, of the statements or of the questions as it is one or the other.
+    Given wordings have priority. Otherwise a request whose prompt is a statement or question template of the
+    fact set has the six perturbation levels of that template's kind.
 
     Args:
-        requests: facts; one without an id goes by its filled prompt.
+        requests: facts; the filled prompt serves as id if a fact has none.
         facts: the fact set.
         given: id -> wordings, for example from `load_wordings`.
 
     Raises:
-        DataError: if a request has none.
+        DataError: if a request has no wordings.
     """
     levels = {
         prompt: [templates[level][0] for level in LEVELS]

@@ -1,8 +1,8 @@
-"""ZsRE records in MEND's fields (Levy et al. 2017; Mitchell et al. 2022): reading and writing.
+"""ZsRE files in MEND's format (Levy et al. 2017; Mitchell et al. 2022): reading and writing.
 
-A record is ``{subject, src, rephrase, alt, answers, loc, loc_ans, pred?, cond?}``: a question, its
-rewording, another object, the accepted answers, and a question about something else with its
-answer. ``case_id``, ``relation_id`` and ``perturbations`` are this project's additions and optional.
+A record is ``{subject, src, rephrase, alt, answers, loc, loc_ans, pred?, cond?}``: a question, its rewording,
+another object, the accepted answers, and an unrelated question with its answer. ``case_id``, ``relation_id``
+and ``perturbations`` are this project's additions and optional.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,18 @@ from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.types import EditRequest, EvalCase, Probe
 
 TARGETS = ("alt", "answer")
-"""What is written into the model: ``alt``, another object (MEND, EasyEdit), or ``answer``, the
-first accepted answer (the code of MEMIT and its descendants)."""
+"""Object that is written into the model: ``alt``, another object (MEND, EasyEdit), or ``answer``, the first
+accepted answer (the code of MEMIT and its descendants)."""
 
 LOCALITY_HEAD = "nq question: "
 
 
 def check_target(target: str) -> None:
-    """Refuse a target choice other than ``alt`` and ``answer``."""
+    """Check that a target choice is ``alt`` or ``answer``.
+
+    Raises:
+        UnknownNameError: otherwise.
+    """
     if target not in TARGETS:
         raise UnknownNameError("ZsRE target", target, list(TARGETS))
 
@@ -37,17 +41,17 @@ def check_target(target: str) -> None:
 def load_zsre(path: str | Path, target: str = "alt", strict: bool = True) -> Loaded:
     """Read a ZsRE file, one JSON list or JSON lines.
 
-    The locality question becomes the only neighbour: its head ``nq question: `` is taken off and
-    a question mark put at its end. Cases are numbered by position unless they have a ``case_id``.
+    The locality question becomes the only neighbour: its prefix ``nq question: `` is removed and a question
+    mark is added at its end. Cases are numbered by position unless they have a ``case_id``.
 
     Args:
         path: the file.
-        target: ``alt`` edits towards another object and keeps the first accepted answer as the
-            true one; ``answer`` edits towards that answer and leaves ``target_true`` empty.
-        strict: raise on malformed records; otherwise list them in ``Loaded.rejected``.
+        target: ``alt`` edits towards another object, with the first accepted answer as true object;
+            ``answer`` edits towards that answer, and ``target_true`` is empty.
+        strict: raise an error for malformed records; otherwise they are listed in ``Loaded.rejected``.
 
     Raises:
-        DataError: if the file cannot be read, or (strict) lists the malformed records.
+        DataError: if the file cannot be read, or (strict) has malformed records, which the message lists.
         UnknownNameError: if ``target`` is neither of the two.
     """
     check_target(target)
@@ -79,13 +83,13 @@ def _parse(record: Mapping[str, Any], index: int, target: str) -> EvalCase:
 
 
 def to_zsre(case: EvalCase) -> dict[str, Any]:
-    """The ZsRE record of a case, which ``load_zsre`` reads back as the same case.
+    """The ZsRE record of a case; `load_zsre` reads it back as the same case.
 
-    A case with a true object is written for ``target="alt"``, one without for ``target="answer"``
-    (its ``alt`` is then empty). ``pred``, a model's answer in the originals, holds the first answer.
+    A case with a true object is written for ``target="alt"``, one without for ``target="answer"`` (its
+    ``alt`` is then empty). ``pred``, a model's answer in the original files, holds the first answer.
 
     Raises:
-        DataError: if the case has not exactly one paraphrase and one neighbour ending in ``?``.
+        DataError: if the case does not have exactly one paraphrase and one neighbour prompt ending in ``?``.
     """
     if len(case.paraphrases) != 1 or len(case.neighbours) != 1:
         raise DataError(

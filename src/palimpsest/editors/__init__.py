@@ -1,16 +1,18 @@
-"""Editors: one file per method, all settings of one least-squares problem.
+"""Editing methods, one file each, and EDITORS, the table of their names.
 
-A new method is one file with a settings class that has `edit`, and one line here.
+MEMIT, AlphaEdit, AlphaEdit+ and ROME are settings of one least-squares problem (`palimpsest.algebra.solve`).
+A new method is one file with a subclass of `palimpsest.editors.base.Editor`, and one row of EDITORS.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
-from palimpsest.editors.base import Editor, State
+from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.editors.ft import FineTune
 from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
@@ -20,35 +22,58 @@ from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import ProfileError, RequestError, UnknownNameError
 from palimpsest.network.apply import Edit
 from palimpsest.network.model import EditableModel
+from palimpsest.styles import OKABE_ITO, STYLES, Style
 from palimpsest.types import EditRequest
 
-EDITORS: dict[str, type] = {
-    "memit": Memit,
-    "alphaedit": AlphaEdit,
-    "alphaedit_plus": AlphaEditPlus,
-    "rome": Rome,
-    "ft": FineTune,
-    "ft_l": FineTune,
-    "ike": Ike,
+
+@dataclass(frozen=True)
+class Method:
+    """One row of EDITORS.
+
+    Attributes:
+        editor: class of the method; its fields are the settings.
+        style: printed name and colour.
+    """
+
+    editor: type[Editor]
+    style: Style
+
+
+EDITORS: dict[str, Method] = {
+    "memit": Method(Memit, Style("MEMIT", OKABE_ITO["blue"])),
+    "alphaedit": Method(AlphaEdit, Style("AlphaEdit", OKABE_ITO["vermilion"])),
+    "alphaedit_plus": Method(AlphaEditPlus, Style("AlphaEdit+", OKABE_ITO["black"])),
+    "rome": Method(Rome, Style("ROME", OKABE_ITO["orange"])),
+    "ft": Method(FineTune, Style("FT", OKABE_ITO["sky blue"])),
+    "ft_l": Method(FineTune, Style("FT-L")),
+    "ike": Method(Ike, Style("IKE")),
 }
+"""Method name, as in settings, notebooks and records -> class and style."""
+
+
+def style_of(name: str) -> Style:
+    """Printed name and colour of a method; an unknown method is printed under its name in code."""
+    if name in EDITORS:
+        return EDITORS[name].style
+    return STYLES[name] if name in STYLES else Style(name)
 
 
 def editor_for(name: str, model: str, **overrides: object) -> Editor:
-    """An editor with the settings on file for a model.
+    """Make an editor with a model's settings from ``config/models``.
 
     Args:
-        name: of the editor.
-        model: short name, or a hub id listed in its settings file.
-        overrides: fields to set otherwise.
+        name: a key of EDITORS.
+        model: short name, or a hub id listed in the model's settings file.
+        overrides: settings that replace those on file.
 
     Raises:
-        UnknownNameError: unknown editor or model.
-        ProfileError: a setting that the editor does not have or that is out of range.
+        UnknownNameError: if the editor or the model is unknown.
+        ProfileError: if the editor has no such setting, or its value is out of range.
     """
     if name not in EDITORS:
         raise UnknownNameError("editor", name, list(EDITORS))
     try:
-        editor: Editor = EDITORS[name](**(editor_settings(model, name) | overrides))
+        editor: Editor = EDITORS[name].editor(**(editor_settings(model, name) | overrides))
     except ValidationError as error:
         raise ProfileError(f"settings of {name} for {model}: {error}") from error
     return editor
@@ -58,21 +83,23 @@ def edit(
     editor: str | Editor,
     model: EditableModel,
     requests: Sequence[EditRequest],
-    state: State | None = None,
+    state: State | Prepared | None = None,
 ) -> tuple[Edit, State]:
-    """Make an edit that writes the requests into the model; the model itself is not changed.
+    """Compute an edit that writes the requests into the model; the model itself is not changed.
 
     Args:
-        editor: a name (settings on file for this model) or an editor object with its own settings.
+        editor: a name, for the settings on file for this model, or an editor object.
         model: as returned by `palimpsest.load`.
         requests: at least one.
-        state: what the previous edit of a sequence returned; None at the start.
+        state: returned by the previous edit of the sequence; for the first edit a `Prepared`, or None.
 
     Returns:
-        The edit, for `installed` or `commit`, and the state for the next call.
+        The edit, to put in force with `palimpsest.network.apply.installed` or `commit`, and the state for the
+        next call.
 
     Raises:
-        RequestError: no requests, or the same subject and prompt twice.
+        RequestError: if there are no requests, or the same subject and prompt occur twice.
+        StateError: if the state belongs to another method.
         UnknownNameError, ProfileError: see `editor_for`.
     """
     check(requests)
@@ -81,10 +108,10 @@ def edit(
 
 
 def check(requests: Sequence[EditRequest]) -> None:
-    """Whether requests can be written in one batch.
+    """Check that requests can be written in one batch.
 
     Raises:
-        RequestError: no requests, or the same subject and prompt twice.
+        RequestError: if there are no requests, or the same subject and prompt occur twice.
     """
     if not requests:
         raise RequestError("no requests were given; pass at least one EditRequest")

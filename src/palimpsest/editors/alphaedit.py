@@ -2,46 +2,68 @@
 
     Δ = R Kᵀ P (K_p K_pᵀ P + K Kᵀ P + λ I)⁻¹        P: null space of C₀, K_p: keys of earlier edits
 
-Departures from the released code: earlier keys enter as columns with no residual, so the system is
-facts × facts and symmetric (Cholesky, float64) where the released one is d_k × d_k, unsymmetric and float32;
-P is kept as a basis or its complement; keys of the edited model are not computed twice. C₀ is that of the
-model at the first edit of a sequence.
+Differences from the released code: earlier keys enter as columns with zero residual, so the system is
+facts × facts and symmetric (Cholesky, float64), where the released one is d_k × d_k, unsymmetric and float32;
+P is stored as a basis of its range or of the complement; keys of the edited model are not computed twice. C₀
+is taken from the model at the first edit of a sequence.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field, replace
 from typing import Literal
 
+from jaxtyping import Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.algebra.projector import Projector, null_space
 from palimpsest.algebra.solve import LeastSquares, Solution, solve, with_past
-from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD, RULES
-from palimpsest.editors.base import State, edit_layers, joined, start
+from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD
+from palimpsest.editors.base import (
+    Prepared,
+    State,
+    WeightEditor,
+    edit_layers,
+    joined,
+    start,
+    values_on,
+    with_projectors,
+)
 from palimpsest.editors.settings import Layers
-from palimpsest.errors import ProfileError
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 
+@plain_dataclass(frozen=True)
+class AlphaEditState(State):
+    """State of a sequence of AlphaEdit edits.
+
+    Attributes:
+        past: layer -> keys (d_k, N) of all facts edited so far.
+    """
+
+    past: Mapping[int, Float[Tensor, "d_k n"]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
-class AlphaEdit:
-    """AlphaEdit with its settings.
+class AlphaEdit(WeightEditor):
+    """AlphaEdit; the fields are its settings.
 
     Attributes:
         layers: edited layers, ascending.
         ridge: λ, called L2 in the released code.
-        rule: how the null space is cut, with `threshold` as its number.
-        threshold: 2e-2 on the mean second moment, as published.
+        rule: which eigenvalues of C₀ count as protected; `threshold` is its parameter.
+        threshold: default as published: 2e-2 on the eigenvalues of the mean second moment.
         keep_past: add the keys of earlier edits (released: yes).
-        statistics_tokens: tokens of text behind C₀.
-        targets: how values are optimised.
-        contexts: prefixes they are averaged over.
+        statistics_tokens: number of tokens from which C₀ is estimated.
+        targets: settings of the value optimisation.
+        contexts: settings of the prefixes over which values are averaged.
     """
+
+    keeps = AlphaEditState
 
     layers: Layers
     ridge: float = Field(default=10.0, gt=0)
@@ -53,29 +75,26 @@ class AlphaEdit:
     contexts: ContextSettings = ContextSettings()
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[WeightDelta, State]:
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
+    ) -> tuple[WeightDelta, AlphaEditState]:
         """Write all requests in one batch; see `palimpsest.edit`."""
-        state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
-        projectors = self._projectors(state)
+        own: AlphaEditState = self.own(state)
+        at = self.prepare(model, own.prepared)
 
         def update(layer: int, keys: Tensor, residual: Tensor) -> Solution:
-            alone = LeastSquares(keys, residual, ridge=self.ridge, projector=projectors[layer])
-            return solve(with_past(alone, state.past.get(layer, keys[:, :0])))
+            alone = LeastSquares(keys, residual, ridge=self.ridge, projector=at.projectors[layer])
+            return solve(with_past(alone, own.past.get(layer, keys[:, :0])))
 
-        edit, keys = edit_layers(model, requests, self.layers, self.targets, state.contexts, update)
-        past = joined(state.past, keys) if self.keep_past else {}
-        return edit, replace(state, projectors=projectors, past=past)
+        values = values_on(model, requests, self.layers[-1], self.targets, at.contexts)
+        edit, keys = edit_layers(model, requests, self.layers, values, at.contexts, update)
+        past = joined(own.past, keys) if self.keep_past else {}
+        return edit, replace(own, prepared=at, past=past)
 
-    def _projectors(self, state: State) -> dict[int, Projector]:
-        """Those of the state, and new ones for layers that it has none for."""
-        rule = RULES[self.rule](self.threshold)
-        missing = [layer for layer in self.layers if layer not in state.projectors]
-        fresh = {layer: null_space(state.moments[layer], rule) for layer in missing}
-        for layer, projector in fresh.items():
-            if projector.kept == 0:
-                raise ProfileError(
-                    f"layer {layer}: rule {self.rule!r} at {self.threshold} protects every direction, so "
-                    "no fact could be written; choose a threshold between the eigenvalues of C0"
-                )
-        return {**state.projectors, **fresh}
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Compute contexts, second moments and projectors; entries already present are kept.
+
+        Raises:
+            ProfileError: if the rule protects every direction of a layer.
+        """
+        at = start(model, prepared, self.contexts, self.layers, self.statistics_tokens)
+        return with_projectors(at, self.layers, self.rule, self.threshold)

@@ -2,20 +2,25 @@
 
     min over Δ = ΔP_mod:   ‖ΔK − R_t‖² + β‖ΔK_pΛ^½‖² + λ‖Δ‖²                              Eq. 15 and 18
 
-P_mod    P and those protected eigenvectors of C₀ that lower the objective enough (`projector.admit`)
-Λ        1 − the largest absolute cosine of a past key with the new ones (`conflict.conflict_weights`)
-R_t      residuals longer than τ are cut to c(t) of their length (`smoothing`); among the T + 1 candidates
-         the one with the best score stays
+P_mod    P plus those protected eigenvectors of C₀ that lower the objective enough
+         (`palimpsest.algebra.admission.admit`)
+Λ        1 − the largest absolute cosine of a past key with the new keys
+         (`palimpsest.algebra.conflict.conflict_weights`)
+R_t      residuals with norm above τ are multiplied by c(t) (`palimpsest.algebra.smoothing`); of the T + 1
+         candidates the one with the best score is used
 
-Each part can be left out; without all three and with β = 1 this is AlphaEdit (Lemma 4: when it is anyway).
+Each of the three parts can be switched off; without all three and with β = 1 this is AlphaEdit. (Lemma 4 says
+when it is AlphaEdit anyway.)
 
-Departures. From the paper: the scores of all candidates are compared, where Algorithm 1 stops at the first
-small change and the text at the first fall; the search uses the whole residual, not half targets. From the
-released code: a direction costs an N × N update, not a d_k × d_k solve; the score is a function that the
-caller gives, where the code asks the prompts it is then evaluated on; β is not multiplied by the layer's
-place unless ``past_weight_grows``. Where Λ, β or P_mod change from step to step, a sequence is no longer the
-edit of all facts at once; ``past="rewrite"`` restores that: each step solves the one-time problem over all
-facts, with this step's weights and directions.
+Differences from the paper: the scores of all candidates are compared, where Algorithm 1 stops at the first
+small change and the text at the first decrease; the search uses the whole residual, not half targets.
+Differences from the released code: admitting a direction costs an N × N update, not a d_k × d_k solve; the
+caller passes the score function, where the code scores on the prompts that it is evaluated on afterwards; β
+is not multiplied by the layer's position unless ``past_weight_grows``.
+
+Where Λ, β or P_mod change from step to step, a sequence no longer equals the edit of all facts at once.
+``past="rewrite"`` restores this equality: each step solves the one-time problem over all facts, with the
+weights and directions of this step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,20 +38,17 @@ from palimpsest.algebra.admission import Candidates, admit, candidates
 from palimpsest.algebra.conflict import conflict_weights
 from palimpsest.algebra.smoothing import hard_part, scales, scan
 from palimpsest.algebra.solve import LeastSquares, Solution, share_left
-from palimpsest.editors.alphaedit import AlphaEdit
-from palimpsest.editors.base import State, edit_layers, joined, start
+from palimpsest.editors.alphaedit import AlphaEdit, AlphaEditState
+from palimpsest.editors.base import Prepared, Score, State, edit_layers, joined, values_on
 from palimpsest.errors import ProfileError
 from palimpsest.network.apply import WeightDelta, restored
 from palimpsest.network.model import EditableModel, read_weight, write_weight
 from palimpsest.types import EditRequest
 
-Score = Callable[[EditableModel, Sequence[EditRequest]], float]
-"""How well a model, edited for the moment, answers for these requests; higher is better."""
-
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Perturbation:
-    """How far the projector is relaxed; fields as `palimpsest.algebra.admission.admit` has them."""
+    """Settings of the relaxed projector; the fields are arguments of `palimpsest.algebra.admission.admit`."""
 
     threshold: float = Field(default=3e-4, ge=0)
     relative: bool = True
@@ -57,15 +59,15 @@ class Perturbation:
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Smoothing:
-    """How far the targets of hard facts are shortened.
+    """Settings of target smoothing: how far the residuals of hard facts are scaled down.
 
     Attributes:
-        steps: T; there are T + 1 candidates, from half the residual to all of it.
-        threshold: τ, length of the whole residual (not of a layer's share) above which a fact is hard.
-        scan: try the candidates at every edited layer (released) or at the last one only, where what lower
-            layers left out is asked for again.
-        select: where the score's wordings come from; a name for the record, see
-            `palimpsest.evaluation.smoothing_score`.
+        steps: T; there are T + 1 candidate scales, from half the residual to all of it.
+        threshold: τ, norm of the whole residual (not of a layer's share) above which a fact is hard.
+        scan: try the candidates at every edited layer (released), or at the last one only, whose residual
+            includes what lower layers left unwritten.
+        select: which wordings the score uses, a name from `palimpsest.evaluation.smoothing_score`; it is part
+            of the record.
     """
 
     steps: int = Field(default=10, ge=1)
@@ -75,14 +77,14 @@ class Smoothing:
 
 
 @plain_dataclass(frozen=True)
-class PlusState(State):
-    """What a sequence of AlphaEdit+ carries on, beside what AlphaEdit does.
+class PlusState(AlphaEditState):
+    """State of a sequence of AlphaEdit+ edits, in addition to that of AlphaEdit.
 
     Attributes:
-        score: of the candidates of smoothing; the caller gives it.
+        score: scores the smoothing candidates; passed by the caller.
         candidates: layer -> protected eigenvectors of C₀.
         unedited: layer -> W_0 (d_v, d_k), in the model's precision.
-        values: layer -> values (d_v, N) of the past keys, where ``past="rewrite"`` needs them.
+        values: layer -> values (d_v, N) of the past keys; kept with ``past="rewrite"`` only.
     """
 
     score: Score | None = None
@@ -93,17 +95,21 @@ class PlusState(State):
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class AlphaEditPlus(AlphaEdit):
-    """AlphaEdit+ with its settings; those of AlphaEdit come first.
+    """AlphaEdit+; the fields are its settings, in addition to those of AlphaEdit.
 
     Attributes:
-        perturbation: how P is relaxed; None keeps it.
-        weighting: Λ on past keys; False weighs them alike.
-        smoothing: how hard targets are shortened; None writes them whole.
+        perturbation: settings of the relaxed projector; None uses P unchanged.
+        weighting: weight past keys by Λ; False gives all of them weight 1.
+        smoothing: settings of target smoothing; None writes the whole residual of every fact.
         past_weight: β.
-        past_weight_grows: multiply β by the place of the layer, 1 for the first (released code).
-        past: ``penalise`` movement at past keys (published) or ``rewrite`` all past facts with the new ones.
-        optimised: values on the model as it is, ``each_step`` (published), or ``once`` on the unedited one.
+        past_weight_grows: multiply β by the position of the layer, 1 for the first (released code).
+        past: ``penalise`` changes of the output at past keys (published), or ``rewrite`` all past facts with
+            the new ones.
+        optimised: optimise values on the current model, ``each_step`` (published), or on the unedited one,
+            ``once``.
     """
+
+    keeps = PlusState
 
     threshold: float = Field(default=0.015, ge=0)
     perturbation: Perturbation | None = Perturbation()
@@ -114,62 +120,67 @@ class AlphaEditPlus(AlphaEdit):
     past: Literal["penalise", "rewrite"] = "penalise"
     optimised: Literal["each_step", "once"] = "each_step"
 
+    @property
+    def score_rule(self) -> str | None:
+        """Which wordings smoothing scores; None without smoothing."""
+        return self.smoothing.select if self.smoothing else None
+
+    def begin(self, prepared: Prepared | None = None, score: Score | None = None) -> PlusState:
+        """State of a sequence before its first edit; smoothing needs a score."""
+        begun: Any = super().begin(prepared)
+        return replace(begun, score=score)
+
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
     ) -> tuple[WeightDelta, PlusState]:
         """Write all requests in one batch; see `palimpsest.edit`.
 
         Raises:
-            ProfileError: if smoothing has no score to choose by, or the rule protects every direction.
+            ProfileError: if smoothing has no score, if ``past="rewrite"`` lacks the values of past facts, or
+                if the rule protects every direction.
         """
-        at = self._started(model, state)
+        at = self._started(model, self.own(state))
         step = _Step(self, model, requests, at)
-        edit, keys = edit_layers(
+        once = self.optimised == "once"
+        values = values_on(
             model,
             requests,
-            self.layers,
+            self.layers[-1],
             self.targets,
-            at.contexts,
-            step.update,
-            *((at.unedited, at.known) if self.optimised == "once" else ()),
+            at.prepared.contexts,
+            at.unedited if once else None,
+            at.prepared.known if once else None,
         )
+        edit, keys = edit_layers(model, requests, self.layers, values, at.prepared.contexts, step.update)
         notes = {**edit.notes, **step.noted(edit.deltas)}
         past = joined(at.past, keys) if self.keep_past else {}
-        values = joined(at.values, step.reached) if self.keep_past and self.past == "rewrite" else {}
-        return replace(edit, notes=notes), replace(at, past=past, values=values)
+        kept = joined(at.values, step.reached) if self.keep_past and self.past == "rewrite" else {}
+        return replace(edit, notes=notes), replace(at, past=past, values=kept)
 
-    def finish(self, model: EditableModel, state: State) -> None:
-        """Nothing waits for the end of a run, unlike in `palimpsest.editors.sequential.Sequential`."""
-
-    def _started(self, model: EditableModel, state: State | None) -> PlusState:
-        """The given state; what it lacks is taken from the model as it is."""
-        basic = start(model, state, self.contexts, self.layers, self.statistics_tokens)
-        projectors = self._projectors(basic)
-        if isinstance(basic, PlusState):
-            at = replace(basic, projectors=projectors)
-        else:
-            at = PlusState(basic.contexts, basic.moments, projectors, basic.past, basic.known)
-        if self.smoothing and at.score is None:
+    def _started(self, model: EditableModel, state: PlusState) -> PlusState:
+        """Complete the state: missing entries are computed from the current model."""
+        if self.smoothing and state.score is None:
             raise ProfileError(
                 "smoothing chooses a step length by a score, and the state has none; pass "
-                "state=PlusState(score=...), for example with selection.score_by('edit_prompts'), or set "
+                "state=PlusState(score=...), for example with score_by('edit_prompts'), or set "
                 "smoothing=None"
             )
-        if self.past == "rewrite" and at.past.keys() != at.values.keys():
+        if self.past == "rewrite" and state.past.keys() != state.values.keys():
             raise ProfileError(
                 "past='rewrite' needs the values of all past facts, and this sequence was begun without; "
                 "set it from the first edit on"
             )
+        at = replace(state, prepared=self.prepare(model, state.prepared))
         if not at.unedited:
             at = replace(at, unedited={i: read_weight(model, i).clone() for i in self.layers})
         if self.perturbation and not at.candidates:
-            found = {i: candidates(at.moments[i], at.projectors[i]) for i in self.layers}
-            at = replace(at, candidates=found)
+            moments, kept = at.prepared.moments, at.prepared.projectors
+            at = replace(at, candidates={i: candidates(moments[i], kept[i]) for i in self.layers})
         return at
 
 
 class _Step:
-    """One batch: the update of each layer, and what is worth a record."""
+    """One batch: computes the update of each layer and collects notes for the record."""
 
     def __init__(
         self, editor: AlphaEditPlus, model: EditableModel, requests: Sequence[EditRequest], at: PlusState
@@ -180,8 +191,8 @@ class _Step:
         self.remarks: list[str] = []
 
     def update(self, layer: int, keys: Tensor, residual: Tensor) -> Solution:
-        """The update of one layer of the model, whose lower layers are edited already."""
-        weight = read_weight(self.model, layer).to(torch.float64, copy=True)  # candidates are written over it
+        """Update of one layer; lower layers of the model are edited already."""
+        weight = read_weight(self.model, layer).to(torch.float64, copy=True)  # candidates overwrite it later
         origin = weight if self.editor.past == "penalise" else self.at.unedited[layer].double()
         problem = self._relaxed(layer, self._problem(layer, keys, residual, weight, origin))
         short = hard_part(residual, self._threshold(layer))
@@ -196,7 +207,7 @@ class _Step:
     def _problem(
         self, layer: int, keys: Tensor, residual: Tensor, weight: Tensor, origin: Tensor
     ) -> LeastSquares:
-        """The batch beside the past, counted from a weight: the present one, or the unedited one."""
+        """New and past facts as one problem in W − ``origin``, the current or the unedited weight."""
         past = self.at.past.get(layer, keys[:, :0])
         kept = weight @ past if self.editor.past == "penalise" else self.at.values.get(layer, residual[:, :0])
         root = self._weights(layer, past, keys).sqrt()
@@ -205,11 +216,11 @@ class _Step:
             torch.cat([keys, past * root], 1),
             torch.cat(wanted, 1),
             ridge=self.editor.ridge,
-            projector=self.at.projectors[layer],
+            projector=self.at.prepared.projectors[layer],
         )
 
     def _weights(self, layer: int, past: Tensor, keys: Tensor) -> Tensor:
-        """βΛ of the past keys (N,)."""
+        """Weights βΛ of the past keys (N,)."""
         editor = self.editor
         ones = torch.ones(past.shape[1], dtype=torch.float64, device=past.device)
         weights = conflict_weights(past, keys).to(ones) if editor.weighting else ones
@@ -218,7 +229,7 @@ class _Step:
         return editor.past_weight * place * weights
 
     def _relaxed(self, layer: int, problem: LeastSquares) -> LeastSquares:
-        """The problem with the directions that are worth it added to its projector."""
+        """The problem with the admitted directions added to its projector."""
         if self.editor.perturbation is None:
             return problem
         pool, settings = self.at.candidates[layer], asdict(self.editor.perturbation)
@@ -242,7 +253,7 @@ class _Step:
         return self.editor.smoothing.threshold / (len(self.editor.layers) - self.editor.layers.index(layer))
 
     def _chosen(self, layer: int, hard: Tensor, weight_at: Callable[[float], Tensor]) -> float:
-        """The scale with the best score, of equal ones the largest: the least is left out."""
+        """The best-scoring scale; ties go to the largest, which shortens the targets least."""
         settings, score = self.editor.smoothing, self.at.score
         if settings is None or score is None:
             return 1.0
@@ -269,7 +280,7 @@ class _Step:
         self.notes.setdefault(name, {})[layer] = value
 
     def noted(self, deltas: Mapping[int, Tensor]) -> dict[str, Any]:
-        """For the record of the edit: what each part did, and lengths."""
+        """Notes of the edit: results of each part, and ‖ΔW‖ and ‖W − W_0‖ (Frobenius) of each layer."""
         total = {
             i: read_weight(self.model, i) + delta - self.at.unedited[i].double()
             for i, delta in deltas.items()

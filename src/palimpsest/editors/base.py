@@ -1,15 +1,16 @@
-"""What editors share: the contract, the state of a sequence, and the spread of one residual over layers."""
+"""Base of all editors: interface, quantities of the unedited model, and updates distributed over layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from palimpsest.algebra.projector import Projector
+from palimpsest.algebra.projector import Projector, projectors
 from palimpsest.algebra.solve import Solution
+from palimpsest.errors import StateError
 from palimpsest.memory.contexts import sample_contexts
 from palimpsest.memory.keys import subject_hidden, subject_keys
 from palimpsest.memory.known_values import KnownValues
@@ -20,59 +21,171 @@ from palimpsest.network.apply import Edit, WeightDelta, restored
 from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.types import EditRequest
 
+Score = Callable[[EditableModel, Sequence[EditRequest]], float]
+"""(model with a trial edit in force, requests) -> score of its answers; higher is better."""
+
 
 @dataclass(frozen=True)
-class State:
-    """What a sequence of edits carries from one call to the next.
+class Prepared:
+    """Quantities that depend on the unedited model only; many sequences of edits can share them.
 
     Attributes:
-        contexts: prefixes drawn from the unedited model, the empty one first.
-        moments: layer -> C₀ (d_k, d_k), second moment of the unedited model's keys.
-        projectors: layer -> null-space projector of C₀, where an editor needs one.
-        past: layer -> keys (d_k, N) of all facts edited so far.
-        known: values that need not be computed, where they are to be those of the unedited model.
+        contexts: prefixes sampled from the model, the empty one first.
+        moments: layer -> C₀ (d_k, d_k), second moment of the model's keys.
+        projectors: layer -> null-space projector of C₀, for editors that use one.
+        known: values already optimised on the model; None if they are to be computed.
     """
 
     contexts: tuple[str, ...] = ()
     moments: Mapping[int, Float[Tensor, "d_k d_k"]] = field(default_factory=dict)
     projectors: Mapping[int, Projector] = field(default_factory=dict)
-    past: Mapping[int, Float[Tensor, "d_k n"]] = field(default_factory=dict)
     known: KnownValues | None = None
 
 
-@runtime_checkable
-class Editor(Protocol):
-    """The contract: requests in, an edit and the next state out; the model is left as it was, bit by bit."""
+@dataclass(frozen=True)
+class State:
+    """State of a sequence of edits, passed from each edit to the next. Every method has its own subclass.
+
+    Attributes:
+        prepared: quantities of the unedited model that the method uses.
+    """
+
+    prepared: Prepared = field(default_factory=Prepared)
+
+
+class Editor:
+    """Interface of all methods: requests in, an edit and the next state out; no weight of the model changes.
+
+    A method is a subclass whose fields are its settings and which implements `edit`, with a subclass of
+    `State` that it names in ``keeps``. Weights written meanwhile are restored bit by bit.
+
+    Attributes:
+        keeps: class of the method's states.
+        score_rule: which wordings of a fact the method scores while it edits, a name from
+            `palimpsest.evaluation.smoothing_score`; None for a method that needs no score.
+    """
+
+    keeps: ClassVar[type[State]] = State
+
+    @property
+    def score_rule(self) -> str | None:
+        """None: no score is needed."""
+        return None
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
     ) -> tuple[Edit, State]:
-        """Make an edit that writes all requests at once."""
-        ...
+        """Compute an edit that writes all requests at once.
+
+        Args:
+            model: with all earlier edits of the sequence committed.
+            requests: at least one.
+            state: returned by the previous edit; for the first edit of a sequence a `Prepared`, or None.
+
+        Returns:
+            The edit and the state for the next call.
+
+        Raises:
+            StateError: if the state belongs to another method.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it edits")
+
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Compute what the method needs of the unedited model; entries already present are kept."""
+        return prepared or Prepared()
+
+    def begin(self, prepared: Prepared | None = None, score: Score | None = None) -> State:
+        """State of a sequence before its first edit.
+
+        Args:
+            prepared: of the unedited model; the first edit computes missing entries.
+            score: for methods with a ``score_rule``; others ignore it.
+        """
+        return self.keeps(prepared or Prepared())
+
+    def own(self, state: State | Prepared | None) -> Any:
+        """Check that a state belongs to this method; None or a `Prepared` gives a new state.
+
+        Raises:
+            StateError: if it belongs to another method.
+        """
+        if state is None or isinstance(state, Prepared):
+            return self.begin(state)
+        if type(state) is not self.keeps:
+            raise StateError(
+                f"{type(self).__name__} goes on from a {self.keeps.__name__} and was given a "
+                f"{type(state).__name__}: each method keeps something else of its earlier edits. Pass "
+                "state.prepared to begin a new sequence with the same contexts, moments and projectors, or "
+                "None to begin with nothing"
+            )
+        return state
+
+
+class WeightEditor(Editor):
+    """Base of editors that change weights; every study accepts any of them.
+
+    Attributes:
+        layers: edited layers, ascending.
+    """
+
+    layers: tuple[int, ...]
+
+    def edit(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
+    ) -> tuple[WeightDelta, State]:
+        """As `Editor.edit`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it edits")
+
+    def finish(self, model: EditableModel, state: State) -> tuple[WeightDelta, State] | None:
+        """The last edit of a sequence, such as post-processing, and the state after it, or None."""
+        return None
 
 
 def start(
     model: EditableModel,
-    state: State | None,
+    prepared: Prepared | None,
     contexts: ContextSettings,
     layers: Sequence[int],
     statistics_tokens: int,
-) -> State:
-    """The given state; what it lacks of contexts and second moments is taken from the model as it is."""
-    state = state or State()
-    if not state.contexts:
+) -> Prepared:
+    """Sample missing contexts and compute missing second moments on the current model.
+
+    Args:
+        model: the unedited model.
+        prepared: entries already computed; they are kept.
+        contexts: settings of the prefixes.
+        layers: layers whose second moment is needed.
+        statistics_tokens: number of tokens from which a second moment is estimated.
+    """
+    prepared = prepared or Prepared()
+    if not prepared.contexts:
         sampled = sample_contexts(model, contexts.count, contexts.length, contexts.seed)
-        state = replace(state, contexts=sampled)
-    missing = [layer for layer in layers if layer not in state.moments]
+        prepared = replace(prepared, contexts=sampled)
+    missing = [layer for layer in layers if layer not in prepared.moments]
     if missing:
         fresh = key_statistics(model, missing, statistics_tokens)
         moments = {layer: moment.value for layer, moment in fresh.items()}
-        state = replace(state, moments={**state.moments, **moments})
-    return state
+        prepared = replace(prepared, moments={**prepared.moments, **moments})
+    return prepared
+
+
+def with_projectors(
+    prepared: Prepared, layers: Sequence[int], rule: str | None, threshold: float
+) -> Prepared:
+    """Add projectors for the layers that have none yet; without a rule nothing is added.
+
+    Raises:
+        ProfileError: if the rule protects every direction of a layer.
+    """
+    if rule is None:
+        return prepared
+    missing = {layer: prepared.moments[layer] for layer in layers if layer not in prepared.projectors}
+    fresh = projectors(missing, rule, threshold)
+    return replace(prepared, projectors={**prepared.projectors, **fresh})
 
 
 Update = Callable[[int, Tensor, Tensor], Solution]
-"""Layer, keys (d_k, n) and residual (d_v, n) -> the update of that layer."""
+"""(layer, keys (d_k, n), residual (d_v, n)) -> solution with the update of that layer."""
 
 
 def values_on(
@@ -81,16 +194,25 @@ def values_on(
     layer: int,
     targets: TargetSettings,
     contexts: Sequence[str],
-    weights: Mapping[int, Float[Tensor, "d_v d_k"]],
+    weights: Mapping[int, Float[Tensor, "d_v d_k"]] | None = None,
     known: KnownValues | None = None,
 ) -> Targets:
-    """Values of the requests on the model with other weights in some layers, which are then put back.
+    """Values of the requests at a layer, optimised on the model or taken from ``known``.
+
+    Args:
+        model: restored bit by bit before returning.
+        requests: n facts.
+        layer: at whose output values are optimised.
+        targets: settings of the optimisation.
+        contexts: prefixes, the empty one first.
+        weights: layer -> weight (d_v, d_k) that replaces the model's meanwhile.
+        known: values already optimised with these weights.
 
     Raises:
         RequestError: if values are known, but not of these requests.
     """
-    with restored(model, weights):
-        for index, weight in weights.items():
+    with restored(model, weights or {}):
+        for index, weight in (weights or {}).items():
             write_weight(model, index, weight)
         if known is not None:
             return known.of(model, requests, layer, targets, contexts)
@@ -101,34 +223,29 @@ def edit_layers(
     model: EditableModel,
     requests: Sequence[EditRequest],
     layers: Sequence[int],
-    targets: TargetSettings,
+    values: Targets,
     contexts: Sequence[str],
     update: Update,
-    values_at: Mapping[int, Float[Tensor, "d_v d_k"]] | None = None,
-    known: KnownValues | None = None,
 ) -> tuple[WeightDelta, dict[int, Tensor]]:
-    """Move the last layer's output to its values, a share of what is missing in each layer.
+    """Move the last layer's output to the values, with the residual distributed over the layers.
 
-    In layer i of L (in order) the residual that is left is divided by the number of layers left, and the
-    update is made on the model with the lower layers already edited.
+    At each layer, in ascending order, the remaining residual is divided by the number of layers that remain;
+    the update is computed on the model with the lower layers already edited.
 
     Args:
         model: restored bit by bit before returning, also after an error.
         requests: n facts.
-        layers: edited layers, ascending; values are optimised at the last one.
-        targets: settings of the values.
+        layers: edited layers, ascending.
+        values: of the requests at the last layer, from `values_on`.
         contexts: prefixes, the empty one first.
-        update: layer, keys (d_k, n), residual (d_v, n) -> solution; called on the model that it edits.
-        values_at: weights on which the values are optimised; those of the model as it is by default.
-        known: values to take instead of optimising them.
+        update: (layer, keys (d_k, n), residual (d_v, n)) -> solution; called with the lower layers edited.
 
     Returns:
-        The edit and the keys (d_k, n) of each layer. Keys of a layer depend on lower layers only, so these
-        are also its keys in the edited model.
+        The edit and the keys (d_k, n) of each layer, float64. Keys of a layer depend on lower layers only, so
+        these are also its keys in the edited model.
 
     Source: MEMIT Algorithm 1; AlphaEdit uses it unchanged.
     """
-    values = values_on(model, requests, layers[-1], targets, contexts, values_at or {}, known)
     base = fingerprint(model)
     deltas: dict[int, Tensor] = {}
     keys: dict[int, Tensor] = {}
@@ -153,11 +270,11 @@ def edit_layers(
 
 
 def value_notes(values: Targets) -> dict[str, Any]:
-    """What values leave for the record of any edit, one entry per fact.
+    """Losses and norms of the values, one entry per fact, for the notes of an edit.
 
     Returns:
-        ``loss_history``: losses of each fact, as long as it was optimised; ``value_norm`` ‖z‖, ``delta_norm``
-        ‖δ‖ and ``hidden_norm`` ‖h₀‖, in units of the state that is moved.
+        ``loss_history``: losses of each fact at the steps at which it was optimised; ``value_norm`` ‖z‖,
+        ``delta_norm`` ‖δ‖ and ``hidden_norm`` ‖h₀‖, in units of the hidden state that is optimised.
     """
     return {
         "loss_history": [row[row.isfinite()].tolist() for row in values.losses],
@@ -168,10 +285,10 @@ def value_notes(values: Targets) -> dict[str, Any]:
 
 
 def step_norms(deltas: Mapping[int, Float[Tensor, "d_v d_k"]]) -> dict[int, float]:
-    """‖ΔW‖ of each layer (Frobenius)."""
+    """Frobenius norm ‖ΔW‖ of each layer's update."""
     return {layer: float(delta.double().norm()) for layer, delta in deltas.items()}
 
 
 def joined(past: Mapping[int, Tensor], fresh: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Columns of each layer, the new ones behind the earlier."""
+    """Append the new columns of each layer to the past ones."""
     return {layer: torch.cat([past.get(layer, new[:, :0]), new], 1) for layer, new in fresh.items()}

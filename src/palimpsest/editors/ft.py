@@ -1,18 +1,19 @@
-"""Fine-tuning of the edited weights: FT, and FT-L where no entry may move by more than ε (Zhu et al., 2020).
+"""Fine-tuning of the edited weights: FT, and FT-L with every entry changed by at most ε (Zhu et al., 2020).
 
     minimise over Δ    mean over facts and contexts of NLL(target)/tokens        ‖Δ‖_∞ ≤ ε where ε is given
 
-Adam on Δ alone, from Δ = 0; after each step Δ is clipped to ±ε. As in the code that ROME is compared with, a
-batch whose mean loss is below a threshold is not updated, so facts that the model holds already get no edit.
+Adam optimises Δ alone, from Δ = 0; after each step Δ is clipped to ±ε. As in the baseline code of ROME, a
+batch whose mean loss is below a threshold is not updated, so facts that the model already knows get no edit.
 
-Departures from that code: the weights are never written; Δ acts through the edited maps' inputs, in single
-precision at least. All tokens of a target count, each behind the ones before it (FT-M of the EasyEdit
-survey); ``objective="prompt_last"`` reads every token at the prompt's end, as ROME's FT did. Prompts may
-stand behind sampled contexts; as published they do not.
+Differences from that code: the weights are never written; Δ is applied to the inputs of the edited maps, in
+float32 or wider. All tokens of a target are trained, each after the target tokens before it (FT-M of the
+EasyEdit survey); ``objective="prompt_last"`` predicts every token at the last position of the prompt, as
+ROME's FT did. Prompts may follow sampled prefixes; as published they do not.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm import tqdm
 
-from palimpsest.editors.base import State, start, step_norms
+from palimpsest.editors.base import Prepared, State, WeightEditor, start, step_norms
 from palimpsest.editors.settings import Layers
 from palimpsest.errors import NonFiniteError
 from palimpsest.memory.settings import ContextSettings
@@ -35,23 +36,29 @@ from palimpsest.types import EditRequest
 Objective = Literal["target_new", "prompt_last"]
 
 
+class FineTuneState(State):
+    """State of fine-tuning; it keeps nothing of earlier edits."""
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
-class FineTune:
-    """Fine-tuning with its settings; the defaults are those of ROME's comparison.
+class FineTune(WeightEditor):
+    """Fine-tuning; the fields are its settings, with the defaults of ROME's baseline.
 
     Attributes:
         layers: edited layers, ascending; all are trained together.
         limit: ε, the largest change of an entry; None for no constraint.
-        steps: passes over the facts.
+        steps: largest number of passes over the facts.
         lr: Adam's learning rate.
-        stop_below: a batch whose mean loss is below this is left alone; the end once all are.
+        stop_below: a batch whose mean loss (nats) is below this is not updated; training ends when none is.
         batch: facts per update.
-        objective: ``target_new``, each token behind the ones before it, or ``prompt_last``, all of them at
-            the prompt's end.
-        contexts: prefixes that the loss is averaged over; none as published.
+        objective: ``target_new`` predicts each target token after those before it, ``prompt_last`` all of
+            them at the last position of the prompt.
+        contexts: settings of the prefixes over which the loss is averaged; none as published.
 
     Source: ROME (Meng et al., NeurIPS 2022), App. E.1, FT and FT+L.
     """
+
+    keeps = FineTuneState
 
     layers: Layers
     limit: float | None = Field(default=None, gt=0)
@@ -63,16 +70,17 @@ class FineTune:
     contexts: ContextSettings = ContextSettings(count=0)
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[WeightDelta, State]:
-        """Train on all requests; see `palimpsest.edit`.
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
+    ) -> tuple[WeightDelta, FineTuneState]:
+        """Train Δ on all requests; see `palimpsest.edit`.
 
         Raises:
-            NonFiniteError: if a loss or an update becomes NaN or infinite. No weight was changed.
+            NonFiniteError: if a loss or an update becomes NaN or infinite; no weight is changed.
         """
-        state = start(model, state, self.contexts, (), 0)
+        own: FineTuneState = self.own(state)
+        at = self.prepare(model, own.prepared)
         parts = [
-            _Part(model, requests[first : first + self.batch], state.contexts, self.objective)
+            _Part(model, requests[first : first + self.batch], at.contexts, self.objective)
             for first in range(0, len(requests), self.batch)
         ]
         deltas = {layer: _nothing(model, layer) for layer in self.layers}
@@ -80,18 +88,22 @@ class FineTune:
         found = {layer: delta.detach().double() for layer, delta in deltas.items()}
         _require_finite(found)
         notes = {
-            "contexts": list(state.contexts),
+            "contexts": list(at.contexts),
             "facts": len(requests),
             "loss_history": [list(losses) for losses in zip(*history, strict=True)],
             "largest_change": {layer: float(delta.abs().max()) for layer, delta in found.items()},
             "step_norm": step_norms(found),
         }
-        return WeightDelta(found, fingerprint(model), notes), state
+        return WeightDelta(found, fingerprint(model), notes), replace(own, prepared=at)
+
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Sample the prefixes; no other quantity is needed."""
+        return start(model, prepared, self.contexts, (), 0)
 
     def _train(
         self, model: EditableModel, parts: Sequence["_Part"], deltas: Mapping[int, Tensor]
     ) -> list[list[float]]:
-        """Move the deltas; the losses of all facts at each pass, before its updates."""
+        """Optimise the deltas in place; returns the losses of all facts at each pass, before its updates."""
         adam = torch.optim.Adam(deltas.values(), lr=self.lr)
         history: list[list[float]] = []
         for step in tqdm(range(self.steps), desc="fine-tuning", unit="pass", leave=False):
@@ -121,7 +133,7 @@ class FineTune:
 
 
 class _Part:
-    """The facts of one update as one padded batch, and which tokens are read where."""
+    """The facts of one update as one padded batch, and the position that predicts each target token."""
 
     def __init__(
         self,
@@ -150,7 +162,7 @@ class _Part:
         self.weight = torch.tensor(weight, dtype=torch.float64, device=model.device)
 
     def losses(self, model: EditableModel) -> Float[Tensor, " n"]:
-        """NLL of each target in nats, mean over its tokens and the contexts."""
+        """NLL of each target (n,) in nats, averaged over its tokens and the prefixes."""
         hidden = run_body(model, self.batch, use_cache=False).last_hidden_state[self.row, self.position]
         logits = model.net.get_submodule(model.family.head)(hidden)
         log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
@@ -158,7 +170,7 @@ class _Part:
         return picked.new_zeros(len(self.requests)).index_add(0, self.owner, picked)
 
     def require_finite(self, losses: Tensor, step: int) -> None:
-        """Refuse to go on with a loss that is no number; names its fact."""
+        """Raise NonFiniteError, naming the fact, if a loss is NaN or infinite."""
         for value, request in zip(losses.tolist(), self.requests, strict=True):
             if not value < float("inf"):
                 raise NonFiniteError(
@@ -168,7 +180,7 @@ class _Part:
 
 
 def _nothing(model: EditableModel, layer: int) -> Tensor:
-    """Δ = 0 (d_v, d_k) that gradients are kept for, in single precision at least."""
+    """Δ = 0 (d_v, d_k) with gradients, in float32 or wider."""
     weight = read_weight(model, layer)
     exact = torch.promote_types(weight.dtype, torch.float32)
     return torch.zeros(weight.shape, dtype=exact, device=weight.device, requires_grad=True)
@@ -176,7 +188,7 @@ def _nothing(model: EditableModel, layer: int) -> Tensor:
 
 @contextmanager
 def _added(model: EditableModel, deltas: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside the block the edited maps give W k + Δ k."""
+    """Inside the block the edited maps return W k + Δ k."""
 
     def adding(delta: Tensor) -> Any:
         return lambda _, inputs, output: output + inputs[0] @ delta.to(output.dtype).T

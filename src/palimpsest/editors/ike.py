@@ -1,25 +1,24 @@
-"""IKE: in-context knowledge editing (Zheng et al., EMNLP 2023): a text before prompts, and no weight changed.
+"""IKE: in-context knowledge editing (Zheng et al., EMNLP 2023), a text before the prompt; no weight changes.
 
-The text shows how new facts bear on questions, by facts other than the edited ones, and then states the new
-fact. Each demonstration states its fact and answers one prompt:
+The text demonstrates, with facts other than the edited ones, which answers a new fact changes, and then
+states the new fact. Each demonstration states its fact and answers one prompt:
 
     copy      the fact's own prompt, with the new object
-    update    another wording of it, with the new object
-    retain    a prompt about another subject, with the object that holds there
+    update    a rewording of it, with the new object
+    retain    a prompt about another subject, with that subject's true object
 
-The demonstrations shown are those whose fact is nearest to the edited one by the cosine of sentence
-embeddings, the nearest last, beside the prompt. No parameter is updated, so what this edit shows too is not
-due to parameter updates.
+The demonstrations are those whose fact is nearest to the edited one by the cosine of sentence embeddings; the
+nearest comes last, next to the prompt. IKE is a control for parameter updates: an effect that it shows too is
+not caused by changed weights.
 
-Departures from the released code: kinds follow the rank of a demonstration in a fixed order (1 : 3 : 4 of
-copy, update and retain, as in the paper) where the code shuffles them; the sentences around facts are ours;
-several facts of one batch share one text, with the demonstrations nearest to any of them. A demonstration
-about the subject of an edited fact is passed over.
+Differences from the released code: the kind of a demonstration follows from its rank in a fixed order
+(1 : 3 : 4 of copy, update and retain, as in the paper), where the code shuffles the kinds; the sentence
+templates are ours; several facts of one batch share one text, with the demonstrations nearest to any of them.
+Demonstrations about the subject of an edited fact are not used.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -28,7 +27,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.editors.base import State
+from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.errors import ProfileError, RequestError
 from palimpsest.network.apply import PromptContext
 from palimpsest.network.model import EditableModel, fingerprint
@@ -36,23 +35,23 @@ from palimpsest.network.tokens import encode
 from palimpsest.types import EditRequest, Probe
 
 Embed = Callable[[Sequence[str]], Float64[Tensor, "n d"]]
-"""Texts -> one vector each."""
+"""Texts -> one embedding each (n, d), float64."""
 
 Kind = Literal["copy", "update", "retain"]
 KINDS: tuple[Kind, ...] = ("retain", "update", "retain", "copy", "retain", "update", "retain", "update")
 FACT = "New fact: {}.\n"
 ROOM = 64
-"""Tokens of the model's context that must be left for a prompt and its answer."""
+"""Tokens of the model's context reserved for a prompt and its answer."""
 
 
 @plain_dataclass(frozen=True)
 class Demonstration:
-    """A fact that is not edited, and what it changes and leaves.
+    """A fact that is not edited, with one answer that it changes and one that it leaves unchanged.
 
     Attributes:
-        request: the made-up fact.
-        rewording: another wording of its prompt, subject filled in.
-        elsewhere: a prompt about another subject and the object that holds there.
+        request: the counterfactual fact.
+        rewording: a rewording of its prompt, subject filled in.
+        elsewhere: a prompt about another subject, with that subject's true object.
     """
 
     request: EditRequest
@@ -60,7 +59,7 @@ class Demonstration:
     elsewhere: Probe
 
     def shown(self, kind: Kind) -> str:
-        """The fact and one answered prompt, as a paragraph."""
+        """Text of the demonstration: the fact and one answered prompt, as a paragraph."""
         answered = {
             "copy": _statement(self.request),
             "update": f"{self.rewording} {self.request.target}",
@@ -71,10 +70,10 @@ class Demonstration:
 
 @plain_dataclass(frozen=True)
 class IkeState(State):
-    """What in-context editing needs beside its settings; every call uses the same.
+    """State of in-context editing: inputs beside the settings, the same in every call.
 
     Attributes:
-        demonstrations: facts to show, none of them asked about; see `palimpsest.studies.demonstrations`.
+        demonstrations: facts to show, none of which is tested; see `palimpsest.studies.demonstrations`.
         embed: the sentence embedder.
     """
 
@@ -83,27 +82,29 @@ class IkeState(State):
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Ike:
-    """In-context editing with its settings.
+class Ike(Editor):
+    """In-context editing; the fields are its settings.
 
     Attributes:
-        count: demonstrations shown; 32 in the paper.
-        kinds: kind of the nearest, the second nearest, ..., from the start again when used up.
+        count: number of demonstrations; 32 in the paper.
+        kinds: kinds of the nearest, the second nearest, ... demonstration, repeated cyclically.
     """
+
+    keeps = IkeState
 
     count: int = Field(default=32, ge=0)
     kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
     ) -> tuple[PromptContext, IkeState]:
-        """The text to put before prompts; see `palimpsest.edit`.
+        """Make the text to put before prompts; see `palimpsest.edit`.
 
         Raises:
-            ProfileError: if demonstrations are to be shown and the state has no embedder or too few of them.
+            ProfileError: if the state has no embedder or too few demonstrations, and ``count`` is not 0.
             RequestError: if the text leaves no room for a prompt.
         """
-        at = state if isinstance(state, IkeState) else IkeState(**vars(state or State()))
+        at: IkeState = self.own(state)
         shown = self._nearest(at, requests)
         paragraphs = [one.shown(self.kinds[rank % len(self.kinds)]) for rank, one in enumerate(shown)]
         facts = [FACT.format(_statement(request)) for request in requests]
@@ -121,10 +122,10 @@ class Ike:
             "tokens": tokens,
             "demonstrations": [one.request.id or one.request.text for one in shown],
         }
-        return PromptContext(text, fingerprint(model), notes), replace(at)
+        return PromptContext(text, fingerprint(model), notes), at
 
     def _nearest(self, state: IkeState, requests: Sequence[EditRequest]) -> list[Demonstration]:
-        """The demonstrations to show, the nearest first; equally near ones in their given order."""
+        """The demonstrations to show, the nearest first; ties in their given order."""
         if self.count == 0:
             return []
         subjects = {request.subject for request in requests}
@@ -144,7 +145,7 @@ class Ike:
 
 
 def nearness(texts: Float[Tensor, "n d"], queries: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
-    """Largest cosine of each text's embedding with a query's (n,); 0 for an embedding of length 0."""
+    """Largest cosine of each text's embedding with a query's (n,), float64; 0 for an embedding of norm 0."""
     unit = [torch.nn.functional.normalize(part.double(), dim=1) for part in (texts, queries)]
     return (unit[0] @ unit[1].T).amax(1)
 

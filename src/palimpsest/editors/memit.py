@@ -2,19 +2,20 @@
 
     Δ = R Kᵀ (λ C₀ + K Kᵀ)⁻¹        in each of several layers
 
-Departures from the released code: contexts are seeded and start after a new line; the symmetric system is
-solved by Cholesky in float64; values of many facts are optimised together (same values). As released, a
-call keeps nothing of earlier edits ("naive").
+Differences from the released code: prefixes are sampled with a seed and start after a new line; the symmetric
+system is solved by Cholesky in float64; values of many facts are optimised in one batch (same values). As
+released, a call keeps nothing of earlier edits ("naive").
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from palimpsest.algebra.solve import LeastSquares, Solution, solve
-from palimpsest.editors.base import State, edit_layers, start
+from palimpsest.editors.base import Prepared, State, WeightEditor, edit_layers, start, values_on
 from palimpsest.editors.settings import Layers
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
@@ -22,17 +23,23 @@ from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 
+class MemitState(State):
+    """State of MEMIT; it keeps nothing of earlier edits."""
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Memit:
-    """MEMIT with its settings.
+class Memit(WeightEditor):
+    """MEMIT; the fields are its settings.
 
     Attributes:
         layers: edited layers, ascending.
         preserve_weight: λ, the number of average keys that C₀ stands for.
-        statistics_tokens: tokens of text behind C₀.
-        targets: how values are optimised.
-        contexts: prefixes they are averaged over.
+        statistics_tokens: number of tokens from which C₀ is estimated.
+        targets: settings of the value optimisation.
+        contexts: settings of the prefixes over which values are averaged.
     """
+
+    keeps = MemitState
 
     layers: Layers
     preserve_weight: float = Field(default=15_000.0, ge=0)
@@ -41,13 +48,19 @@ class Memit:
     contexts: ContextSettings = ContextSettings()
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[WeightDelta, State]:
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
+    ) -> tuple[WeightDelta, MemitState]:
         """Write all requests in one batch; see `palimpsest.edit`."""
-        state = start(model, state, self.contexts, self.layers, self.statistics_tokens)
+        own: MemitState = self.own(state)
+        at = self.prepare(model, own.prepared)
 
         def update(layer: int, keys: Tensor, residual: Tensor) -> Solution:
-            return solve(LeastSquares(keys, residual, preserve=self.preserve_weight * state.moments[layer]))
+            return solve(LeastSquares(keys, residual, preserve=self.preserve_weight * at.moments[layer]))
 
-        edit, _ = edit_layers(model, requests, self.layers, self.targets, state.contexts, update)
-        return edit, state
+        values = values_on(model, requests, self.layers[-1], self.targets, at.contexts)
+        edit, _ = edit_layers(model, requests, self.layers, values, at.contexts, update)
+        return edit, replace(own, prepared=at)
+
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Compute contexts and second moments; entries already present are kept."""
+        return start(model, prepared, self.contexts, self.layers, self.statistics_tokens)

@@ -1,4 +1,4 @@
-"""Named sequences: a row of ``config/sequences.yaml`` on the settings of a model."""
+"""Named sequences: rows of ``config/sequences.yaml`` combined with the settings of a model."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,20 +7,21 @@ import yaml
 from pydantic import ValidationError
 
 from palimpsest import paths
-from palimpsest.editors import AlphaEditPlus, editor_for
+from palimpsest.editors import EDITORS, editor_for
+from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.settings import alphaset_settings, editor_settings
 from palimpsest.errors import ProfileError, UnknownNameError
 
 FROM_MEMIT = "from memit"
-"""Value of a setting that is taken from the model's MEMIT, whatever the host."""
+"""Value of a setting that is read from the model's MEMIT settings, whatever the host."""
 
 
 def configurations() -> dict[str, dict[str, Any]]:
     """Every row of ``config/sequences.yaml``: name -> host and overrides.
 
     Raises:
-        ProfileError: if the file is not YAML, or a row is no mapping with a host.
+        ProfileError: if the file is not YAML, or a row is not a mapping with a host.
     """
     path = paths.root() / "config" / "sequences.yaml"
     try:
@@ -36,16 +37,16 @@ def configurations() -> dict[str, dict[str, Any]]:
 
 
 def configuration(name: str, model: str, **overrides: Any) -> Sequential:
-    """A sequence by name, with the settings on file for a model.
+    """Make a named sequence with the settings on file for a model.
 
     Args:
         name: a row of ``config/sequences.yaml``.
-        model: short name, or a hub id listed in its settings file.
-        overrides: fields of `Sequential` to set otherwise.
+        model: short name, or a hub id listed in the model's settings file.
+        overrides: fields of `Sequential` that replace those on file.
 
     Raises:
-        UnknownNameError: unknown sequence or model.
-        ProfileError: a setting that does not exist or is out of range, or settings that contradict.
+        UnknownNameError: if the sequence or the model is unknown.
+        ProfileError: if a setting does not exist or is out of range, or settings contradict each other.
     """
     rows = configurations()
     if name not in rows:
@@ -60,33 +61,57 @@ def configuration(name: str, model: str, **overrides: Any) -> Sequential:
         raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
 
 
-def tuned(name: str, model: str, **overrides: Any) -> Sequential | AlphaEditPlus:
-    """A sequence by name, or an editor for sequences, with what was chosen for it on validation AlphaSets.
+def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
+    """Make a named sequence or editor with the settings that were tuned on validation AlphaSets.
 
     Args:
-        name: a row of ``config/sequences.yaml``, or ``alphaedit_plus``.
-        model: short name, or a hub id listed in its settings file. Where the file has no section
-            ``alphaset``, the settings are those of the editors.
-        overrides: fields to set otherwise.
+        name: a row of ``config/sequences.yaml``, or of `palimpsest.editors.EDITORS`.
+        model: short name, or a hub id listed in the model's settings file. Where the file has no section
+            ``alphaset``, the untuned settings are used.
+        overrides: settings that replace the tuned ones.
 
     Raises:
-        UnknownNameError: unknown sequence, editor or model.
+        UnknownNameError: if the sequence, editor or model is unknown, or the editor changes no weights.
         ProfileError: as `configuration` and `palimpsest.editors.editor_for`.
     """
     chosen = alphaset_settings(model).get(name, {}) | overrides
     if name in configurations():
         return configuration(name, model, **chosen)
     found = editor_for(name, model, **chosen)
-    if not isinstance(found, AlphaEditPlus):
-        raise UnknownNameError("sequence", name, [*configurations(), "alphaedit_plus"])
+    if not isinstance(found, WeightEditor):
+        writing = [known for known, row in EDITORS.items() if issubclass(row.editor, WeightEditor)]
+        raise UnknownNameError("sequence or editor of weights", name, [*configurations(), *writing])
     return found
 
 
 def with_strength(sequence: Sequential, factor: float) -> Sequential:
-    """The same sequence with its penalty multiplied: λ where it has a ridge, else the weight of C₀.
+    """The sequence with its penalty multiplied by a factor: λ if it has a ridge, else the weight of C₀.
 
-    For studies over how strongly a method holds back; 1 is the setting on file.
+    For studies of the strength of regularisation; factor 1 is the setting on file.
     """
     if sequence.ridge:
         return replace(sequence, ridge=sequence.ridge * factor)
     return replace(sequence, preserve_weight=sequence.preserve_weight * factor)
+
+
+def sequence_of(run: str, model: str, **overrides: Any) -> Sequential:
+    """Make the sequence that a run description names, for example ``"memit_naive each_step 0.01"``.
+
+    Args:
+        run: a row of ``config/sequences.yaml``, the setting ``values``, and a factor of the penalty; such
+            texts are parameters of notebooks.
+        model: short name, or a hub id listed in the model's settings file.
+        overrides: fields of `Sequential` that replace those on file.
+
+    Raises:
+        ProfileError: if the text does not have these three parts, and as `configuration`.
+        UnknownNameError: as `configuration`.
+    """
+    try:
+        name, values, strength = run.split()
+        factor = float(strength)
+    except ValueError as error:
+        raise ProfileError(
+            f"run {run!r}: write 'sequence values strength', for example 'memit_naive each_step 1'"
+        ) from error
+    return with_strength(configuration(name, model, values=values, **overrides), factor)

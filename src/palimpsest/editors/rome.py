@@ -1,14 +1,15 @@
-"""ROME: Rank-One Model Editing (Meng et al., NeurIPS 2022), Eq. 2, one fact after another in one layer.
+"""ROME: Rank-One Model Editing (Meng et al., NeurIPS 2022), Eq. 2; facts are written one by one in one layer.
 
     Δ = (v − W k) (C₀⁻¹k)ᵀ / (kᵀ C₀⁻¹ k)        so that (W + Δ) k = v exactly
 
-The released code takes k as the mean over contexts on the left and the bare prompt's key in the
-denominator; Rebuilding ROME (Gupta et al., 2024) traced ROME's collapses to that. Default here: one key in
-both places; ``denominator="bare_prompt"`` is the released form. A batch is written fact by fact, all
-facts of it, with values optimised on the model at the start of the call.
+The released code uses the key averaged over prefixes in the numerator and the bare prompt's key in the
+denominator; Rebuilding ROME (Gupta et al., 2024) traced ROME's collapses to this. The default here is one key
+in both places; ``denominator="bare_prompt"`` is the released form. Facts of a batch are written one after
+another, with values that are all optimised on the model at the start of the call.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from palimpsest.algebra.solve import LeastSquares, solve_exact
-from palimpsest.editors.base import State, start, step_norms, value_notes, values_on
+from palimpsest.editors.base import Prepared, State, WeightEditor, start, step_norms, value_notes, values_on
 from palimpsest.errors import RequestError
 from palimpsest.memory.keys import subject_keys
 from palimpsest.memory.settings import ContextSettings, TargetSettings
@@ -26,19 +27,25 @@ from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.types import EditRequest
 
 
+class RomeState(State):
+    """State of ROME; it keeps nothing of earlier edits."""
+
+
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Rome:
-    """ROME with its settings.
+class Rome(WeightEditor):
+    """ROME; the fields are its settings.
 
     Attributes:
         layers: the one edited layer.
-        denominator: ``same_key`` (Rebuilding ROME) or ``bare_prompt`` (as released).
-        second_moment: use C₀ (released: on for GPT-2 and GPT-J) or the identity (off, LLaMA-3).
-        ridge: added to C₀, as a share of its mean eigenvalue; 0 as released.
-        statistics_tokens: tokens of text behind C₀.
-        targets: how values are optimised; ``reference="value"`` as released.
-        contexts: prefixes they are averaged over.
+        denominator: key in the denominator, ``same_key`` (Rebuilding ROME) or ``bare_prompt`` (as released).
+        second_moment: use C₀ (as released for GPT-2 and GPT-J); False uses the identity (LLaMA-3).
+        ridge: multiple of the identity added to C₀, as a share of its mean eigenvalue; 0 as released.
+        statistics_tokens: number of tokens from which C₀ is estimated.
+        targets: settings of the value optimisation; ``reference="value"`` as released.
+        contexts: settings of the prefixes over which values are averaged.
     """
+
+    keeps = RomeState
 
     layers: tuple[int]
     denominator: Literal["same_key", "bare_prompt"] = "same_key"
@@ -49,19 +56,23 @@ class Rome:
     contexts: ContextSettings = ContextSettings()
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[WeightDelta, State]:
-        """Write the requests one after another; see `palimpsest.edit`."""
-        needed = self.layers if self.second_moment else ()
-        state = start(model, state, self.contexts, needed, self.statistics_tokens)
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
+    ) -> tuple[WeightDelta, RomeState]:
+        """Write the requests one after another; see `palimpsest.edit`.
+
+        Raises:
+            RequestError: with ``denominator="bare_prompt"``, if a bare key is orthogonal to the averaged one.
+        """
+        own: RomeState = self.own(state)
+        at = self.prepare(model, own.prepared)
         (layer,) = self.layers
-        targets = values_on(model, requests, layer, self.targets, state.contexts, {}, state.known)
-        keys = subject_keys(model, requests, layer, state.contexts).double()
-        bare = subject_keys(model, requests, layer, state.contexts[:1]).double()
+        targets = values_on(model, requests, layer, self.targets, at.contexts, known=at.known)
+        keys = subject_keys(model, requests, layer, at.contexts).double()
+        bare = subject_keys(model, requests, layer, at.contexts[:1]).double()
         anchor = keys if self.denominator == "same_key" else bare
         original = read_weight(model, layer).double()
-        preserve = self._metric(state.moments[layer]) if self.second_moment else _identity(original)
-        # δ moves the map's output, so the value to reach is W₀k + δ whatever bias the map has.
+        preserve = self._metric(at.moments[layer]) if self.second_moment else _identity(original)
+        # δ is added to the map's output, so the target value is W₀k + δ, whatever the map's bias.
         values = original @ anchor + targets.deltas.double()
         total = torch.zeros_like(original)
         conditions = []
@@ -72,19 +83,24 @@ class Rome:
             total += self._rescaled(solution.delta, residual, point, request)
             conditions.append(solution.condition)
         notes = {
-            "contexts": list(state.contexts),
+            "contexts": list(at.contexts),
             "facts": len(requests),
             "condition": {layer: max(conditions)},
             "step_norm": step_norms({layer: total}),
             **value_notes(targets),
         }
-        return WeightDelta({layer: total}, fingerprint(model), notes), state
+        return WeightDelta({layer: total}, fingerprint(model), notes), replace(own, prepared=at)
+
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Compute contexts, and the second moment if it is used; entries already present are kept."""
+        needed = self.layers if self.second_moment else ()
+        return start(model, prepared, self.contexts, needed, self.statistics_tokens)
 
     def _metric(self, c0: Tensor) -> Tensor:
         return c0 + self.ridge * c0.diagonal().mean() * _identity(c0)
 
     def _rescaled(self, delta: Tensor, residual: Tensor, point: Tensor, request: EditRequest) -> Tensor:
-        """The same rank-one direction, scaled to reach the residual at ``point``."""
+        """The rank-one update rescaled so that its output at ``point`` is the residual."""
         if self.denominator == "same_key" or not residual.any():
             return delta
         reached = float((residual.T @ delta @ point) / residual.square().sum())
@@ -97,5 +113,5 @@ class Rome:
 
 
 def _identity(like: Tensor) -> Tensor:
-    """The identity of width d_k, with the dtype and device of a matrix that has d_k columns."""
+    """Identity (d_k, d_k) with the dtype and device of a matrix with d_k columns."""
     return torch.eye(like.shape[1], dtype=like.dtype, device=like.device)

@@ -1,23 +1,24 @@
-"""A stream of edits: one objective, and what is kept of it from one batch to the next.
+"""Sequential editing: one least-squares objective, and which facts it keeps from one batch to the next.
 
-At every edited layer a sequence is a policy over an exact ledger (`palimpsest.algebra.ledger`). The settings
-are independent of each other, and every published variant is one combination (``config/sequences.yaml``):
+Each edited layer has an exact ledger of facts (`palimpsest.algebra.ledger`); the settings decide what is
+inserted and forgotten. They are independent of each other, and every published variant is one combination
+(``config/sequences.yaml``):
 
-    retain     none     a new problem at the weights as they are: the naive sequence
+    retain     none     a new problem at the current weights: the naive sequence
                latest   forget the last batch, then insert this one: memorize-the-latest, exactly
-               all      insert this batch beside all earlier ones: aligned with one-time editing
+               all      insert this batch in addition to all earlier ones: aligned with one-time editing
     preserve   weight of C₀ in the objective; 0 leaves it out
-    projector  updates stay in the null space of C₀, cut by ``rule`` and ``threshold``
-    post       what is done to a step's update afterwards (RECT, PRUNE)
-    feedback   the next step makes up for what ``post`` took away (Labyrinth Algorithm 1)
-    values     computed once, on the unedited model, or at each step on the model as it is (as published)
+    projector  updates stay in the null space of C₀, given by ``rule`` and ``threshold``
+    post       post-processing of a step's update (RECT, PRUNE)
+    feedback   the next step compensates for what ``post`` removed (Labyrinth Algorithm 1)
+    values     optimised once, on the unedited model, or at each step on the current model (as published)
     reads      keys and residuals are read on the edited model (as published) or on the unedited one
 
-What is exact: with ``post`` none or ``feedback`` on, each layer's weight (before the last post-processing) is
-W_0 plus the one-time solution over the keys and values that were handed to its ledger, whatever the steps.
-What is not: with ``reads="edited"`` those keys and values depend on the edits before, in lower layers and
-earlier steps, so another order, or one edit of all facts on the model, hands over other ones. With
-``reads="unedited"`` and values computed once they belong to the fact alone, and the whole model is exact.
+Exact: with ``post`` none or ``feedback`` on, each layer's weight (before the last post-processing) is W_0
+plus the one-time solution over the keys and values in its ledger, however they were split into batches.
+Not exact: with ``reads="edited"`` these keys and values depend on earlier edits, in lower layers and earlier
+steps, so another order of the facts, or one edit of all of them, gives other keys and values. With
+``reads="unedited"`` and values computed once they depend on the fact alone, and the whole model is exact.
 
 Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
 """
@@ -25,7 +26,7 @@ Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,12 +36,19 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.postprocess import Post
-from palimpsest.algebra.projector import Projector, null_space
-from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD, RULES, eigendirections
-from palimpsest.editors import State
-from palimpsest.editors.base import start, value_notes, values_on
+from palimpsest.algebra.projector import Projector
+from palimpsest.algebra.spectrum import PUBLISHED_THRESHOLD, eigendirections
+from palimpsest.editors.base import (
+    Prepared,
+    State,
+    WeightEditor,
+    start,
+    value_notes,
+    values_on,
+    with_projectors,
+)
 from palimpsest.editors.settings import Layers
-from palimpsest.errors import ProfileError, SequenceError
+from palimpsest.errors import SequenceError
 from palimpsest.memory.keys import subject_hidden, subject_keys
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.memory.values import Targets
@@ -49,15 +57,15 @@ from palimpsest.network.model import EditableModel, fingerprint, read_weight, wr
 from palimpsest.types import EditRequest
 
 PRESERVED = "preserved "
-"""How the ids of preserved directions begin where C₀ enters a step as facts."""
+"""Prefix of the ids of preserved directions, used when C₀ enters a step as facts."""
 
 
 @plain_dataclass(frozen=True)
 class SequenceState(State):
-    """What a sequence carries on, beside the contexts, moments and projectors of every editor.
+    """State of a sequence.
 
     Attributes:
-        ledgers: layer -> exact ledger, in the state after the last step.
+        ledgers: layer -> exact ledger after the last step.
         unedited: layer -> W_0 (d_v, d_k), in the model's precision.
         weights: layer -> weight after the last step (d_v, d_k), float64.
         steps: batches written so far.
@@ -70,22 +78,23 @@ class SequenceState(State):
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Sequential:
-    """An editor whose calls belong together; the settings are those at the head of this module.
+class Sequential(WeightEditor):
+    """Editor for sequences of batches; the settings are described in the module's docstring.
 
     Attributes:
         layers: edited layers, ascending.
         retain, post, feedback, values, reads: see the module.
         preserve_weight: λ₀ of C₀, in average keys; 0 leaves C₀ out.
-        anchor: with ``retain="none"``, whose outputs on preserved keys a step keeps: those of the weights as
-            they are (``step``, naive MEMIT) or of the unedited ones (``start``, the full normal equation,
+        anchor: with ``retain="none"``, which outputs on preserved keys a step keeps: those of the current
+            weights (``step``, naive MEMIT) or of the unedited ones (``start``, the full normal equation,
             Labyrinth Eq. 4, and the released MEMIT_forgetting).
-        ridge: λ of ‖Δ‖² (of ‖W − W_0‖² where a ledger lives on).
-        rule, threshold: how the null space is cut; no projector without a rule.
-        statistics_tokens: tokens of text behind C₀.
-        targets, contexts: how values are optimised, and over which prefixes.
-        smoothing: none; residuals are written whole.
+        ridge: λ of ‖Δ‖² with ``retain="none"``, of ‖W − W_0‖² otherwise.
+        rule, threshold: which eigenvalues of C₀ count as protected; without a rule there is no projector.
+        statistics_tokens: number of tokens from which C₀ is estimated.
+        targets, contexts: settings of the value optimisation and of its prefixes.
     """
+
+    keeps = SequenceState
 
     layers: Layers
     retain: Literal["none", "latest", "all"] = "all"
@@ -102,8 +111,6 @@ class Sequential:
     targets: TargetSettings = TargetSettings()
     contexts: ContextSettings = ContextSettings()
 
-    smoothing: ClassVar[None] = None
-
     def __post_init__(self) -> None:
         if self.feedback and self.retain == "none":
             raise ValueError("feedback needs a problem that goes on; set retain to 'all' or 'latest'")
@@ -113,15 +120,16 @@ class Sequential:
             raise ValueError("anchor='start' needs retain='none' and a preserve_weight above 0")
 
     def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
+        self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
     ) -> tuple[WeightDelta, SequenceState]:
         """Write one batch; commit it before the next call. See `palimpsest.edit`.
 
         Raises:
-            SequenceError: if the state is of other layers, or was left at other weights than the model's.
+            SequenceError: if the state belongs to other layers, or its weights differ from the model's.
             ProfileError: if the rule protects every direction.
         """
-        at = self._started(model, state)
+        at = self._started(model, self.own(state))
+        contexts = at.prepared.contexts
         ids = [request.id or request.text for request in requests]
         base = fingerprint(model)
         ledgers, weights, notes = dict(at.ledgers), dict(at.weights), _Notes()
@@ -130,7 +138,7 @@ class Sequential:
             read = self._unedited_reads(model, requests, at, values)
             for index, layer in enumerate(self.layers):
                 if self.reads == "edited":
-                    keys = subject_keys(model, requests, layer, at.contexts).double()
+                    keys = subject_keys(model, requests, layer, contexts).double()
                     missing = values.values - subject_hidden(model, requests, self.layers[-1])
                     wanted = weights[layer] @ keys + missing.double() / (len(self.layers) - index)
                 else:
@@ -142,14 +150,15 @@ class Sequential:
                 write_weight(model, layer, weights[layer])
         now = {layer: read_weight(model, layer).double() for layer in self.layers}
         deltas = {layer: weights[layer] - now[layer] for layer in self.layers}
-        edit = WeightDelta(deltas, base, notes.of(values, at.contexts))
+        edit = WeightDelta(deltas, base, notes.of(values, contexts))
         return edit, replace(at, ledgers=ledgers, weights=weights, steps=at.steps + 1)
 
     def finish(self, model: EditableModel, state: State) -> tuple[WeightDelta, SequenceState] | None:
-        """The edit that post-processing at the end of a sequence makes; None without it or without a step."""
-        if self.post is None or not self.post.at_end or not isinstance(state, SequenceState):
+        """The edit made by post-processing at the end of a sequence; None without it, or before any step."""
+        at: SequenceState = self.own(state)
+        if self.post is None or not self.post.at_end or not at.steps:
             return None
-        at = self._started(model, state)
+        at = self._started(model, at)
         weights, notes = {}, _Notes()
         for layer in self.layers:
             nothing = torch.zeros_like(at.weights[layer])
@@ -160,54 +169,48 @@ class Sequential:
         edit = WeightDelta(deltas, fingerprint(model), {"facts": 0, **notes.kept})
         return edit, replace(at, weights=weights)
 
-    def _started(self, model: EditableModel, state: State | None) -> SequenceState:
-        """The given state if it fits the model's weights; what it lacks is taken from the model."""
-        if isinstance(state, SequenceState) and state.steps > 0:
+    def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
+        """Compute contexts, second moments and, if there is a rule, projectors; existing entries are kept.
+
+        Raises:
+            ProfileError: if the rule protects every direction of a layer.
+        """
+        at = start(model, prepared, self.contexts, self.layers, self.statistics_tokens)
+        return with_projectors(at, self.layers, self.rule, self.threshold)
+
+    def _started(self, model: EditableModel, state: SequenceState) -> SequenceState:
+        """Check a running sequence against the model's weights, or set up a new one on the model."""
+        if state.steps > 0:
             _same_layers(self.layers, state.weights)
             _same_weights(model, state.weights)
             return state
-        basic = start(model, state, self.contexts, self.layers, self.statistics_tokens)
-        projectors = dict(basic.projectors)
-        if self.rule is not None:
-            cut = RULES[self.rule](self.threshold)
-            for layer in self.layers:
-                projectors.setdefault(layer, null_space(basic.moments[layer], cut))
-                self._require_room(layer, projectors[layer])
         unedited = {layer: read_weight(model, layer).clone() for layer in self.layers}
         weights = {layer: weight.double() for layer, weight in unedited.items()}
-        fresh = SequenceState(
-            basic.contexts, basic.moments, projectors, known=basic.known, unedited=unedited, weights=weights
-        )
+        prepared = self.prepare(model, state.prepared)
+        fresh = replace(state, prepared=prepared, unedited=unedited, weights=weights)
         return replace(fresh, ledgers={i: self._ledger(fresh, i, unedited[i]) for i in self.layers})
-
-    def _require_room(self, layer: int, projector: Projector) -> None:
-        if projector.kept == 0:
-            raise ProfileError(
-                f"layer {layer}: rule {self.rule!r} at {self.threshold} protects every direction, so "
-                "no fact could be written; choose a threshold between the eigenvalues of C0"
-            )
 
     def _ledger(self, state: SequenceState, layer: int, weight: Tensor) -> EditLedger:
         """A ledger without facts, anchored at a weight."""
-        preserve = self.preserve_weight * state.moments[layer] if self.preserve_weight else None
+        preserve = self.preserve_weight * state.prepared.moments[layer] if self.preserve_weight else None
         if self.anchor == "start":
-            preserve = None  # it enters each step as facts instead
+            preserve = None  # C₀ enters each step as facts instead
         return EditLedger(weight, preserve, self.ridge, self._projector(state, layer), site=f"layer {layer}")
 
     def _projector(self, state: SequenceState, layer: int) -> Projector | None:
-        return state.projectors[layer] if self.rule is not None else None
+        return state.prepared.projectors[layer] if self.rule is not None else None
 
     def _values(self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState) -> Targets:
-        """Values of the requests, on the unedited weights unless they are to be computed at each step."""
-        settings = (self.layers[-1], self.targets, state.contexts)
+        """Values of the requests, optimised on the unedited weights unless ``values="each_step"``."""
+        settings = (self.layers[-1], self.targets, state.prepared.contexts)
         if self.values == "each_step":
-            return values_on(model, requests, *settings, {})
-        return values_on(model, requests, *settings, state.unedited, state.known)
+            return values_on(model, requests, *settings)
+        return values_on(model, requests, *settings, state.unedited, state.prepared.known)
 
     def _unedited_reads(
         self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState, values: Targets
     ) -> dict[int, tuple[Tensor, Tensor]]:
-        """Layer -> keys and values that belong to the facts alone: an even share of what is missing."""
+        """Layer -> keys and values read on the unedited model, the residual split evenly over the layers."""
         if self.reads == "edited":
             return {}
         with restored(model, self.layers):
@@ -215,26 +218,26 @@ class Sequential:
             missing = (values.values - subject_hidden(model, requests, self.layers[-1])).double()
             read = {}
             for layer in self.layers:
-                keys = subject_keys(model, requests, layer, state.contexts).double()
+                keys = subject_keys(model, requests, layer, state.prepared.contexts).double()
                 read[layer] = keys, state.unedited[layer].double() @ keys + missing / len(self.layers)
             return read
 
     def _step(
         self, state: SequenceState, layer: int, keys: Tensor, wanted: Tensor, ids: Sequence[str]
     ) -> tuple[EditLedger, Tensor]:
-        """The ledger after this batch and the update it asks for, before post-processing."""
+        """The ledger after this batch, and its update before post-processing."""
         weight = state.weights[layer]
         if self.retain == "none":
             fresh = self._ledger(state, layer, weight)
             if self.anchor == "start":
-                held, names = preserved_keys(self.preserve_weight * state.moments[layer])
+                held, names = preserved_keys(self.preserve_weight * state.prepared.moments[layer])
                 keys, ids = torch.cat([held, keys], 1), [*names, *ids]
                 wanted = torch.cat([state.unedited[layer].double() @ held, wanted], 1)
             return fresh, fresh.insert(keys, wanted, ids)
         ledger = state.ledgers[layer].copy()
         believed = ledger.weight
         if not self.feedback:
-            # The ledger is told of the residual alone, as if its own weight were the model's.
+            # Pass the residual alone: the values are shifted as if the ledger's weight were the model's.
             wanted = wanted + (believed - weight) @ keys
         if self.retain == "latest" and ledger.ids:
             ledger.forget(ledger.ids)
@@ -248,7 +251,7 @@ class Sequential:
 
 
 class _Notes:
-    """What one step leaves for the record: norms by layer, conditions, losses."""
+    """Notes of one step for the record: norms and condition numbers by layer, losses of the values."""
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[int, float]] = {"condition": {}, "step_norm": {}, "total_norm": {}}
@@ -267,7 +270,7 @@ class _Notes:
 
 
 def preserved_keys(moment: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k r"], list[str]]:
-    """Columns K0 with K0K0ᵀ equal to a moment, one for each direction that holds energy, and ids for them."""
+    """Columns K0 with K0K0ᵀ equal to a moment, one for each nonzero eigenvalue, and an id for each."""
     spectrum, vectors = eigendirections(moment)
     held = spectrum > torch.finfo(torch.float64).eps * spectrum[0]
     columns = vectors[:, held] * spectrum[held].sqrt()

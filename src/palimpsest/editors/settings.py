@@ -1,7 +1,7 @@
-"""Settings of editors, and the file that holds them for each model.
+"""Settings of the editors for each model, read from ``config/models/<name>.yaml``.
 
-``config/models/<name>.yaml`` lists, for one model, what each editor needs: the published settings for the
-papers' models, and for the embedded one what a search on validation facts found. Every field is checked.
+The file of a model has one section per editor: the published settings for the papers' models, and for the
+embedded model the result of a search on validation facts. Every field is checked.
 """
 
 from pathlib import Path
@@ -21,16 +21,16 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
-"""Edited layers; values are optimised at the last one, so their order matters."""
+"""Edited layers, ascending and distinct; values are optimised at the last one."""
 
 
 def models_dir() -> Path:
-    """Folder of the settings files."""
+    """Folder with one settings file per model."""
     return paths.root() / "config" / "models"
 
 
 def known_models() -> dict[str, Path]:
-    """Every name a model is known by (short name and hub ids) -> its settings file."""
+    """Short names and hub ids of all models with settings -> settings file."""
     names: dict[str, Path] = {}
     for path in sorted(models_dir().glob("*.yaml")):
         names[path.stem] = path
@@ -42,7 +42,7 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
     """Settings of one editor for one model, as keyword arguments of the editor.
 
     Raises:
-        UnknownNameError: if there is no file for the model.
+        UnknownNameError: if the model has no settings file.
         ProfileError: if the file has no section for the editor or is not YAML.
     """
     known = known_models()
@@ -58,10 +58,10 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
 
 
 def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
-    """What was chosen for sequences of one model on validation AlphaSets: name -> overrides; often none.
+    """Settings tuned for one model on validation AlphaSets: sequence or editor -> overrides; often empty.
 
     Raises:
-        UnknownNameError: if there is no file for the model.
+        UnknownNameError: if the model has no settings file.
         ProfileError: if the file is not YAML.
     """
     known = known_models()

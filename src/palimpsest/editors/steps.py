@@ -1,39 +1,28 @@
-"""Batch after batch of edits, for any editor of weights; each is committed, at the end all are undone."""
+"""Run a sequence of batches with any weight editor: each edit is committed, and at the end all are undone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from palimpsest.editors import State, check
-from palimpsest.editors.base import step_norms
-from palimpsest.editors.sequential import SequenceState, Sequential
+from palimpsest.editors import check
+from palimpsest.editors.base import State, WeightEditor, step_norms
 from palimpsest.network.apply import WeightDelta, commit, restored
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.types import EditRequest
 
 
-@runtime_checkable
-class LayerEditor(Protocol):
-    """An editor that says which layers it writes to."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Edited layers."""
-        ...
-
-    def edit(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: State | None = None
-    ) -> tuple[WeightDelta, State]:
-        """As `palimpsest.editors.base.Editor`."""
-        ...
-
-
 @plain_dataclass(frozen=True)
 class Step:
-    """One committed batch of a sequence; the last one may be post-processing alone, without requests."""
+    """One committed batch of a sequence; a last step without requests is post-processing.
+
+    Attributes:
+        number: of the step, from 0.
+        requests: facts of the batch.
+        edit: the committed edit.
+        state: of the sequence after it.
+    """
 
     number: int
     requests: tuple[EditRequest, ...]
@@ -42,19 +31,23 @@ class Step:
 
 
 def steps(
-    model: EditableModel, editor: LayerEditor, batches: Sequence[Sequence[EditRequest]]
+    model: EditableModel, editor: WeightEditor, batches: Sequence[Sequence[EditRequest]]
 ) -> Iterator[Step]:
-    """Write batch after batch for good, and hand over after each; at the end every weight is put back.
+    """Commit batch after batch and yield after each; at the end the unedited weights are restored.
 
     Args:
-        model: may be asked and scored between the steps; its weights must not be written.
-        editor: `Sequential` or any editor of weights.
+        model: the unedited model; it may be evaluated between the steps, but its weights must not be written.
+        editor: any weight editor.
         batches: requests of each step.
 
     Yields:
-        One Step a batch, while its edit and all earlier ones are in force, and a last one without requests
-        if the editor post-processes at the end. Its edit notes ``step_norm`` and ``total_norm``, ‖ΔW‖ of the
-        step and of all steps so far by layer, whatever the editor.
+        One Step per batch, with its edit and all earlier ones in force, and a last one without requests if
+        the editor post-processes at the end. For every editor the notes of the edit hold ``step_norm`` and
+        ``total_norm``: layer -> ‖ΔW‖ of the step, and ‖W − W_0‖ (Frobenius).
+
+    Raises:
+        RequestError: if a batch is empty or has the same subject and prompt twice.
+        As `palimpsest.editors.base.Editor.edit`; the weights are restored.
     """
     state: State | None = None
     unedited = {layer: read_weight(model, layer).clone() for layer in editor.layers}
@@ -63,17 +56,17 @@ def steps(
             check(requests)
             edit, state = editor.edit(model, requests, state)
             commit(model, edit)
-            edit = _with_total(model, edit, unedited)
+            edit = with_total(model, edit, unedited)
             yield Step(number, tuple(requests), edit, state)
-        if isinstance(editor, Sequential) and isinstance(state, SequenceState):
-            final = editor.finish(model, state)
-            if final is not None:
-                commit(model, final[0])
-                yield Step(len(batches), (), *final)
+        final = None if state is None else editor.finish(model, state)
+        if final is not None:
+            edit, state = final
+            commit(model, edit)
+            yield Step(len(batches), (), with_total(model, edit, unedited), state)
 
 
-def _with_total(model: EditableModel, edit: WeightDelta, unedited: Mapping[int, Tensor]) -> WeightDelta:
-    """The edit with ‖W − W_0‖ of each layer in its notes, where its editor does not note that itself."""
+def with_total(model: EditableModel, edit: WeightDelta, unedited: Mapping[int, Tensor]) -> WeightDelta:
+    """Add ``total_norm``, ‖W − W_0‖ of each layer, to the notes of a committed edit that lacks it."""
     if "total_norm" in edit.notes:
         return edit
     moved = {layer: read_weight(model, layer).double() - start for layer, start in unedited.items()}

@@ -1,1 +1,1 @@
-"""What a model is asked, and scores of its answers. Imports network and `results.intervals`; no editors."""
+"""Evaluation of edited models. Imports network and `palimpsest.results.intervals`, and no editors."""

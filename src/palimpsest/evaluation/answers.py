@@ -1,8 +1,8 @@
-"""Ask a model about prompts and targets, many at once: the negative log-likelihood of every target token.
+"""Teacher-forced scoring of (prompt, target) pairs: the negative log-likelihood of every target token.
 
-Prompts and targets are joined token by token, and equal inputs are run once: the last token of a target is
+Prompts and targets are joined as token ids, and equal inputs are run once: the last token of a target is
 never an input, so targets of one token share their prompt's row. Inputs are sorted by length and run in
-batches; the output head sees only positions from which a target token is predicted.
+batches; the output head is applied only at positions from which a target token is predicted.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from palimpsest.network.model import EditableModel
 from palimpsest.network.tokens import encode_target, pad
 
 Pair = tuple[str, str]
-"""A prompt and a target, the target without its leading space."""
+"""(prompt, target), the target without its leading space."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said about n pairs, teacher-forced.
+    """Teacher-forced scores of n pairs.
 
     Attributes:
-        token_nll: -log p of each target token (n, t), computed in float32, held in float64, in nats; 0 where
+        token_nll: -log p of each target token (n, t) in nats, computed in float32, stored as float64; 0 where
             ``mask`` is False.
-        hits: whether the target's token has the highest logit (n, t).
-        mask: True at tokens of the target (n, t).
+        hits: whether the target token has the highest logit (n, t), bool.
+        mask: True at tokens of the target (n, t), False at padding.
     """
 
     token_nll: Float[Tensor, "n t"]
@@ -46,7 +46,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Distinct inputs, longest first, and for each target token where it is predicted."""
+    """Distinct inputs, longest first, and the row and position at which each target token is predicted."""
 
     inputs: list[tuple[int, ...]]
     row: Int[Tensor, "n t"]  # index into inputs
@@ -56,7 +56,7 @@ class _Plan:
 
 
 def target_nll(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> Float[Tensor, " n"]:
-    """Mean NLL per token, in nats, of each target after its prompt (n,).
+    """Mean NLL per token (n,), float64, in nats, of each target after its prompt.
 
     Raises:
         As `ask`.
@@ -65,11 +65,11 @@ def target_nll(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64
 
 
 def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> Answers:
-    """Run a model over prompts and targets; the function under all scores.
+    """Score targets after prompts with a model; all metrics are computed from this.
 
     Args:
         model: the model, edited or not.
-        pairs: (prompt, target), any number, also repeated.
+        pairs: (prompt, target), any number; pairs may repeat.
         batch_size: sequences per forward pass.
 
     Returns:
@@ -125,7 +125,7 @@ def _forward(
     positions: Int[Tensor, " q"],
     tokens: Int[Tensor, " q"],
 ) -> tuple[Float[Tensor, " q"], Bool[Tensor, " q"]]:
-    """NLL and hit of q tokens, each predicted at a row and position of one right-padded batch."""
+    """NLL and hits of q tokens, each predicted at a row and position of one right-padded batch."""
     prefix = context_of(model, inputs)
     batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in inputs]).to(model.device)
     rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))

@@ -1,10 +1,10 @@
-"""How far an edited model has moved from itself on text no edit is about: perplexity, agreement, KL.
+"""Drift of an edited model on held-out text, relative to the unedited model: perplexity, agreement, KL.
 
-`reference` reads held-out text once with the unedited model; `drift` compares the model as it is now with it,
-position by position. What is kept of the unedited model is its final hidden state at every position, after
-the final norm: the head makes the next-token distribution from it again whenever it is needed, a few
-positions at a time, so that 49 152 probabilities a position are never stored. This is right as long as the
-head is the unedited one, as it is under every edit of MLP weights; a head that changed is refused.
+`reference` runs the unedited model over held-out text once; `drift` compares the current model with it,
+position by position. Of the unedited model only the final hidden state at every position is stored, after the
+final norm. The head recomputes the next-token distributions from it, a few positions at a time, so that
+49 152 probabilities per position are never stored. This requires an unchanged head; edits of MLP weights do
+not change it, and a changed head raises an error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +25,23 @@ from palimpsest.resources import held_out_texts
 from palimpsest.results.intervals import Interval, bootstrap_mean
 
 LINE = 80
-"""Characters from which a line of an article counts as prose; headings and entries of lists are shorter."""
+"""Least number of characters of a line of prose; headings and list entries are usually shorter."""
 
 _WINDOWS_AT_ONCE = 8
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32; about six such tensors live at once
-_SAME = 1e-3  # nats; the same head gives the same NLL to rounding, which threads and devices may change
+_SAME = 1e-3  # nats; the same head gives the same NLL up to rounding, which depends on threads and device
 _LARGEST = torch.finfo(torch.float32).max / 4  # differences of two such logits are still finite
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Windows of text and what the unedited model thought at each of their positions.
+    """Windows of text with the unedited model's hidden states and NLL at each position.
 
     Attributes:
-        ids: token ids (w, t), every window whole.
+        ids: token ids (w, t); all windows have t tokens.
         hidden: final hidden states after the final norm, at all positions but the last of each window
             (w, t - 1, d_v), in the model's dtype, on its device.
-        nll: -log p of tokens 2 to t of each window under the unedited model (w, t - 1), nats.
+        nll: -log p of tokens 2 to t of each window under the unedited model (w, t - 1), float64, nats.
         model: name of the model.
     """
 
@@ -58,19 +58,19 @@ class Reference:
 
 @dataclass(frozen=True)
 class Drift:
-    """A model compared with its unedited self over the windows of a Reference.
+    """Comparison of the current model with the unedited one over the windows of a Reference.
 
     Attributes:
-        perplexity: exp of the mean NLL per predicted token, now; ``inf`` where that is beyond float64. Range
-            [1, ∞], lower is better. Source: Labyrinth, Eq. 40; the mean is over tokens that have one before
-            them in their window.
-        perplexity_before: the same of the unedited model.
-        agreement: share of positions at which both have the same most probable token. Range [0, 1], higher is
-            closer. Source: Labyrinth, Eq. 41.
-        kl: mean over positions of KL(p_before ‖ p_now), nats; correct to about 1e-6. Range [0, ∞).
+        perplexity: exp of the mean NLL per predicted token of the current model; ``inf`` on float64 overflow.
+            Range [1, ∞], lower is better. Source: Labyrinth, Eq. 40; the mean leaves out the first token of
+            each window.
+        perplexity_before: perplexity of the unedited model.
+        agreement: share of positions at which both models have the same most probable token. Range [0, 1],
+            higher is closer. Source: Labyrinth, Eq. 41.
+        kl: mean over positions of KL(p_before ‖ p_now), nats; accurate to about 1e-6. Range [0, ∞).
         tokens: number of predicted tokens, over all windows.
         windows: one row per window with columns window, nll, nll_before, agreement, kl (means over the
-            window) and tokens. All windows have as many tokens, so the mean of a column is the mean over
+            window) and tokens. All windows have equally many tokens, so the mean of a column is the mean over
             tokens, and `palimpsest.results.intervals` can resample windows.
     """
 
@@ -82,7 +82,7 @@ class Drift:
     windows: pd.DataFrame
 
     def ratio(self, seed: int, level: float = 0.95) -> Interval:
-        """Perplexity now over before, with a bootstrap interval over windows, paired.
+        """Ratio of current to unedited perplexity, with a paired bootstrap interval over windows.
 
         Raises:
             ScoreError: as `palimpsest.results.intervals.bootstrap_mean`, for example for one window.
@@ -95,20 +95,21 @@ class Drift:
 def reference(
     model: EditableModel, tokens: int = 2048, window: int = 256, texts: Sequence[str] | None = None
 ) -> Reference:
-    """Read text with the unedited model, for later comparison.
+    """Run the unedited model over held-out text, for later comparison.
 
     Windows are taken in turn: the first of every text, then the second of every text, and so on, so that few
-    tokens still cover many subjects. Only whole windows count; a text shorter than one (a stub) gives none.
+    tokens still cover many subjects. Only whole windows are used; a text shorter than one gives none.
 
     Args:
         model: the model before any edit.
-        tokens: how many to read, rounded down to whole windows.
-        window: tokens per sequence. Each window is read on its own; its first token is not predicted.
-        texts: default the embedded Wikipedia articles that key statistics never see, without their lines of
-            fewer than ``LINE`` characters; own texts are read as they are.
+        tokens: number of tokens to read, rounded down to whole windows.
+        window: tokens per sequence. Windows are run independently; the first token of each is not predicted.
+        texts: default the embedded Wikipedia articles that are not used for key statistics, without lines of
+            fewer than ``LINE`` characters; texts given here are used unchanged.
 
     Raises:
-        ShapeError: if the numbers make no sense or the texts hold too few whole windows.
+        ShapeError: if a window has fewer than two tokens, there is less than one window to read, or the texts
+            hold too few whole windows.
         NonFiniteError: if the model gives NaN.
     """
     ids = torch.tensor(_windows(model, tokens, window, texts))
@@ -120,15 +121,15 @@ def reference(
 
 
 def drift(model: EditableModel, reference: Reference) -> Drift:
-    """Compare the model as it is now with what it was when the reference was made.
+    """Compare the current model with the unedited one of the reference.
 
-    A collapsed model is measured, not refused: logits are held within a quarter of the float32 range, which
-    keeps every NLL finite, and perplexity may be ``inf``. Only NaN is an error: weights that hold NaN or
-    infinity, or squares of activations beyond float32, which takes weights of about 1e19.
+    Collapsed models are measured too: logits are clamped to a quarter of the float32 range, which keeps every
+    NLL finite, and perplexity may be ``inf``. Only NaN is an error: it means weights with NaN or infinity, or
+    squares of activations beyond float32, which needs weights of about 1e19.
 
     Raises:
         NonFiniteError: if the model gives NaN.
-        ModelError: if the output head is not the one the reference was made with.
+        ModelError: if the output head differs from that of the reference.
     """
     hidden = _hidden(model, reference.ids)
     if hidden.shape != reference.hidden.shape:
@@ -170,7 +171,7 @@ def _prose(text: str) -> str:
 
 
 def _hidden(model: EditableModel, ids: Int[Tensor, "w t"]) -> Float[Tensor, "w p d_v"]:
-    """What the head reads at every position but each window's last."""
+    """Inputs of the head at all positions but the last of each window."""
     states = []
     with torch.no_grad():
         for some in ids.split(_WINDOWS_AT_ONCE):
@@ -182,7 +183,7 @@ def _hidden(model: EditableModel, ids: Int[Tensor, "w t"]) -> Float[Tensor, "w p
 def _in_parts(
     model: EditableModel, states: Sequence[Float[Tensor, "w p d_v"]], ids: Int[Tensor, "w t"]
 ) -> Iterator[list[Tensor]]:
-    """Logits (c, vocabulary) of each of the states and the next tokens (c,), a few positions at a time."""
+    """Yield logits (c, vocabulary) of each of the states and the next tokens (c,), c positions at a time."""
     head = model.net.get_submodule(model.family.head)
     at_once = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
     flat = [state.flatten(0, 1).split(at_once) for state in states]
@@ -203,7 +204,7 @@ def _compare(
     same = (before.argmax(1) == now.argmax(1)).float()
     log_p, log_q = before.log_softmax(1), now.log_softmax(1)
     nll = [-logs.gather(1, token[:, None])[:, 0] for logs in (log_p, log_q)]
-    kl = (log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0)  # rounding alone makes it negative
+    kl = (log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0)  # negative by rounding only
     return torch.stack([*nll, same, kl], 1)
 
 
@@ -223,7 +224,7 @@ def _summary(
 
 
 def _exp(values: np.ndarray) -> list[float]:
-    with np.errstate(over="ignore"):  # a perplexity of inf is a result
+    with np.errstate(over="ignore"):  # a perplexity of inf is a valid result
         return [float(value) for value in np.exp(values)]
 
 

@@ -1,8 +1,8 @@
-"""Ask a model, edited or not, about many cases at once, and return one record per case and metric.
+"""Evaluation of a model, edited or not, on many cases at once: one record per case and metric.
 
-All questions of all cases become one list of distinct prompts and targets, which
-`palimpsest.evaluation.answers` runs in batches; formulas are then applied to all questions of a metric
-together. Nothing here knows how a model was edited.
+The questions of all cases become one list of distinct prompts and targets, which
+`palimpsest.evaluation.answers` runs in batches; each metric's formula is then applied to all its questions.
+Nothing here depends on how a model was edited.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from palimpsest.types import EvalCase, Record
 
 
 class Question(NamedTuple):
-    """A prompt, the target that should win there, and the one that should lose."""
+    """A prompt, the target that should be more probable after it, and the one that should be less."""
 
     prompt: str
     wanted: str
@@ -36,22 +36,23 @@ def evaluate(
     metrics: Sequence[str] = COUNTERFACT_METRICS,
     batch_size: int = 64,
 ) -> list[Record]:
-    """Score a model as it is now.
+    """Score the current model on cases.
 
     Args:
         model: the model, edited or not.
-        cases: what to ask; ids are unique.
-        metrics: names in ``palimpsest.evaluation.metrics.METRICS``.
+        cases: with unique ids.
+        metrics: names in `palimpsest.evaluation.metrics.METRICS`.
         batch_size: sequences per forward pass; scores do not depend on it beyond rounding.
 
     Returns:
-        One record per metric and case, in the order of the metrics, then of the cases. A case without prompts
-        for a metric (no paraphrases, no neighbours) has no record of it.
+        One record per metric and case, in the order of the metrics, then of the cases. Its value, in [0, 1],
+        is the mean over the case's prompts. A case without prompts for a metric (no paraphrases, no
+        neighbours) has no record of it.
 
     Raises:
         UnknownNameError: if a metric does not exist.
-        ScoreError: if ids repeat, a success metric meets a case without a true object, or a prompt gives no
-            token.
+        ScoreError: if ids repeat, a success metric is applied to a case without a true object, or a prompt
+            gives no token.
         NonFiniteError: if the model gives NaN or infinity.
     """
     names = list(dict.fromkeys(metrics))
@@ -68,14 +69,17 @@ def knows(
     how: Literal["prefers", "argmax"] = "prefers",
     batch_size: int = 64,
 ) -> list[bool]:
-    """Whether a model, before editing, holds each case's true object.
+    """Whether the unedited model knows each case's true object.
 
     Args:
         model: the unedited model.
         cases: with a true object.
-        how: ``prefers`` if the true object has a lower mean NLL than the new one after the request's prompt;
-            ``argmax`` if each of its tokens is the most probable one.
+        how: ``prefers``: after the request's prompt the true object has a lower mean NLL than the new one;
+            ``argmax``: each of its tokens is the most probable one.
         batch_size: sequences per forward pass.
+
+    Returns:
+        One truth value per case, in their order.
 
     Raises:
         UnknownNameError: if ``how`` is neither.
@@ -95,10 +99,10 @@ def knows(
 
 
 def first_known(model: EditableModel, cases: Sequence[EvalCase], count: int) -> list[EvalCase]:
-    """The first ``count`` cases whose true object the model prefers; asks no more cases than needed.
+    """The first ``count`` cases whose true object the model prefers; cases are scored in parts until enough.
 
     Raises:
-        ScoreError: if the model knows fewer.
+        ScoreError: if the model knows fewer, or a case has no true object.
     """
     found: list[EvalCase] = []
     step = max(2 * count, 16)
@@ -142,7 +146,7 @@ def _questions(case: EvalCase, metric: Metric) -> list[Question]:
 
 
 def _index(asked: dict[str, dict[str, list[Question]]]) -> dict[Pair, int]:
-    """Every distinct pair that some metric needs, numbered."""
+    """Distinct (prompt, target) pairs that any metric needs -> their number."""
     pairs: dict[Pair, int] = {}
     for name, by_case in asked.items():
         for question in (question for questions in by_case.values() for question in questions):
@@ -169,7 +173,7 @@ def _records(
 def _values(
     name: str, questions: Sequence[Question], answers: Answers, index: dict[Pair, int]
 ) -> Float[Tensor, " n"]:
-    """The metric's formula for every question."""
+    """Value of a metric's formula for every question (n,)."""
     wanted = [index[question.prompt, question.wanted] for question in questions]
     form = METRICS[name].form
     if form == "success":
@@ -184,10 +188,10 @@ def records_frame(records: Sequence[Record], **columns: Any) -> pd.DataFrame:
 
     Args:
         records: from `evaluate`.
-        columns: what is the same for all of them, for example ``method="memit", seed=0, moment="end"``.
+        columns: constant columns, for example ``method="memit", seed=0, moment="end"``.
 
     Raises:
-        ScoreError: if a column is named like a field of a record.
+        ScoreError: if a column has the name of a field of a record.
     """
     names = [member.name for member in fields(Record)]
     clash = sorted(set(columns) & set(names))
@@ -201,16 +205,16 @@ def records_frame(records: Sequence[Record], **columns: Any) -> pd.DataFrame:
 
 @dataclass
 class Scorer:
-    """Both scorings of a sequence of batches: each batch right after it was written, and all at the end.
+    """Scores of a sequence of batches at two moments: each batch right after it was written, all at the end.
 
-    Call `after_batch` once per batch while its edit is in force, `at_end` after the last one; `frame` then
-    has one row per moment, case and metric, with the number of the batch in which the case was written.
+    Call `after_batch` once per batch while its edit is in force, and `at_end` after the last one; `frame`
+    then has one row per moment, case and metric, with the number of the batch in which the case was written.
 
     Attributes:
-        metrics: names in ``palimpsest.evaluation.metrics.METRICS``.
+        metrics: names in `palimpsest.evaluation.metrics.METRICS`.
         batch_size: sequences per forward pass.
-        batches: the cases given so far.
-        tables: what was scored so far.
+        batches: cases of each batch so far.
+        tables: one table of scores per call so far.
     """
 
     metrics: Sequence[str] = COUNTERFACT_METRICS
@@ -231,7 +235,7 @@ class Scorer:
         """All scores with columns moment and batch (from 0), after the given constant columns.
 
         Raises:
-            ScoreError: if nothing was scored yet.
+            ScoreError: if nothing has been scored yet.
         """
         if not self.tables:
             raise ScoreError("nothing was scored yet; call after_batch first")

@@ -1,7 +1,7 @@
-"""What the field measures on generated text: n-gram entropy (fluency) and TF-IDF similarity (consistency).
+"""Metrics of generated text: n-gram entropy (fluency) and TF-IDF similarity (consistency).
 
-Both look at words alone. A high fluency says that a text does not repeat itself, not that it makes sense; a
-high consistency that it uses the words of the references. Units are bits and a cosine; the papers print both
+Both use words only. High fluency means that a text does not repeat itself, not that it makes sense; high
+consistency means that it uses the words of the references. Units are bits and a cosine; the papers print both
 times 100.
 """
 
@@ -22,13 +22,14 @@ def fluency(text: str) -> float:
 
     H_n = -Σ_g f(g) log₂ f(g), with f the share of n-gram g among those of the text. Source:
     ``n_gram_entropy`` in ROME's released evaluation, kept by MEMIT and AlphaEdit, called fluency or GE.
-    AlphaEdit (Eq. 22) and the Labyrinth (Eq. 36) print it without the half and with a minus sign before the
-    first sum only; values of about 620 (times 100) for texts of 100 tokens can come from the code alone.
+    AlphaEdit (Eq. 22) and the Labyrinth (Eq. 36) print it without the factor 1/2 and with a minus sign before
+    the first sum only; values of about 620 (times 100) for texts of 100 tokens agree with the code, not with
+    the printed formula.
 
-    Range [0, log₂ m) for m words; higher is less repetitive, and longer texts can reach more. Words and
-    single punctuation marks are found by a regular expression where the released code uses nltk, so
-    contractions are split elsewhere ("don", "'", "t" for "do", "n't"). A text of two words or fewer has
-    fluency 0.
+    Range [0, log₂ m) for m words; higher is less repetitive, and longer texts can reach higher values. Words
+    and single punctuation marks are found by a regular expression where the released code uses nltk, so
+    contractions are split differently ("don", "'", "t" instead of "do", "n't"). A text of two words or fewer
+    has fluency 0.
 
     Example: "a b a b a" has bigrams ab, ba twice each and trigrams aba twice, bab once: H₂ = 1,
     H₃ = log₂ 3 - 2/3 = 0.918, fluency (0.667 + 1.224) / 2 = 0.946.
@@ -44,10 +45,10 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 
 def term_weights(corpus: Sequence[str]) -> TfidfVectorizer:
-    """Inverse document frequencies of a corpus, one text a document, for `consistency`.
+    """Inverse document frequencies of a corpus, each text being one document, for `consistency`.
 
     scikit-learn's defaults, as in the released code: words of two or more characters in lower case,
-    idf = 1 + ln((1 + documents) / (1 + documents with the word)), vectors of length one.
+    idf = 1 + ln((1 + documents) / (1 + documents with the word)), vectors of norm 1.
 
     Raises:
         ScoreError: if the corpus holds no word.
@@ -63,22 +64,22 @@ def term_weights(corpus: Sequence[str]) -> TfidfVectorizer:
 def consistency(
     generated: Sequence[str], references: Sequence[str], weights: TfidfVectorizer | None = None
 ) -> float:
-    """Cosine of the TF-IDF vectors of all generated and of all reference texts, each joined into one.
+    """Cosine of the TF-IDF vectors of the joined generated texts and the joined reference texts.
 
     Source: reference score (RS) of ROME (Meng et al. 2022), Consis. of AlphaEdit; the papers print it times
-    100. Range [0, 1], higher is closer. Generated texts without a word known to the weights, empty ones
-    included, give 0 (the released code: NaN). References and weights decide the level: compare scores of one
-    setting only.
+    100. Range [0, 1], higher is closer. Generated texts without any word of the weights' vocabulary, empty
+    ones included, give 0 (the released code: NaN). The level depends on references and weights: compare only
+    scores with the same ones.
 
     Example: with equal weights "red car" against "red bike" is 1/2, "red car" against "blue bike" 0.
 
     Args:
         generated: texts of the model; their order does not matter.
-        references: texts they should be like; their order does not matter.
-        weights: from `term_weights`; default those of the references themselves, each a document.
+        references: texts to compare with; their order does not matter.
+        weights: from `term_weights`; default those of the references, each being one document.
 
     Raises:
-        ScoreError: if the references hold no word, so that there is nothing to be like.
+        ScoreError: if the references hold no word that has a weight.
     """
     weights = weights or term_weights(references)
     found, wanted = weights.transform([" ".join(generated), " ".join(references)]).toarray()

@@ -1,12 +1,12 @@
-"""What the field measures, one formula a function, on plain tensors and without a model.
+"""Metrics of knowledge editing, one function per formula, on plain tensors and without a model.
 
 A target of several tokens is scored with teacher forcing: token j is predicted from the prompt and the
 target's tokens before j. ``nll`` is the mean over the target's tokens of -log p, in nats. Formulas return one
 number per question (prompt and target); a case's value is the mean over its prompts, a table's the mean over
 cases.
 
-METRICS names the combinations of prompts and formula that papers print. The neighbourhood is always asked for
-the neighbour's own true object, so specificity is higher when neighbours are left alone.
+METRICS names the combinations of prompts and formula that papers print. Neighbourhood prompts are always
+scored against the neighbour's own true object, so specificity is higher when neighbours do not change.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,10 @@ class Metric:
     """A formula applied to one kind of prompt.
 
     Attributes:
-        prompts: ``request`` and ``paraphrases`` want the new object, ``neighbours`` their own true object.
-        form: name of the formula below; success also needs the object that should lose: the true one for
-            request and paraphrases, the new one for neighbours.
+        prompts: ``request`` and ``paraphrases`` are scored for the new object, ``neighbours`` for their own
+            true object.
+        form: name of the formula below; success also needs the object that should be less probable: the true
+            one for request and paraphrases, the new one for neighbours.
         higher_is_better: whether a good edit has a high value.
     """
 
@@ -51,14 +52,17 @@ METRICS: dict[str, Metric] = {
     "specificity_tokens": Metric("neighbours", "token_accuracy"),
 }
 
+SCORES = ("efficacy", "generalisation", "specificity")
+"""The three metrics that are averaged into a Score."""
+
 COUNTERFACT_METRICS = tuple(name for name, metric in METRICS.items() if metric.form != "token_accuracy")
-"""The success forms, printed by papers on CounterFact as Efficacy, Generalization and Specificity, and the
-argmax forms, which reproductions of them sometimes print under the same names."""
+"""The success metrics, printed by papers on CounterFact as Efficacy, Generalization and Specificity, and the
+argmax metrics, which reproductions sometimes print under the same names."""
 
 ZSRE_METRICS = tuple(name for name, metric in METRICS.items() if metric.form == "token_accuracy")
-"""The forms printed on ZsRE. ``specificity_tokens`` scores the neighbour's gold answer, as the code of ROME
+"""The metrics printed on ZsRE. ``specificity_tokens`` scores the neighbour's gold answer, as the code of ROME
 and its descendants does; it is low when the unedited model does not know that answer. Agreement with the
-unedited model's own prediction, which EasyEdit calls locality, is another quantity and not comparable."""
+unedited model's own prediction, which EasyEdit calls locality, is a different quantity and not comparable."""
 
 
 def mean_nll(token_nll: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n"]:
@@ -68,18 +72,18 @@ def mean_nll(token_nll: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Floa
     the target is more probable. Example: two tokens with p = 1/2 and 1/8 give (ln 2 + ln 8) / 2 = ln 4.
 
     Args:
-        token_nll: -log p of each target token (n, t), anything where ``mask`` is False.
+        token_nll: -log p of each target token (n, t); entries where ``mask`` is False are ignored.
         mask: True at tokens of the target (n, t).
     """
     return torch.where(mask, token_nll, 0).sum(1) / mask.sum(1)
 
 
 def success(nll_preferred: Float[Tensor, " n"], nll_other: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """1 where the preferred target has the lower mean NLL per token, else 0; a tie is a failure.
+    """1 where the preferred target has the lower mean NLL per token, else 0; a tie gives 0.
 
     Source: efficacy, paraphrase and neighbourhood success (ES, PS, NS) of Meng et al. (2022); Eff., Gen. and
-    Spe. of AlphaEdit (Fang et al. 2025) on CounterFact. Range {0, 1}, higher is better. Because the mean is
-    over tokens, a long target is not at a disadvantage. Example: NLL 1.0 against 1.5 gives 1; 1.0 against
+    Spe. of AlphaEdit (Fang et al. 2025) on CounterFact. Range {0, 1}, higher is better. As the NLL is a mean
+    over tokens, long targets are not at a disadvantage. Example: NLL 1.0 against 1.5 gives 1; 1.0 against
     1.0 gives 0.
     """
     return (nll_preferred < nll_other).double()
@@ -88,7 +92,7 @@ def success(nll_preferred: Float[Tensor, " n"], nll_other: Float[Tensor, " n"]) 
 def probability_difference(
     nll_preferred: Float[Tensor, " n"], nll_other: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """exp(-NLL) of the preferred target minus that of the other: by how much success is won or lost.
+    """Margin of success: exp(-NLL) of the preferred target minus that of the other.
 
     exp(-NLL) is the geometric mean of the target's token probabilities. Source: efficacy, paraphrase and
     neighbourhood magnitude (EM, PM, NM) of Meng et al. (2022). Range (-1, 1), higher is better.
@@ -98,20 +102,20 @@ def probability_difference(
 
 
 def accuracy(hits: Bool[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n"]:
-    """1 where every token of the target is the most probable one at its place, else 0.
+    """1 where every token of the target is the most probable one at its position, else 0.
 
     Source: the argmax fields of MEMIT's CounterFact evaluation. Range {0, 1}, higher is better.
     Example: hits of 3 tokens out of 3 give 1, of 2 out of 3 give 0.
 
     Args:
-        hits: whether the target's token has the highest logit (n, t), anything where ``mask`` is False.
+        hits: whether the target token has the highest logit (n, t); ignored where ``mask`` is False.
         mask: True at tokens of the target (n, t).
     """
     return (hits | ~mask).all(1).double()
 
 
 def token_accuracy(hits: Bool[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n"]:
-    """Share of the target's tokens that are the most probable one at their place.
+    """Share of the target's tokens that are the most probable one at their position.
 
     Source: ZsRE evaluation of Mitchell et al. (2022, MEND) and MEMIT. Range [0, 1], higher is better, and
     never below ``accuracy``. Example: hits of 2 tokens out of 3 give 2/3. Arguments as in ``accuracy``.
@@ -120,7 +124,7 @@ def token_accuracy(hits: Bool[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> Floa
 
 
 def harmonic_mean_score(scores: Sequence[float]) -> float:
-    """K / Σ 1/score over k scores; 0 as soon as one score is 0.
+    """Harmonic mean k / Σ 1/score of k scores; 0 if any score is 0.
 
     Source: Score S of Meng et al. (2022), over ES, PS and NS. Range and unit are those of the scores, higher
     is better. Example: 100, 100 and 25 give 3 / (0.01 + 0.01 + 0.04) = 50.
@@ -133,9 +137,9 @@ def harmonic_mean_score(scores: Sequence[float]) -> float:
 
 
 def arithmetic_mean_score(scores: Sequence[float]) -> float:
-    """Σ score / k over k scores; never below the harmonic mean, which it equals if all scores do.
+    """Arithmetic mean Σ score / k of k scores; at least the harmonic mean, and equal to it if all are equal.
 
-    Source: printed as an overall score by some papers under the name of the harmonic one. Range and unit are
+    Source: some papers print it as overall score under the name of the harmonic mean. Range and unit are
     those of the scores, higher is better. Example: 100, 100 and 25 give 75.
 
     Raises:

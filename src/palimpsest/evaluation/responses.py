@@ -1,8 +1,8 @@
-"""What a model says to every wording of every fact, sampled several times and kept on disk fact by fact.
+"""Responses sampled from a model, several to each wording of each fact, cached on disk fact by fact.
 
-Two models that are asked the same are drawn with the same random numbers, so what differs between them is
-what the edit did. A fact's texts are kept under the hash of everything they depend on: an interrupted run
-goes on with the next facts, and the unedited model is asked once for all editors.
+For the same prompts two models are sampled with the same random numbers, so differences between them are due
+to the edit. A fact's texts are cached under the hash of everything they depend on: an interrupted run
+continues with the next facts, and the unedited model is sampled once for all editors.
 """
 
 import json
@@ -18,33 +18,34 @@ from palimpsest.errors import ResourceError, ScoreError
 from palimpsest.files import replacing
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.sampling import sample
+from palimpsest.paths import cache_dir
 
 REVISION = 1
-"""Part of the cache key; raise it when the same request gives other texts than before."""
+"""Part of the cache key; increase it when the code gives different texts for the same request."""
 
 PROBE_TOKENS = 4
 
 Wordings = Mapping[str, Sequence[str]]
-"""Id of a fact -> M ways to ask for it, subject filled in."""
+"""Id of a fact -> its M wordings, subject filled in."""
 
 Texts = tuple[tuple[str, ...], ...]
-"""For each wording its K sampled continuations."""
+"""K sampled continuations of each of the M wordings."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How responses are drawn: nucleus sampling (Holtzman et al. 2020) from a temperature.
+    """Settings of sampling: nucleus sampling (Holtzman et al. 2020) with a temperature.
 
     Attributes:
-        samples: K, responses to each wording.
-        tokens: new tokens of each, at most.
-        top_p: share of the probability to draw from, in (0, 1].
+        samples: K, responses per wording, 2 or more.
+        tokens: largest number of new tokens per response.
+        top_p: probability mass of the nucleus, in (0, 1].
         temperature: divides the logits; above 0.
         seed: of all draws.
-        batch_size: responses per forward pass; no part of what is drawn.
+        batch_size: responses per forward pass; it does not change what is drawn.
 
     Raises:
-        ScoreError: if a number makes no sense.
+        ScoreError: if a number is outside its range.
     """
 
     samples: int = 5
@@ -72,22 +73,22 @@ def responses(
     wordings: Wordings,
     decoding: Decoding | None = None,
 ) -> dict[str, Texts]:
-    """K continuations of every wording, from disk where the same was asked before.
+    """Sample K continuations of every wording, or read them from disk if they were sampled before.
 
-    Facts are sampled a few at a time, in their order, and written as soon as they are done. Random numbers
-    belong to the seed, the fact's id, the wording and the number of the sample: other facts do not change
-    them, nor does anything about the model.
+    Facts are sampled a few at a time, in their order, and written as soon as they are done. The random
+    numbers depend only on the seed, the fact's id, the wording and the number of the sample, not on the other
+    facts or the model.
 
     Args:
-        model: the model as it is now, edited or not.
+        model: the current model, edited or not.
         wordings: two or more for every fact.
-        decoding: the same before and after an edit.
+        decoding: settings of sampling; use the same before and after an edit.
 
     Returns:
-        Fact -> M tuples of K texts, in the order given. A text may be empty, where the model ends at once.
+        Fact -> M tuples of K texts, in the order given. A text is empty if the model ends at once.
 
     Raises:
-        ScoreError: if a fact has fewer than two wordings or one of them twice, and as
+        ScoreError: if a fact has fewer than two wordings or one of them is repeated, and as
             `palimpsest.network.sampling.sample`.
         NonFiniteError: if the model gives NaN.
         ResourceError: if a stored file is damaged or cannot be written.
@@ -108,15 +109,15 @@ def responses(
 
 @dataclass(frozen=True)
 class Cost:
-    """What asking a model takes.
+    """Expected cost of sampling responses.
 
     Attributes:
-        facts: asked for.
-        on_disk: facts that were asked before and cost nothing.
-        texts: responses still to draw.
-        tokens: of these texts at most, prompts not counted.
-        seconds: for them, from a short trial of one fact on this machine; several facts
-            together are somewhat faster, and so are texts that end early.
+        facts: number of facts requested.
+        on_disk: number of these that are cached and cost nothing.
+        texts: number of responses still to draw.
+        tokens: largest number of tokens of these texts, without prompts.
+        seconds: estimated time, from a short trial of one fact on this machine; batches of several facts and
+            texts that end early are somewhat faster.
     """
 
     facts: int
@@ -140,7 +141,7 @@ class Cost:
 
 
 def cost(model: EditableModel, wordings: Wordings, decoding: Decoding | None = None) -> Cost:
-    """What `responses` would take with the same arguments; draws a few tokens to find the speed.
+    """Cost of `responses` with the same arguments; samples a few tokens to measure the speed.
 
     Raises:
         As `responses`.
@@ -155,7 +156,7 @@ def cost(model: EditableModel, wordings: Wordings, decoding: Decoding | None = N
 
 
 def _seconds(model: EditableModel, wordings: Wordings, missing: list[str], decoding: Decoding) -> float:
-    """Time for all facts, from the first tokens of one: its prompts, and each further token."""
+    """Time for all facts, extrapolated from the time of one fact's prompts and of each further token."""
     trial = min(PROBE_TOKENS, decoding.tokens)
     times = []
     for tokens in (1, trial):
@@ -177,10 +178,10 @@ def _check(wordings: Wordings) -> None:
 
 
 def _places(model: EditableModel, wordings: Wordings, decoding: Decoding) -> dict[str, Path]:
-    """Where each fact's texts are or will be."""
+    """Cache file of each fact."""
     how = {name: value for name, value in asdict(decoding).items() if name != "batch_size"}
     common = {"revision": REVISION, "model": fingerprint(model), "decoding": how}
-    folder = cache.cache_dir() / "responses"
+    folder = cache_dir() / "responses"
     return {
         fact: folder / f"{cache.digest(common | {'fact': fact, 'asked': list(own)})[:32]}.json"
         for fact, own in wordings.items()
@@ -188,7 +189,7 @@ def _places(model: EditableModel, wordings: Wordings, decoding: Decoding) -> dic
 
 
 def _groups(facts: Sequence[str], wordings: Wordings, decoding: Decoding) -> Iterator[list[str]]:
-    """Facts in groups that fill a batch, one at least; the same groups whatever is on disk already."""
+    """Yield groups of one or more facts that fill a batch; the groups do not depend on what is cached."""
     group: list[str] = []
     rows = 0
     for fact in facts:
@@ -203,10 +204,13 @@ def _groups(facts: Sequence[str], wordings: Wordings, decoding: Decoding) -> Ite
 
 
 def drawn(model: EditableModel, wordings: Wordings, decoding: Decoding) -> Iterator[tuple[str, Texts]]:
-    """Facts and their texts, sampled together and not kept; `responses` is these, on disk.
+    """Sample the texts of some facts together, without the cache; `responses` adds it.
+
+    Yields:
+        Fact and its M tuples of K texts, in the order given.
 
     Raises:
-        As `responses`, but for the disk.
+        ScoreError, NonFiniteError: as `responses`.
     """
     _check(wordings)
     rows = [

@@ -1,11 +1,11 @@
-"""By which wordings AlphaEdit+ chooses how far to smooth, and what each choice gives away of the test.
+"""How AlphaEdit+ scores its smoothing candidates, and which scores leak the test.
 
-The editor is handed a function of the model and the requests; here it is made, on the side of the data:
+The editor receives a function of model and requests. It is made here, because it may need evaluation data:
 
-    validation          wordings of the same facts that no score ever asks
-    edit_prompts        the prompts the facts are edited with: nothing but the request is needed
-    as_published_code   the edit prompts and the paraphrases that are scored afterwards: the test decides.
-                        Kept to measure how much that is worth (claim P17)
+    validation          wordings of the same facts that are not used in any evaluation
+    edit_prompts        the prompts with which the facts are edited; only the requests are needed
+    as_published_code   the edit prompts and the paraphrases that are evaluated afterwards, a test leak; kept
+                        to measure how much the leak contributes (claim P17)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,27 +16,27 @@ from palimpsest.evaluation.metrics import token_accuracy
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest, EvalCase
 
-RULES = ("validation", "edit_prompts", "as_published_code")
+SELECTIONS = ("validation", "edit_prompts", "as_published_code")
 
 
 def score_by(
     rule: str, cases: Sequence[EvalCase] = (), validation: Mapping[str, Sequence[str]] | None = None
 ) -> Callable[[EditableModel, Sequence[EditRequest]], float]:
-    """The score for `palimpsest.editors.PlusState`: share of the targets' tokens that come first, in [0, 1].
+    """Make the score for `palimpsest.editors.PlusState`: mean token accuracy of the targets, in [0, 1].
 
     Args:
-        rule: one of the three.
-        cases: where ``as_published_code`` finds the paraphrases that are scored, by the id of the request.
-        validation: id of a request -> wordings for ``validation``, which must not occur among the prompts and
-            paraphrases of any case.
+        rule: one of the three in the module's docstring.
+        cases: evaluation cases, found by the id of the request; ``as_published_code`` uses their paraphrases.
+        validation: id of a request -> wordings for ``validation``, none of which may occur among the prompts
+            and paraphrases of any case.
 
     Raises:
         UnknownNameError: if the rule does not exist.
-        ScoreError: if ``validation`` has no wordings, or one of them is scored; and, from the function, if a
-            request has none.
+        ScoreError: if ``validation`` has no wordings, or one of them occurs in a case; and, from the returned
+            function, if a request has no wordings.
     """
-    if rule not in RULES:
-        raise UnknownNameError("selection rule", rule, list(RULES))
+    if rule not in SELECTIONS:
+        raise UnknownNameError("selection rule", rule, list(SELECTIONS))
     if rule == "edit_prompts":
         return lambda model, requests: _accuracy(model, [(r.text, r.target) for r in requests])
     if rule == "validation":

@@ -1,12 +1,12 @@
-"""Whether what a model says holds still under rewording, before and after an edit, with honest error bars.
+"""Stability of a model's answers under rewording, before and after an edit, with confidence intervals.
 
-    report = diagnose(model, edit, wordings, embedder())    # the edit in force only while it is asked
-    report.table                                            # a row per fact
+    report = diagnose(model, edit, wordings, embedder())    # the edit is removed afterwards
+    report.table                                            # one row per fact
     summary(report.table)                                   # growth over facts, with intervals
 
-Both models answer the same wordings, drawn with the same random numbers (`palimpsest.evaluation.responses`),
-and the same embedder reads them; `palimpsest.evaluation.uncertainty` says what is computed. Measurements are
-kept on disk.
+Both models answer the same wordings with the same random numbers (`palimpsest.evaluation.responses`), and the
+same embedder embeds the answers; `palimpsest.evaluation.uncertainty` defines what is computed from them.
+Responses and embeddings are cached on disk.
 Source: Diagnosing Hidden Instabilities in Model Editing via Uncertainty Quantification, section 4 and C.1.
 """
 
@@ -41,12 +41,12 @@ PARTS = ("aleatoric", "epistemic", "total", "drift_squared")
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model said about one fact, and how much it scatters.
+    """Responses of a model to the wordings of one fact, and their uncertainty.
 
     Attributes:
-        wordings: the M ways it was asked.
+        wordings: the M wordings.
         texts: K responses to each.
-        embeddings: of the texts, (M, K, d).
+        embeddings: of the texts, (M, K, d), float64.
         parts: their uncertainty.
     """
 
@@ -57,25 +57,25 @@ class Measured:
 
 
 Measurements = Mapping[str, Measured]
-"""Id of a fact -> what was measured."""
+"""Id of a fact -> its responses and uncertainty."""
 
 
-def measure(
+def measure_stability(
     model: EditableModel,
     wordings: Wordings,
     embed: Embedder,
     decoding: Decoding | None = None,
 ) -> dict[str, Measured]:
-    """Sample responses to every wording of every fact, embed and decompose them; from disk where done before.
+    """Sample responses to every wording of every fact, embed them and decompose their uncertainty.
 
-    Empty responses have an embedding like any other text, and a fact whose responses are all the same has
-    uncertainty 0: neither is an error.
+    Cached responses and embeddings are read from disk. Empty responses are embedded like any other text, and
+    a fact whose responses are all equal has uncertainty 0; neither is an error.
 
     Args:
-        model: the model as it is now, edited or not.
+        model: the current model, edited or not.
         wordings: fact -> two or more wordings, subject filled in.
         embed: from `palimpsest.network.embedder.embedder`.
-        decoding: how to sample; the same before and after an edit.
+        decoding: settings of sampling; use the same before and after an edit.
 
     Raises:
         As `palimpsest.evaluation.responses.responses` and the embedder.
@@ -86,10 +86,10 @@ def measure(
 
 
 def measured(wordings: Sequence[str], texts: Texts, embed: Embedder) -> Measured:
-    """What was said to one fact's wordings, embedded and decomposed; embeddings are kept on disk.
+    """Embed the responses to one fact's wordings and decompose their uncertainty; embeddings are cached.
 
     Args:
-        wordings: the M ways the fact was asked for.
+        wordings: the M wordings of the fact.
         texts: K responses to each, as `palimpsest.evaluation.responses.responses` gives them.
         embed: from `palimpsest.network.embedder.embedder`.
     """
@@ -107,12 +107,12 @@ def _embedded(texts: Texts, embed: Embedder) -> Float64[Tensor, "m k d"]:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """An edit's stability.
+    """Stability of a model before and after an edit.
 
     Attributes:
         before: of the unedited model.
-        after: of the edited one.
-        table: a row per fact, see `compared`.
+        after: of the edited model.
+        table: one row per fact, see `compared`.
     """
 
     before: Measurements
@@ -130,21 +130,21 @@ def diagnose(
     """Measure the unedited and the edited model and compare them fact by fact.
 
     Args:
-        model: unedited; every bit is restored at the end.
+        model: the unedited model; restored bit by bit at the end.
         edit: an edit of this model, or the edited model itself.
         wordings: fact -> two or more wordings, subject filled in.
         embed: from `palimpsest.network.embedder.embedder`.
-        decoding: how to sample.
+        decoding: settings of sampling.
 
     Raises:
-        ModelError: if the edit was made for another model, or the edited model is of another shape.
-        ScoreError, NonFiniteError: as `measure`.
+        ModelError: if the edit was made for another model, or the edited model has another shape.
+        ScoreError, NonFiniteError: as `measure_stability`.
     """
-    with _in_force(model, edit):  # refuse what does not fit before anything is asked
+    with _in_force(model, edit):  # raises before anything is sampled if the edit does not fit
         pass
-    before = measure(model, wordings, embed, decoding)
+    before = measure_stability(model, wordings, embed, decoding)
     with _in_force(model, edit) as edited:
-        after = measure(edited, wordings, embed, decoding)
+        after = measure_stability(edited, wordings, embed, decoding)
     return Diagnosis(before, after, compared(before, after))
 
 
@@ -165,13 +165,13 @@ def _in_force(model: EditableModel, edit: Edit | EditableModel) -> AbstractConte
 
 
 def compared(before: Measurements, after: Measurements) -> pd.DataFrame:
-    """A row per fact.
+    """Compare the measurements of two models, one row per fact.
 
     Columns: fact; wordings (M) and samples (K); each of aleatoric, epistemic, total and drift_squared with
     ``_before`` and ``_after``; delta_total, delta_aleatoric, delta_epistemic (relative growth, infinite from
-    0); delta_drift_squared (difference, unbiased); shift_squared (how far the answers to a wording moved,
-    unbiased) and shift_squared_biased; unchanged, the share of responses that are the same text; empty_before
-    and empty_after, shares of responses without a character.
+    0); delta_drift_squared (difference, unbiased); shift_squared (squared distance by which the answers to a
+    wording moved, unbiased) and shift_squared_biased; unchanged, the share of responses that are the same
+    text; empty_before and empty_after, the shares of responses that are empty or white space.
 
     Raises:
         ScoreError: if the facts or their wordings differ.
@@ -205,22 +205,23 @@ def _row(fact: str, before: Measured, after: Measured) -> dict[str, object]:
 
 
 def wording_table(before: Measurements, after: Measurements, labels: Sequence[object]) -> pd.DataFrame:
-    """A row per fact and wording, for growth by perturbation level.
+    """One row per fact and wording, for growth by perturbation level.
 
     Args:
         before: of the unedited model.
-        after: of the edited one, the same facts and wordings.
-        labels: of the wordings in their order, for example the levels 1 to 6; every fact has as many.
+        after: of the edited model, for the same facts and wordings.
+        labels: of the wordings in their order, for example the levels 1 to 6; one for each wording of a fact.
 
     Returns:
         Columns fact, wording (its label), and each of aleatoric, epistemic, total, drift_squared with
-        ``_before`` and ``_after``: the part of that wording, see
+        ``_before`` and ``_after``: the contribution of that wording, see
         `palimpsest.evaluation.uncertainty.by_wording`.
 
     Raises:
-        ScoreError: if the facts or their wordings differ, or a fact has not as many as there are labels.
+        ScoreError: if the facts or their wordings differ, or a fact has more or fewer wordings than labels.
+        ShapeError: if the numbers of samples or the embedders differ.
     """
-    compared(before, after)  # refuses what does not belong together
+    compared(before, after)  # raises if the measurements do not match
     rows = []
     for fact, measured in before.items():
         if len(measured.wordings) != len(labels):
@@ -236,21 +237,19 @@ def wording_table(before: Measurements, after: Measurements, labels: Sequence[ob
 
 
 def summary(table: pd.DataFrame, seed: int = 0, level: float = 0.95) -> pd.DataFrame:
-    """What the facts say together, each line with a bootstrap interval over facts.
+    """Growth of uncertainty over all facts, each measure with a bootstrap interval over facts.
 
     Args:
-        table: from `compared`, of two or more facts, or several tables one below the other with ids of
-            their own.
+        table: from `compared`, of two or more facts; tables may be concatenated if their ids are distinct.
         seed: of the bootstrap.
-        level: share of repetitions the interval should cover.
+        level: nominal coverage of the intervals.
 
     Returns:
         Columns measure, mean, low, high, n. Measures: growth of ``total``, ``aleatoric`` and ``epistemic`` as
-        a ratio of means (0.2 is 20 % more); ``delta_total``, the mean of each fact's own Δ_U over the n facts
-        where it is finite (no line if fewer than two), which is above 0 for noise alone;
-        ``delta_drift_squared``, ``shift_squared`` and ``drift_squared_before``, unbiased squared distances;
-        ``unchanged``, a share.
-        Where nothing scatters before in any fact, growth is 0 if nothing does after, and infinite otherwise.
+        a ratio of means (0.2 is 20 % more); ``delta_total``, the mean of Δ_U over the n facts where it is
+        finite (no row if fewer than two), which noise alone makes positive; ``delta_drift_squared``,
+        ``shift_squared`` and ``drift_squared_before``, unbiased squared distances; ``unchanged``, a share.
+        If the uncertainty before is 0 in every fact, growth is 0 if it stays 0, and infinite otherwise.
 
     Raises:
         ScoreError: for fewer than two facts.

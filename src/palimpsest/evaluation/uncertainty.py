@@ -1,4 +1,4 @@
-"""How much a model's answers to one question scatter: uncertainty of embedded samples, and what it estimates.
+"""Uncertainty of a model's answers to one question, from embedded samples, and the bias of its estimates.
 
 h_jk is the embedding of sample k of K, drawn for wording j of M; h̄_j its mean over k. Source: Diagnosing
 Hidden Instabilities in Model Editing via Uncertainty Quantification, appendix C.1, from which
@@ -8,16 +8,16 @@ Hidden Instabilities in Model Editing via Uncertainty Quantification, appendix C
     U      = (U_alea + U_epis) / 2
     Δ_U    = (U_after - U_before) / U_before
 
-Both parts are biased at small K. A mean of K samples is itself uncertain, so with wordings that all have the
-same true mean U_epis is σ √(2/K) c_d, not 0, while U_alea is σ √(1 - 1/K) c_d (`without_drift`): at K = 5
-sampling noise alone makes U_epis 0.71 of U_alea. What a drift of wordings really is can be estimated without
-bias, with s_j² = Σ_k ‖h_jk - h̄_j‖² / (K-1):
+Both parts are biased at small K. A mean of K samples is itself uncertain: if all wordings have the same true
+mean, U_epis is σ √(2/K) c_d, not 0, while U_alea is σ √(1 - 1/K) c_d (`without_drift`). At K = 5 sampling
+noise alone makes U_epis 0.71 of U_alea. The squared distance between the wordings' true means has an unbiased
+estimate, with s_j² = Σ_k ‖h_jk - h̄_j‖² / (K-1):
 
     drift² = mean over j<l of ‖h̄_j - h̄_l‖² - (s_j² + s_l²)/K
            = 2/(M-1) Σ_j ‖h̄_j - h̄‖² - 2/(KM) Σ_j s_j²
 
-which is below 0 about half of the time when nothing drifts. Average it over facts as it is: cutting it off at
-0 would bring the bias back.
+which is negative about half of the time if the true means are equal. Average it over facts without
+truncation: setting negative values to 0 would bring the bias back.
 
 Distances are Euclidean, in the units of the embeddings; between unit vectors they lie in [0, 2].
 """
@@ -36,11 +36,11 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Uncertainty of the answers to one question, see the module.
+    """Uncertainty of the answers to one question, defined in the module's docstring.
 
     Attributes:
         aleatoric: U_alea, a distance.
-        epistemic: U_epis as published, a distance that holds sampling noise.
+        epistemic: U_epis as published, a distance that includes sampling noise.
         total: U, their mean.
         drift_squared: unbiased estimate of the mean squared distance between the wordings' true means; may be
             negative.
@@ -54,7 +54,7 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit did to the answers to one question.
+    """Change of the uncertainty of the answers to one question by an edit.
 
     Attributes:
         delta_total: Δ_U, relative growth of the total; see `growth` for a total of 0.
@@ -72,8 +72,7 @@ class Change:
 def decompose(embeddings: Float[Tensor, "m k d"]) -> Decomposition:
     """Uncertainty of M wordings with K embedded samples each: the mean of `by_wording`.
 
-    Computed in float64, in time that grows with M·K·d and M²·d and memory that grows with M·K·d, never with
-    (M·K)².
+    Computed in float64; time grows with M·K·d and M²·d, memory with M·K·d.
 
     Args:
         embeddings: (M, K, d) with M and K at least 2.
@@ -87,18 +86,18 @@ def decompose(embeddings: Float[Tensor, "m k d"]) -> Decomposition:
 
 
 def by_wording(embeddings: Float[Tensor, "m k d"]) -> list[Decomposition]:
-    """The part of each wording: its own scatter, and how far it lies from the others.
+    """Contribution of each wording: its spread, and its distance from the other wordings.
 
     Aleatoric is the mean distance of its samples from their mean, epistemic the mean distance of that mean
-    from those of the other wordings, drift² the unbiased estimate of the mean squared one. Their means over
-    the wordings are what `decompose` gives. Arguments and errors as there.
+    from those of the other wordings, drift² the unbiased estimate of the mean of the squared distances. Their
+    means over the wordings are the result of `decompose`. Arguments and errors as there.
     """
     rows = torch.stack(_parts(embeddings), 1).tolist()
     return [Decomposition(scatter, apart, (scatter + apart) / 2, drift) for scatter, apart, drift in rows]
 
 
 def _parts(embeddings: Tensor) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
-    """Aleatoric, epistemic and unbiased squared drift of each wording."""
+    """Aleatoric, epistemic and unbiased squared drift of each wording, (m,) each."""
     samples = _checked(embeddings, "embeddings")
     m, k, _ = samples.shape
     means = _mean(samples, 1)
@@ -112,7 +111,7 @@ def _parts(embeddings: Tensor) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "
 
 
 def compare(before: Decomposition, after: Decomposition) -> Change:
-    """What changed from one to the other; both from the same wordings, K and embedder."""
+    """Change from one decomposition to the other; both need the same wordings, K and embedder."""
     return Change(
         delta_total=growth(before.total, after.total),
         delta_aleatoric=growth(before.aleatoric, after.aleatoric),
@@ -124,11 +123,11 @@ def compare(before: Decomposition, after: Decomposition) -> Change:
 def growth(before: float, after: float) -> float:
     """Relative growth (after - before) / before of an uncertainty, the paper's Δ_U.
 
-    From 0, which is what identical answers to every wording give, to 0 it is 0; to anything else it is
-    infinite. Never NaN.
+    If ``before`` is 0, as for identical answers to every wording, growth is 0 for ``after`` 0 and infinite
+    otherwise. It is never NaN.
 
     Raises:
-        ScoreError: if one of them is negative or not finite, hence no uncertainty.
+        ScoreError: if one of them is negative or not finite.
     """
     if not (0 <= before < math.inf and 0 <= after < math.inf):
         raise ScoreError(
@@ -141,16 +140,16 @@ def growth(before: float, after: float) -> float:
 
 
 def shift_squared(before: Float[Tensor, "m k d"], after: Float[Tensor, "m k d"]) -> tuple[float, float]:
-    """How far an edit moved the answers to each wording: the published kind of estimate, and an unbiased one.
+    """Squared shift of the answers to each wording by an edit: a biased and an unbiased estimate.
 
-    With the differences e_jk = h_jk(after) - h_jk(before) of samples that share their random numbers and ē_j
-    their mean: the mean over j of ‖ē_j‖², which holds sampling noise like U_epis does, and the mean of
-    ‖ē_j‖² - Σ_k ‖e_jk - ē_j‖² / (K(K-1)), which estimates ‖E h_j(after) - E h_j(before)‖² without bias
-    however the samples of a pair depend on each other. The second may be negative.
+    Let e_jk = h_jk(after) - h_jk(before), for samples with the same random numbers, and ē_j their mean over
+    k. The biased estimate is the mean over j of ‖ē_j‖², which includes sampling noise as the published U_epis
+    does. The unbiased one is the mean of ‖ē_j‖² - Σ_k ‖e_jk - ē_j‖² / (K(K-1)); it estimates
+    ‖E h_j(after) - E h_j(before)‖² whatever the dependence within a pair, and may be negative.
 
     Args:
         before: (M, K, d), K at least 2.
-        after: of the same shape, in the same order.
+        after: (M, K, d), in the same order.
 
     Returns:
         (biased, unbiased), squared distances.
@@ -174,11 +173,11 @@ def shift_squared(before: Float[Tensor, "m k d"], after: Float[Tensor, "m k d"])
 
 
 def without_drift(spread: float, dimensions: int, samples: int) -> Decomposition:
-    """What C.1's estimates are on average when all wordings have the same true mean.
+    """Expected values of the estimates of C.1 if all wordings have the same true mean.
 
     For samples N(μ, σ² I) in d dimensions: U_alea = σ √(1 - 1/K) c_d and U_epis = σ √(2/K) c_d with
-    c_d = √2 Γ((d+1)/2) / Γ(d/2), the mean length of a standard normal vector; the number of wordings changes
-    neither. The unbiased drift² is 0.
+    c_d = √2 Γ((d+1)/2) / Γ(d/2), the mean norm of a standard normal vector. Neither depends on the number of
+    wordings. The unbiased drift² is 0.
 
     Args:
         spread: σ, above 0.
@@ -199,13 +198,13 @@ def without_drift(spread: float, dimensions: int, samples: int) -> Decomposition
 
 
 def _mean(values: Float64[Tensor, "*shape"], axis: int) -> Float64[Tensor, "*rest"]:
-    """Mean along an axis; of equal values that value to the last bit, so that nothing scatters from 0."""
+    """Mean along an axis; of equal values exactly that value, so that their spread is exactly 0."""
     first = values.narrow(axis, 0, 1)
     return first.squeeze(axis) + (values - first).mean(axis)
 
 
 def _mean_distances(points: Float64[Tensor, "m d"]) -> Float64[Tensor, " m"]:
-    """Mean distance of each row from the others, a block of rows at a time."""
+    """Mean distance of each row from the others (m,), computed in blocks of rows."""
     exact = "donot_use_mm_for_euclid_dist"
     sums = [torch.cdist(rows, points, compute_mode=exact).sum(1) for rows in points.split(_ROWS_AT_ONCE)]
     return torch.cat(sums) / (len(points) - 1)

@@ -1,1 +1,1 @@
-"""What the model holds of a fact: keys, values and their moments over text. Imports network and algebra."""
+"""Key-value memory of a model: keys, values and key moments over text. Imports network and algebra."""

@@ -1,8 +1,8 @@
-"""Context prefixes: short texts put before a prompt so that an edit does not depend on its bare wording.
+"""Context prefixes: short texts placed before a prompt so that an edit does not depend on its exact wording.
 
 The MEMIT family samples five texts of ten tokens from the unedited model, starting from five fixed words.
 Here they are drawn with an explicit generator, stored with the edit, and checked by scoring them again in a
-separate forward pass: the released generator passes a wrong attention mask on current transformers and
+separate forward pass: the released generator passes a wrong attention mask to current transformers and
 produces noise without an error.
 """
 
@@ -28,22 +28,23 @@ def sample_contexts(
     starts: Sequence[str] = STARTS,
     opening: str = "\n",
 ) -> tuple[str, ...]:
-    """The empty prefix and ``count`` sampled ones, each ending in a full stop and a space.
+    """Sample ``count`` prefixes, each ending in a full stop and a space; the empty prefix comes first.
 
     Args:
-        model: the model to sample from, usually unedited.
+        model: model to sample from, usually unedited.
         count: number of sampled prefixes.
         length: tokens of each, the start word included.
-        seed: of the generator; same seed, same model, same prefixes.
+        seed: seed of the generator; same seed and same model give the same prefixes.
         top_k: sample among the k likeliest tokens.
-        starts: words to begin with, in turn.
-        opening: text before the start word that the model sees while sampling; not part of the prefix. Small
-            models write lists of numbers after a word out of nowhere and sentences after a new line.
+        starts: start words, used in turn.
+        opening: text before the start word that the model sees while sampling; not part of the prefix.
+            Small models continue a lone word with lists of numbers, and a word on a new line with sentences.
 
     Raises:
-        ModelError: if a sampled text is far less likely than the model's own text should be.
+        ModelError: if a sampled text is less likely than the limit of `check_readable` allows.
 
-    Source: MEMIT's released ``get_context_templates`` (five words, ten tokens, top 5); the opening is ours.
+    Source: MEMIT's released ``get_context_templates`` (five words, ten tokens, top 5); the opening is added
+    here.
     """
     generator = torch.Generator().manual_seed(seed)
     texts = []
@@ -61,22 +62,22 @@ def sample_contexts(
 
 
 def check_readable(model: EditableModel, texts: Sequence[str], limit: float | None = None) -> list[float]:
-    """Mean negative log-likelihood of each text, in nats a token, by a plain forward pass.
+    """Mean negative log-likelihood of each text, in nats per token, from a plain forward pass.
 
     Args:
-        model: the model that wrote the texts.
+        model: model that wrote the texts.
         texts: two tokens or more each.
-        limit: refuse above this; default half of ln(vocabulary), far above text and below noise.
+        limit: largest accepted value; default half of ln(vocabulary), far above text and below noise.
 
     Raises:
-        ModelError: naming the first text above the limit.
+        ModelError: if a text is above the limit; names the first.
     """
     limit = limit if limit is not None else 0.5 * math.log(len(model.tokenizer))
     scores = []
     for text in texts:
-        ids = torch.tensor([encode(model.tokenizer, text)], device=model.device)
+        ids = torch.tensor([encode(model.tokenizer, text)], device=model.device)  # (1, t)
         with torch.no_grad():
-            logits = model.net(input_ids=ids).logits[0, :-1].float()
+            logits = model.net(input_ids=ids).logits[0, :-1].float()  # (t − 1, vocabulary)
         nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
         scores.append(float(nll))
         if not nll <= limit:  # also when it is not a number

@@ -1,8 +1,8 @@
-"""Values of many facts on one model, computed once and handed out in any grouping.
+"""Values of many facts for one model, computed once and reused in any grouping.
 
-Values of a batch are cached as a batch, because facts optimised together differ from facts alone by rounding.
-A study that writes the same facts in many orders, subsets and sets computes them all at once instead, and
-gives every run the same columns.
+Values are otherwise cached per batch, because values optimised in one batch differ by rounding from values
+optimised alone. A study that writes the same facts in many orders, subsets and sets computes them all at once
+instead, and uses the same columns in every run.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class KnownValues:
     Attributes:
         targets: one column per fact.
         columns: (prompt, subject, new object) -> column.
-        made: fingerprint of the model, layer, settings and contexts they belong to.
+        made: fingerprint of the model, layer, settings and contexts they were computed for.
     """
 
     targets: Targets
@@ -39,7 +39,14 @@ class KnownValues:
         settings: TargetSettings,
         contexts: Sequence[str],
     ) -> Targets:
-        """The columns of some facts, in their order.
+        """Columns of some facts, in their order.
+
+        Args:
+            model: model that the values must belong to.
+            requests: facts to look up.
+            layer: layer that they must belong to.
+            settings: settings that they must belong to.
+            contexts: contexts that they must belong to.
 
         Raises:
             RequestError: if they were made for another model, layer, settings or contexts, or lack a fact.
@@ -68,15 +75,15 @@ def known_values(
     contexts: Sequence[str] = ("",),
     beside: KnownValues | None = None,
 ) -> KnownValues:
-    """Optimise the values of many facts together; the same fact twice is computed once.
+    """Optimise the values of many facts together; a repeated fact is computed once.
 
     Args:
         model: the model as it is now; the unedited one, for sequences.
         requests: facts, in any order.
-        layer: whose output is moved: the last edited one.
+        layer: layer whose output is optimised: the last edited one.
         settings: losses and steps.
         contexts: prefixes, the empty one first.
-        beside: values that are there already; they are kept, and only what they lack is computed.
+        beside: earlier values to extend; they are kept, and only missing facts are computed.
 
     Raises:
         NonFiniteError, SiteError: as `palimpsest.memory.values.optimise_targets`.
@@ -99,6 +106,7 @@ def known_values(
 def _joined(first: Targets, then: Targets) -> Targets:
     values, deltas = ([getattr(one, name) for one in (first, then)] for name in ("values", "deltas"))
     terms = {name: torch.cat([trace, then.terms[name]]) for name, trace in first.terms.items()}
+    # (d_v, n₁ + n₂) twice; losses and terms (n₁ + n₂, steps)
     return Targets(torch.cat(values, 1), torch.cat(deltas, 1), torch.cat([first.losses, then.losses]), terms)
 
 

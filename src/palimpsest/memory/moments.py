@@ -1,8 +1,7 @@
-"""Second moment of keys over text: what a model's memory already holds, C0 = E[k kᵀ].
+"""Second moment C0 = E[k kᵀ] of a layer's keys over text, which describes what the model already stores.
 
-Accumulated in float64 over all real tokens, several layers in one truncated forward pass. The papers keep
-whatever special tokens the tokenizer adds at the start of a text, so does `key_statistics`; padding is never
-counted.
+It is accumulated in float64 over all real tokens, for several layers in one truncated forward pass. Special
+tokens that the tokenizer adds at the start of a text are counted, as in the papers; padding never is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from palimpsest.files import replacing
 from palimpsest.network.activations import capture
 from palimpsest.network.model import EditableModel, Site, fingerprint
 from palimpsest.network.tokens import encode, pad
+from palimpsest.paths import cache_dir
 from palimpsest.resources import PINS, statistics_texts
 
 REVISION = 1
@@ -35,7 +35,7 @@ class SecondMoment:
     Attributes:
         total: Σ k kᵀ (d_k, d_k), float64.
         count: number of keys summed.
-        source: where the keys came from; saved with it.
+        source: origin of the keys; saved with the sum.
     """
 
     total: Float[Tensor, "d_k d_k"]
@@ -44,7 +44,7 @@ class SecondMoment:
 
     @classmethod
     def empty(cls, d_k: int, source: str = "", device: torch.device | str = "cpu") -> "SecondMoment":
-        """Nothing counted yet."""
+        """Sum over no keys."""
         return cls(torch.zeros(d_k, d_k, dtype=torch.float64, device=device), 0, source)
 
     @property
@@ -52,14 +52,14 @@ class SecondMoment:
         """Mean second moment, Σ k kᵀ / count.
 
         Raises:
-            ShapeError: if nothing was counted.
+            ShapeError: if no key was counted.
         """
         if self.count == 0:
             raise ShapeError("the second moment of no keys is undefined; update it with at least one token")
         return self.total / self.count
 
     def update(self, keys: Float[Tensor, "d_k n"]) -> "SecondMoment":
-        """Add n keys; returns itself.
+        """Add n keys in place; returns the same object.
 
         Raises:
             NonFiniteError: if a key holds NaN or infinity; nothing is added.
@@ -72,7 +72,11 @@ class SecondMoment:
         return self
 
     def merge(self, other: "SecondMoment") -> "SecondMoment":
-        """Both together, as if their keys had been streamed into one."""
+        """Sum over the keys of both, as if they had been streamed into one.
+
+        Raises:
+            ShapeError: if the widths differ.
+        """
         if self.total.shape != other.total.shape:
             raise ShapeError(
                 f"widths differ: {len(self.total)} and {len(other.total)}; merge equal sites only"
@@ -81,14 +85,18 @@ class SecondMoment:
         return SecondMoment(self.total + other.total, self.count + other.count, source)
 
     def save(self, path: Path) -> None:
-        """Write as safetensors with count and source, under a temporary name first."""
+        """Write as safetensors with count and source, atomically.
+
+        Raises:
+            ResourceError: if the file cannot be written; an earlier one is unchanged.
+        """
         with replacing(Path(path)) as temporary:
             about = {"count": str(self.count), "source": self.source}
             save_file({"total": self.total.cpu().contiguous()}, temporary, metadata=about)
 
     @classmethod
     def load(cls, path: Path) -> "SecondMoment":
-        """Read what `save` wrote.
+        """Read a file from `save`.
 
         Raises:
             ResourceError: if the file is missing, damaged or of another kind.
@@ -109,18 +117,22 @@ def key_statistics(
     window: int = 256,
     batch_size: int = 16,
 ) -> dict[int, SecondMoment]:
-    """Second moment of the keys of several layers over text, from disk when computed before.
+    """Second moment of the keys of several layers over text, read from disk if computed before.
 
     Args:
         model: the model as it is now; editing it changes the key of the cached result.
-        layers: which layers.
-        tokens: how many tokens to read, from the start of the texts.
+        layers: indices of the layers.
+        tokens: number of tokens to read, from the start of the texts.
         texts: default the embedded Wikipedia sample, every second article (the others stay held out).
         window: tokens per sequence; each text is cut into such windows.
         batch_size: sequences per forward pass.
 
     Returns:
         One SecondMoment per layer, on the model's device.
+
+    Raises:
+        ShapeError: if the texts hold fewer tokens than requested.
+        ResourceError: if a stored file is damaged or cannot be written.
     """
     embedded = f"wikipedia-sample {PINS['wikipedia-sample'].sha256[:12]}, even articles"
     source = embedded if texts is None else f"own texts {cache.digest(list(texts))[:12]}"
@@ -135,7 +147,7 @@ def key_statistics(
     found: dict[int, SecondMoment] = {}
     missing = []
     for layer in layers:
-        path = cache.cache_dir() / "statistics" / f"{cache.digest(key | {'layer': layer})[:32]}.safetensors"
+        path = cache_dir() / "statistics" / f"{cache.digest(key | {'layer': layer})[:32]}.safetensors"
         if path.exists():
             found[layer] = SecondMoment.load(path)
         else:
@@ -156,7 +168,7 @@ def collect(
     batch_size: int = 16,
     source: str = "",
 ) -> dict[int, SecondMoment]:
-    """Stream windows of token ids through the model, stopping after the highest of the layers."""
+    """Second moments over windows of token ids; a forward pass stops after the highest of the layers."""
     moments: dict[int, SecondMoment] = {}
     for blocks in _blocks(model, layers, windows, batch_size):
         for layer, keys in blocks.items():
@@ -174,20 +186,20 @@ def text_keys(
     window: int = 256,
     batch_size: int = 16,
 ) -> Iterator[Float[Tensor, "d_k b"]]:
-    """The keys that `key_statistics` sums, one block (d_k, b) per forward pass, in the order of the texts.
+    """Keys that `key_statistics` sums, one block (d_k, b) per forward pass, in the order of the texts.
 
-    Nothing is kept and nothing cached. Texts are cut into windows at the first block.
+    Nothing is cached. Texts are cut into windows when the first block is requested.
 
     Args:
         model: the model as it is now.
-        layer: whose keys.
-        tokens: how many keys, from the start of the texts.
+        layer: layer whose keys are read.
+        tokens: number of keys, from the start of the texts.
         texts: default as in `key_statistics`.
         window: tokens per sequence.
         batch_size: sequences per forward pass.
 
     Raises:
-        ShapeError: if the texts hold fewer tokens than asked for.
+        ShapeError: if the texts hold fewer tokens than requested.
     """
     windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
     for blocks in _blocks(model, [layer], windows, batch_size):
@@ -197,20 +209,21 @@ def text_keys(
 def _blocks(
     model: EditableModel, layers: Sequence[int], windows: Sequence[Sequence[int]], batch_size: int
 ) -> Iterator[dict[int, Tensor]]:
-    """Keys (d_k, b) of each layer at the real tokens of one batch of windows after the other."""
+    """Keys (d_k, b) of each layer at the real tokens, one batch of windows at a time."""
     sites = [Site(layer) for layer in layers]
     starts = range(0, len(windows), batch_size)
     for start in tqdm(starts, desc=f"key statistics, {len(layers)} layers", unit="batch"):
         batch = pad(model.tokenizer, windows[start : start + batch_size]).to(model.device)
         states = capture(model, batch, sites)
+        # (windows, t, d_k), of which the mask keeps b real tokens: (b, d_k) -> (d_k, b)
         yield {site.layer: states[site][batch.mask].T for site in states}
 
 
 def token_windows(model: EditableModel, texts: Sequence[str], tokens: int, window: int) -> list[list[int]]:
-    """Texts as windows of token ids, at most ``tokens`` in all.
+    """Texts cut into windows of token ids, exactly ``tokens`` ids in all.
 
     Raises:
-        ShapeError: if the texts hold fewer tokens than asked for.
+        ShapeError: if the texts hold fewer tokens than requested.
     """
     windows: list[list[int]] = []
     left = tokens

@@ -1,4 +1,4 @@
-"""Settings of how values are optimised and how context prefixes are sampled. Every field is checked."""
+"""Settings of the value optimisation and of the sampled context prefixes. Every field is checked."""
 
 from typing import Annotated, Literal
 
@@ -8,18 +8,18 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class TargetSettings:
-    """How values are optimised. Defaults are MEMIT's for GPT2-XL.
+    """Settings of the value optimisation. Defaults are MEMIT's for GPT2-XL.
 
     Attributes:
         steps: forward passes; the last one only evaluates, so there are ``steps − 1`` updates.
         lr: Adam's learning rate.
-        clamp: ‖δ‖ is kept within this many times the norm of the unedited state.
-        decay: weight of ‖δ‖/‖h₀‖² (norm over squared norm, as released), unit of h.
+        clamp: largest norm of δ, in units of the norm of the unedited state h₀.
+        decay: weight of ‖δ‖/‖h₀‖² (norm over squared norm, as released), in the unit of h.
         kl: weight of the KL divergence from the unedited next-token distribution.
-        stop_below: a request whose loss falls below this is done.
+        stop_below: a request is finished once its loss falls below this.
         reference: the unedited state h₀ that clamp and decay refer to and that δ is added to: the layer's
-            output ``hidden`` (MEMIT, AlphaEdit) or the edited map's output ``value`` (ROME). Both act alike
-            on the layers above, because the layer adds its MLP output to the stream.
+            output ``hidden`` (MEMIT, AlphaEdit) or the edited map's output ``value`` (ROME). Both have the
+            same effect on the layers above, because the layer adds its MLP output to the residual stream.
         loss_layer: read the loss from this layer's output instead of the last one's; None for the last.
     """
 
@@ -35,20 +35,20 @@ class TargetSettings:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class PreservingTargets(TargetSettings):
-    """Values optimised with a preservation loss beside the others: L_total = L_edit + β L_kp + decay.
+    """Settings with a preservation loss in addition to the others: L_total = L_edit + β L_kp + decay.
 
         L_kp = Σ over protected texts of ‖P x‖²       P: projector on one direction of the edit
 
-    x is the activation at a text's last token. The paper takes P on the input side of the edited map, and the
-    vector that its optimisation moves is on the output side; both readings are here. Settings without
-    protection are `TargetSettings` and stay as they are, in results and in keys of caches.
+    x is the activation at a text's last token. The paper puts P on the input side of the edited map, but the
+    vector that its optimisation changes is on the output side; both readings are available. Settings without
+    protection are `TargetSettings`: their results and cache keys do not change.
 
     Attributes:
-        protected: texts, for example names of entities that nothing is edited about.
+        protected: texts, for example names of entities that no edit is about.
         beta: β.
-        direction: ``delta``, P on δ, and ``value``, P on h₀ + δ: x is the state that δ moves, and L_kp pulls
-            at δ. ``key``, P on the fact's key, with x a key, as Eq. 1 has it: L_kp is then the same at every
-            δ, so that it cannot pull at it and only adds to the loss that is compared with ``stop_below``.
+        direction: ``delta``, P on δ, and ``value``, P on h₀ + δ: x is the state that δ changes, and L_kp has
+            a gradient in δ. ``key``, P on the fact's key, with x a key, as in Eq. 1: L_kp is then the same
+            at every δ; it has no gradient and only adds to the loss that is compared with ``stop_below``.
 
     Source: Diagnosing Hidden Instabilities, Eq. 1 and 2.
     """
@@ -60,12 +60,12 @@ class PreservingTargets(TargetSettings):
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class ContextSettings:
-    """Sampled context prefixes.
+    """Settings of the sampled context prefixes.
 
     Attributes:
-        count: sampled prefixes beside the empty one.
+        count: number of sampled prefixes, in addition to the empty one.
         length: tokens of each.
-        seed: of their generator.
+        seed: seed of their generator.
     """
 
     count: int = Field(default=5, ge=0)

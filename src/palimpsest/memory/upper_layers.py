@@ -1,8 +1,12 @@
-"""The part of a network that a moved hidden state can change, run alone: inside `palimpsest.memory.values`.
+"""Forward passes through only the layers and positions that a moved hidden state can change.
 
-A vector δ is added to one layer's output at the subject's last token. Everything up to that layer stays, and
-above it the keys and values that attention reads at positions before that token. Both are computed once; each
-pass then runs the upper layers on the few positions from there on, and the head only where a loss needs it.
+Used by `palimpsest.memory.values`, where a vector δ is added to one layer's output at the subject's last
+token. Activations up to that layer do not change, and neither do the keys and values that attention reads
+above it at earlier positions. Both are computed once; each pass then runs the upper layers on the few
+positions from the subject's last token on, and the head only where a loss needs it.
+
+Axes besides those of `palimpsest.types`: rows are sequences of the chunk, t their positions, q = t − column
+the positions from the subject's last token on, h key/value heads, and a the requests still active.
 """
 
 from collections.abc import Sequence
@@ -20,21 +24,21 @@ from palimpsest.types import EditRequest
 KL_PROMPT = "{} is a"
 
 IDLE_POSITIONS = 16
-"""KL positions for which one pass beats two: about where arithmetic takes as long as reading weights."""
+"""Most KL positions for which one pass beats two: where arithmetic takes about as long as reading weights."""
 
 
 class Rows:
     """All sequences of a chunk, aligned so that every subject ends in the same column.
 
-    Each request gives one row per context (prompt and target but its last token) and a last one for the KL
-    term (the subject in KL_PROMPT, cut after its last token).
+    Each request gives one row per context (prompt, and target without its last token) and a last one for the
+    KL term (KL_PROMPT filled with the subject, cut after the subject's last token).
 
     Attributes:
-        batch: rows × columns, padded on both sides.
-        column: where all subjects end.
-        request: row -> request (rows,).
-        kl_row: request -> its KL row (n,).
-        labels: target ids, flat; with `label_row`, `label_offset` (columns after `column`) and
+        batch: ids and mask (rows, t), padded on both sides.
+        column: column in which all subjects end.
+        request: request of each row (rows,).
+        kl_row: KL row of each request (n,).
+        labels: target ids, flat (labels,); with `label_row`, `label_offset` (columns after `column`) and
             `label_weight` (1 / tokens / contexts) of equal length.
     """
 
@@ -73,9 +77,10 @@ def _ints(values: Sequence[int], model: EditableModel) -> Int[Tensor, " k"]:
 
 
 def _aligned(sequences: Sequence[tuple[list[int], int]]) -> tuple[Batch, int]:
-    """Sequences side by side with the given index of each in one common column."""
+    """Sequences as one batch in which the given index of each lies in one common column."""
     column = max(end for _, end in sequences)
     width = column + max(len(ids) - end for ids, end in sequences)
+    # (rows, t) each
     ids_, mask = torch.zeros(len(sequences), width, dtype=torch.long), torch.zeros(len(sequences), width)
     for row, (ids, end) in enumerate(sequences):
         start = column - end
@@ -85,19 +90,21 @@ def _aligned(sequences: Sequence[tuple[list[int], int]]) -> tuple[Batch, int]:
 
 
 class _Prefix:
-    """Key/value states before the subject's last token, handed to attention as if it were a cache."""
+    """Attention keys and values before the subject's last token, passed to attention like a cache."""
 
     def __init__(self, states: dict[int, tuple[Tensor, Tensor]], rows: Tensor) -> None:
+        # (all rows, h, column, d_head) -> (rows, h, column, d_head)
         self.states = {layer: (k[rows], v[rows]) for layer, (k, v) in states.items()}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The prefix's states with those of the new positions behind them; nothing is stored."""
+        """The prefix's states followed by those of the new positions; nothing is stored."""
         k, v = self.states[layer]
+        # (rows, h, column, d_head) and (rows, h, q, d_head) -> (rows, h, column + q, d_head)
         return torch.cat([k, keys], 2), torch.cat([v, values], 2)
 
 
 class UpperLayers:
-    """The part of the network above the edited layer, on the positions that an edit can change."""
+    """The network above the edited layer, on the positions that an edit can change."""
 
     def __init__(self, model: EditableModel, rows: Rows, layer: int, last: int, reference: str) -> None:
         self.model, self.rows, self.layers = model, rows, range(layer + 1, last + 1)
@@ -109,16 +116,18 @@ class UpperLayers:
             watched(model, Site(layer, "value"), lambda x: seen.update(value=x)),
         ):
             past = run_body(model, batch, use_cache=True).past_key_values
-        self.hidden = seen["hidden"][:, column:].detach()
+        self.hidden = seen["hidden"][:, column:].detach()  # (rows, q, d_v)
+        # First row of each request (n,), the one of the first context; rows are sorted by request.
         first_row = torch.searchsorted(rows.request, torch.arange(len(rows.kl_row), device=model.device))
         # δ is optimised in float32 at least: Adam's small steps are lost in half precision.
         exact = torch.promote_types(self.hidden.dtype, torch.float32)
-        self.initial = seen[reference][first_row, column].detach().to(exact)
+        self.initial = seen[reference][first_row, column].detach().to(exact)  # (n, d_v)
+        # layer -> attention keys and values (rows, h, column, d_head)
         self.states = {
             i: (past.layers[i].keys[:, :, :column], past.layers[i].values[:, :, :column]) for i in self.layers
         }
-        self.positions = batch.positions[:, column:]
-        self.bias = _causal_bias(batch, column, self.hidden.dtype)
+        self.positions = batch.positions[:, column:]  # (rows, q)
+        self.bias = _causal_bias(batch, column, self.hidden.dtype)  # (rows, 1, q, t)
         self._prefixes: dict[str, tuple[Tensor, _Prefix]] = {}
 
     def losses(
@@ -126,41 +135,46 @@ class UpperLayers:
     ) -> tuple[Float[Tensor, " a"], Float[Tensor, "a vocabulary"]]:
         """NLL of the target (mean over contexts) and log-probabilities of the KL row, per active request."""
         rows, model = self.rows, self.model
-        wanted = torch.isin(rows.request, active)
+        wanted = torch.isin(rows.request, active)  # (rows,), True at the e edit rows of active requests
         wanted[rows.kl_row] = False
+        # (e, q, d_v) and (a, d_v), from row indices (e,) and (a,)
         hidden, of_kl = self._passes(wanted.nonzero()[:, 0], rows.kl_row[active], delta)
         place = torch.cumsum(wanted, 0) - 1  # row -> its place among the wanted ones
-        kept = wanted[rows.label_row]
-        at = (place[rows.label_row[kept]], rows.label_offset[kept])
-        log_p = _log_probabilities(model, torch.cat([hidden[at], of_kl]))
+        kept = wanted[rows.label_row]  # (labels,), True at the l labels of those rows
+        at = (place[rows.label_row[kept]], rows.label_offset[kept])  # (l,) each
+        log_p = _log_probabilities(model, torch.cat([hidden[at], of_kl]))  # (l + a, vocabulary)
         log_p, log_p_kl = log_p[: len(at[0])], log_p[len(at[0]) :]
+        # (l, vocabulary) gathered at (l, 1) -> (l,)
         picked = -log_p.gather(1, rows.labels[kept, None])[:, 0] * rows.label_weight[kept]
         total = torch.zeros(len(rows.kl_row), device=model.device, dtype=picked.dtype)
-        nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]
+        nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]  # (n,) -> (a,)
         return nll, log_p_kl
 
     def _passes(
         self, edits: Int[Tensor, " e"], kl: Int[Tensor, " a"], delta: Float[Tensor, "n d_v"]
     ) -> tuple[Float[Tensor, "e q d_v"], Float[Tensor, "a d_v"]]:
-        """Hidden states of the rows of the edits and, at their one position, of those of the KL term.
+        """Hidden states of the edit rows e at all q positions, and of the KL rows at their one position.
 
-        A pass on few positions takes as long as reading the weights, so few rows go through in one pass, the
-        KL rows as wide as the others; many go in two, without these idle positions.
+        A pass over few positions takes as long as reading the weights. Few rows therefore go through in one
+        pass, where the KL rows are as wide as the others; many go through in two, without idle positions.
         """
         width = self.hidden.shape[1]
         if len(kl) * width <= IDLE_POSITIONS:
-            hidden = self._run("both", torch.cat([edits, kl]), delta, width)
+            hidden = self._run("both", torch.cat([edits, kl]), delta, width)  # (e + a, q, d_v)
             return hidden[: len(edits)], hidden[len(edits) :, 0]
         return self._run("edits", edits, delta, width), self._run("kl", kl, delta, 1)[:, 0]
 
     def _run(
         self, name: str, chosen: Int[Tensor, " rows"], delta: Float[Tensor, "n d_v"], width: int
     ) -> Float[Tensor, "rows q d_v"]:
-        """The upper layers on some rows with their δ, on ``width`` positions from the subject's last one."""
+        """Upper layers on some rows with their δ, on ``width`` positions from the subject's last one on."""
         model, end = self.model, self.rows.column + width
+        # (rows, width, d_v), (rows, width)
         hidden, positions = self.hidden[chosen, :width], self.positions[chosen, :width]
+        # δ of each row's request, (rows, 1, d_v), added at the subject's last token.
         moved = hidden[:, :1] + delta[self.rows.request[chosen], None].to(hidden.dtype)
-        hidden = torch.cat([moved, hidden[:, 1:]], 1)
+        hidden = torch.cat([moved, hidden[:, 1:]], 1)  # (rows, width, d_v)
+        # bias (rows, 1, width, column + width)
         prefix, bias = self._prefix_of(name, chosen), self.bias[chosen, :, :width, :end]
         extra: dict[str, Any] = {model.family.past: prefix}
         if model.family.rotary is not None:
@@ -170,11 +184,11 @@ class UpperLayers:
             output = model.layer(layer)(
                 hidden, attention_mask=bias, position_ids=positions, use_cache=True, **extra
             )
-            hidden = first_tensor(output)
+            hidden = first_tensor(output)  # (rows, width, d_v)
         return hidden
 
     def _prefix_of(self, name: str, chosen: Tensor) -> _Prefix:
-        """Prefix states of the rows; requests only ever drop out, so as many rows are the same rows."""
+        """Cached prefix states of the rows: requests only drop out, so an equal number means equal rows."""
         held = self._prefixes.get(name)
         if held is None or len(held[0]) != len(chosen):
             held = self._prefixes[name] = (chosen, _Prefix(self.states, chosen))
@@ -187,9 +201,10 @@ def _log_probabilities(model: EditableModel, hidden: Float[Tensor, "k d_v"]) -> 
 
 
 def _causal_bias(batch: Batch, column: int, dtype: torch.dtype) -> Float[Tensor, "rows 1 q t"]:
-    """Additive attention mask of the positions from ``column`` on: 0 where attention may look."""
+    """Additive attention mask of the positions from ``column`` on: 0 where attention is allowed."""
     width = batch.ids.shape[1]
     index = torch.arange(width, device=batch.ids.device)
+    # (rows, 1, t) & (1, q, t) -> (rows, q, t): real tokens at or before the position
     allowed = batch.mask[:, None, :] & (index[None, :] <= index[column:, None])[None]
     bias = torch.zeros(allowed.shape, dtype=dtype, device=batch.ids.device)
-    return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+    return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]  # (rows, 1, q, t)

@@ -1,7 +1,7 @@
-"""Values to write: hidden states that make the model say the new object, optimised for many requests at once.
+"""Optimised values: hidden states that make the model predict the new object, for many requests at once.
 
 For each request a vector δ is added to one layer's output at the subject's last token, in every context, and
-Adam lowers the loss of the new object; what δ cannot change is computed once
+Adam minimises the loss of the new object. Everything that δ cannot change is computed once
 (`palimpsest.memory.upper_layers`).
 
 Loss of one request (as in the released MEMIT and AlphaEdit code; every term is a setting):
@@ -31,19 +31,19 @@ REVISION = 1
 """Part of the cache key; raise it when the same settings give other values than before."""
 
 TERM = "term "
-"""How the names of the loss's terms begin in the cache."""
+"""Prefix of the names of loss terms in the cache."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Optimised values.
+    """Optimised values of n facts.
 
     Attributes:
         values: h₀ + δ (d_v, n), the state each subject should reach.
         deltas: δ (d_v, n).
-        losses: total loss (n, steps); NaN after a request was done.
-        terms: what the total is made of, before weights (n, steps): ``nll``, ``kl``, ``decay`` and
-            ``preservation`` (L_kp). Kept where the settings are `PreservingTargets`, else empty.
+        losses: total loss (n, steps); NaN after a request has finished.
+        terms: parts of the total, before weights (n, steps): ``nll``, ``kl``, ``decay`` and
+            ``preservation`` (L_kp). Stored for `PreservingTargets`, else empty.
     """
 
     values: Float[Tensor, "d_v n"]
@@ -53,20 +53,20 @@ class Targets:
 
     @property
     def initial(self) -> Float[Tensor, "d_v n"]:
-        """h₀ (d_v, n), the states before."""
+        """Unedited states h₀ (d_v, n)."""
         return self.values - self.deltas
 
     def converged(self, below: float = 0.05, of: str = "total") -> Float[Tensor, " n"]:
-        """Updates made when a loss first fell below a threshold (n,), float64; NaN if it never did.
+        """Number of updates until a loss first fell below a threshold (n,), float64; NaN if it never did.
 
         Args:
-            below: 0.05 is the published one.
+            below: threshold; published: 0.05.
             of: the ``total`` loss (published: with β·L_kp in it), or one of the terms.
 
         Raises:
-            UnknownNameError: if that term was not kept.
-            ScoreError: if a request was done before its last step with the loss above the threshold, so that
-                nobody knows when it would have fallen below.
+            UnknownNameError: if that term was not stored.
+            ScoreError: if a request finished before its last step with the loss above the threshold, so that
+                the step at which it converges is unknown.
 
         Source: Diagnosing Hidden Instabilities, App. A.3 and Fig. 5.
         """
@@ -74,8 +74,8 @@ class Targets:
         if of not in traces:
             raise UnknownNameError("loss", of, list(traces))
         losses = traces[of]
-        hit = losses < below
-        cut = ~hit.any(1) & losses.isnan().any(1)
+        hit = losses < below  # (n, steps)
+        cut = ~hit.any(1) & losses.isnan().any(1)  # (n,)
         if cut.any():
             row = int(cut.nonzero()[0, 0])
             raise ScoreError(
@@ -83,11 +83,11 @@ class Targets:
                 f"{float(losses[row][losses[row].isfinite()][-1]):.3g}, above {below}; optimise with "
                 f"stop_below={below} or less"
             )
-        first = hit.double().argmax(1).double()
+        first = hit.double().argmax(1).double()  # (n,)
         return torch.where(hit.any(1), first, torch.nan)
 
     def of(self, columns: Sequence[int] | Int[Tensor, " k"]) -> "Targets":
-        """Those of some facts, in the given order."""
+        """Values of some facts, in the given order."""
         at = torch.as_tensor(columns, dtype=torch.long)
         terms = {name: trace[at] for name, trace in self.terms.items()}
         return Targets(self.values[:, at], self.deltas[:, at], self.losses[at], terms)
@@ -101,15 +101,15 @@ def optimise_targets(
     contexts: Sequence[str] = ("",),
     chunk: int = 16,
 ) -> Targets:
-    """Values of many requests, from disk when the same were computed on the same weights before.
+    """Optimise the values of many requests; read from disk if computed before on the same weights.
 
     Args:
         model: the model as it is now.
-        requests: n requests; they do not influence each other.
-        layer: whose output is moved.
+        requests: n requests; apart from rounding they do not influence each other.
+        layer: layer whose output is moved.
         settings: losses and steps.
         contexts: prefixes, the empty one first; h₀ is read in the first.
-        chunk: requests optimised together; changes memory, not results.
+        chunk: requests optimised together; changes memory, and results only by rounding.
 
     Raises:
         NonFiniteError: if a loss becomes NaN or infinite; names the request.
@@ -131,7 +131,7 @@ def optimise_targets(
     }
 
     def compute() -> dict[str, Tensor]:
-        # Requests with as much text behind the subject go together: a chunk is as wide as its widest row.
+        # Requests with similarly long text after the subject go together: the widest row sets the width.
         behind = [len(r.prompt.split(SLOT)[1]) + len(r.target) for r in requests]
         order = sorted(range(len(requests)), key=behind.__getitem__)
         parts, bar = [], tqdm(total=len(requests), desc="optimising values", unit="fact")
@@ -140,11 +140,12 @@ def optimise_targets(
             parts.append(_optimise_chunk(model, some, layer, last, settings, contexts))
             bar.update(len(some))
         bar.close()
-        back = torch.argsort(torch.tensor(order))
+        back = torch.argsort(torch.tensor(order))  # (n,), the inverse permutation
         return {name: torch.cat([p[name] for p in parts])[back] for name in parts[0]}
 
     found = cache.tensors("targets", key, compute)
     found = {name: tensor.to(model.device) for name, tensor in found.items()}
+    # Stored as rows (n, d_v), returned as columns (d_v, n); losses stay (n, steps).
     values, deltas, losses = (found["initial"] + found["delta"]).T, found["delta"].T, found["losses"]
     terms = {name.removeprefix(TERM): t for name, t in found.items() if name.startswith(TERM)}
     return Targets(values, deltas, losses, terms)
@@ -160,23 +161,23 @@ def _optimise_chunk(
 ) -> dict[str, Tensor]:
     rows = Rows(model, requests, contexts)
     upper = UpperLayers(model, rows, layer, last, settings.reference)
-    initial = upper.initial
-    limit = settings.clamp * initial.norm(dim=1, keepdim=True)
+    initial = upper.initial  # (n, d_v), and so are delta and final
+    limit = settings.clamp * initial.norm(dim=1, keepdim=True)  # (n, 1)
     delta = torch.zeros_like(initial, requires_grad=True)
     final = torch.zeros_like(initial)
     protected = None
     if isinstance(settings, PreservingTargets):
         protected = _Protected(model, requests, layer, settings, contexts, initial)
-    losses = torch.full((len(requests), settings.steps), float("nan"))
+    losses = torch.full((len(requests), settings.steps), float("nan"))  # (n, steps)
     terms: dict[str, Tensor] = {}
     adam = torch.optim.Adam([delta], lr=settings.lr)
     active = torch.arange(len(requests), device=model.device)
-    before = None  # log-probabilities of the KL prompt without an edit
+    before = None  # log-probabilities of the KL prompt without an edit (n, vocabulary)
     for step in range(settings.steps):
-        nll, log_p = upper.losses(delta, active)
+        nll, log_p = upper.losses(delta, active)  # (a,), (a, vocabulary)
         before = log_p.detach() if before is None else before
-        kl = (before[active].exp() * (before[active] - log_p)).sum(1)
-        size = delta[active].norm(dim=1) / initial[active].norm(dim=1).square()
+        kl = (before[active].exp() * (before[active] - log_p)).sum(1)  # (a,)
+        size = delta[active].norm(dim=1) / initial[active].norm(dim=1).square()  # (a,)
         loss = nll + settings.kl * kl + settings.decay * size
         if protected is not None:
             energy = protected.energy(delta, active)
@@ -195,12 +196,13 @@ def _optimise_chunk(
         adam.step()
         active = active[going]
         with torch.no_grad():
+            # (n, d_v) times (n, 1): projection onto the ball of radius clamp·‖h₀‖
             delta.mul_((limit / delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
     return {"initial": initial, "delta": final, "losses": losses, **terms}
 
 
 class _Protected:
-    """L_kp of each request of a chunk: energy of protected activations along what its edit is made of."""
+    """L_kp of each request of a chunk: energy of protected activations along one direction of its edit."""
 
     def __init__(
         self,
@@ -213,15 +215,15 @@ class _Protected:
     ) -> None:
         self.beta, self.direction, self.initial = settings.beta, settings.direction, initial
         site = Site(layer, "key" if settings.direction == "key" else settings.reference)
-        self.states = last_states(model, settings.protected, site).to(initial)
+        self.states = last_states(model, settings.protected, site).to(initial)  # (m, d)
         if settings.direction == "key":
-            self.keys = subject_keys(model, requests, layer, contexts).T.to(initial)
+            self.keys = subject_keys(model, requests, layer, contexts).T.to(initial)  # (n, d_k)
 
     def energy(self, delta: Float[Tensor, "n d_v"], active: Int[Tensor, " a"]) -> Float[Tensor, " a"]:
-        """Σ‖Px‖² with P the projector on δ, on h₀ + δ, or on the key."""
+        """Σ‖Px‖² (a,) with P the projector on δ, on h₀ + δ, or on the key."""
         if self.direction == "key":
             return line_energy(self.keys[active], self.states)
-        along = delta if self.direction == "delta" else self.initial + delta
+        along = delta if self.direction == "delta" else self.initial + delta  # (n, d_v)
         return line_energy(along[active], self.states)
 
 

@@ -1,1 +1,1 @@
-"""The language model: loading, tokens, activations, edits in force, sampling. Imports the ground alone."""
+"""Language models: loading, tokens, activations, applied edits, sampling. Imports only ground modules."""

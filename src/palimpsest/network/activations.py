@@ -1,4 +1,4 @@
-"""Read tensors at sites of a network during a forward pass, and stop the pass once all were read."""
+"""Forward passes that read activations at chosen sites, stopping after the last, or that share a prefix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,18 +16,18 @@ _ORDER = {"key": 0, "value": 1, "hidden": 2}
 
 
 class _Stop(Exception):  # noqa: N818 -- a signal, not an error
-    """Ends a forward pass after the last wanted site."""
+    """Ends a forward pass after the last requested site."""
 
 
 def capture(
     model: EditableModel, batch: Batch, sites: Sequence[Site], stop: bool = True
 ) -> dict[Site, Float[Tensor, "b t d"]]:
-    """Run the model on a batch and return what passed each site.
+    """Run the model on a batch and return the activations at each site.
 
     Args:
         model: the model, edited or not.
         batch: token ids and mask, padded on either side.
-        sites: what to read; any order.
+        sites: sites to read, in any order.
         stop: end the pass after the last site, so that layers above cost nothing.
 
     Returns:
@@ -61,7 +61,7 @@ def capture(
 
 
 def run_body(model: EditableModel, batch: Batch, **kwargs: Any) -> Any:
-    """Forward pass without the output head; a stop raised by a reader ends it quietly."""
+    """Forward pass without the output head; None if a reader stopped it. ``kwargs`` go to the network."""
     body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
     try:
         return body(
@@ -72,9 +72,9 @@ def run_body(model: EditableModel, batch: Batch, **kwargs: Any) -> Any:
 
 
 def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
-    """Tokens that all rows begin with because they stand behind the model's context; none without one.
+    """Longest common token prefix of all rows where the model has a context installed; else none.
 
-    Each row keeps a token of its own.
+    At least one token of each row is left outside the prefix.
     """
     if not model.context:
         return []
@@ -85,25 +85,25 @@ def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]
 
 
 def read_once(model: EditableModel, prefix: Sequence[int], rows: int) -> Any:
-    """The key/value cache of a prefix that many rows share, computed for one of them and repeated."""
-    ids = torch.tensor([list(prefix)], device=model.device)
+    """Key/value cache of a prefix that many rows share, computed for one row and repeated."""
+    ids = torch.tensor([list(prefix)], device=model.device)  # (1, p)
     with torch.no_grad():
         cache = run_body(model, Batch(ids, torch.ones_like(ids).bool()), use_cache=True).past_key_values
-    cache.batch_repeat_interleave(rows)
+    cache.batch_repeat_interleave(rows)  # (1, heads, p, d_head) -> (rows, heads, p, d_head) in each layer
     return cache
 
 
 def run_behind(model: EditableModel, prefix: Sequence[int], batch: Batch) -> Float[Tensor, "b t d_v"]:
-    """Last hidden states of a batch whose rows stand behind a shared prefix, which is read once.
+    """Last hidden states (b, t, d_v) of rows that follow a shared prefix, which is read once.
 
     Args:
         model: the model, edited or not.
         prefix: token ids; may be empty.
-        batch: what follows it in each row, padded on either side.
+        batch: ids that follow it in each row, padded on either side.
     """
     if not prefix:
         return run_body(model, batch, use_cache=False).last_hidden_state
-    whole = batch.behind(prefix)
+    whole = batch.behind(prefix)  # mask and positions (b, p + t); ids and positions passed on are (b, t)
     body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
     return body(
         input_ids=batch.ids,
@@ -116,7 +116,7 @@ def run_behind(model: EditableModel, prefix: Sequence[int], batch: Batch) -> Flo
 
 @contextmanager
 def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call ``read`` with the tensor at a site in every forward pass inside the block."""
+    """Call ``read`` with the activations at a site in every forward pass inside the block."""
     module = model.layer(site.layer) if site.part == "hidden" else model.projection(site.layer)
     handle = _attach(module, site, read)
     try:
@@ -134,5 +134,5 @@ def _attach(
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The hidden states of a layer's output, which is a tensor or a tuple that starts with it."""
+    """Hidden states of a layer's output, which is a tensor or a tuple that starts with it."""
     return output[0] if isinstance(output, tuple) else output

@@ -1,8 +1,8 @@
-"""Put an edit into a model: for the length of a block (`installed`) or for good (`commit`).
+"""Application of an edit to a model: inside a block (`installed`) or permanently (`commit`).
 
-Both check first and write afterwards, so that a refused edit leaves every weight as it was. An edit adds to
-weights (`WeightDelta`), or leaves them alone and puts a text before whatever the model is asked
-(`PromptContext`); who evaluates a model need not know which.
+Both check before they write, so that a refused edit leaves every weight unchanged. An edit either adds
+matrices to weights (`WeightDelta`) or changes no weight and places a text before every prompt
+(`PromptContext`); code that evaluates a model need not distinguish them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ from palimpsest.network.model import EditableModel, fingerprint, read_weight, wr
 
 @dataclass(frozen=True)
 class WeightDelta:
-    """An edit that adds a matrix to some layers' edited weight.
+    """Edit that adds a matrix to the edited weight of some layers.
 
     Attributes:
         deltas: layer -> Δ (d_v, d_k), float64.
         base: fingerprint of the model it was made for; empty to skip the check.
-        notes: how it came about: method, settings, conditions, losses; JSON-able.
+        notes: origin of the edit: method, settings, conditions, losses; JSON-able.
     """
 
     deltas: Mapping[int, Float[Tensor, "d_v d_k"]]
@@ -39,16 +39,16 @@ class WeightDelta:
 
 @dataclass(frozen=True)
 class PromptContext:
-    """An edit that changes no weight: a text before every prompt the model is asked while it is installed.
+    """Edit that changes no weight: a text placed before every prompt while it is installed.
 
-    Prompts are what is asked and continued (`palimpsest.network.model.EditableModel.encode`). What is read to
-    edit
-    or to measure the weights is no prompt: keys, second moments, values, held-out text.
+    A prompt is a text that the model is to answer or continue
+    (`palimpsest.network.model.EditableModel.encode`). Text read to edit or to measure the weights is no
+    prompt: that of keys, second moments and values, and held-out text.
 
     Attributes:
-        text: what stands before a prompt, its last space or line end included.
+        text: text before a prompt, its last space or line end included.
         base: fingerprint of the model it was made for; empty to skip the check.
-        notes: how it came about; JSON-able.
+        notes: origin of the edit; JSON-able.
     """
 
     text: str
@@ -56,7 +56,7 @@ class PromptContext:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def norm(self) -> float:
-        """0: no weight changes."""
+        """0, because no weight changes."""
         return 0.0
 
 
@@ -65,10 +65,10 @@ Edit = WeightDelta | PromptContext
 
 @contextmanager
 def installed(model: EditableModel, edit: Edit) -> Iterator[EditableModel]:
-    """The model with the edit inside the block; every bit is restored on leaving, also after an error.
+    """Apply the edit inside the block; every bit is restored at its end, also after an error.
 
     Raises:
-        NonFiniteError, ShapeError, ModelError: as `commit`; the weights are then untouched.
+        NonFiniteError, ShapeError, ModelError: as `commit`; the weights are then unchanged.
     """
     if isinstance(edit, PromptContext):
         with _asked_behind(model, edit):
@@ -82,7 +82,7 @@ def installed(model: EditableModel, edit: Edit) -> Iterator[EditableModel]:
 
 @contextmanager
 def _asked_behind(model: EditableModel, edit: PromptContext) -> Iterator[None]:
-    """Prompts stand behind the edit's text, which stands behind one that is installed already."""
+    """Prompts follow the edit's text, which follows the context that is already installed."""
     _require_base(model, edit)
     before = model.context
     try:
@@ -94,7 +94,7 @@ def _asked_behind(model: EditableModel, edit: PromptContext) -> Iterator[None]:
 
 @contextmanager
 def restored(model: EditableModel, layers: Iterable[int]) -> Iterator[None]:
-    """Whatever the block writes into these layers' weights, every bit is put back on leaving it."""
+    """Restore every bit of these layers' weights at the end of the block, whatever it wrote to them."""
     before = {layer: read_weight(model, layer).clone() for layer in layers}
     try:
         yield
@@ -102,11 +102,16 @@ def restored(model: EditableModel, layers: Iterable[int]) -> Iterator[None]:
         _write(model, before)
 
 
-def commit(model: EditableModel, edit: Edit) -> None:
-    """Add the edit to the model's weights for good.
+def commit(model: EditableModel, edit: Edit, *, made_here: bool = False) -> None:
+    """Add the edit to the model's weights permanently.
+
+    Args:
+        model: model that the edit was made for.
+        edit: an edit of weights.
+        made_here: skip the fingerprint check, for an edit that was just made for these very weights.
 
     Raises:
-        NonFiniteError: if a delta, or the weight it leads to, holds NaN or infinity.
+        NonFiniteError: if a delta, or the resulting weight, holds NaN or infinity.
         ShapeError: if a delta has another shape than the weight.
         ModelError: if the edit was made for a model with other weights, or is a context.
     """
@@ -115,7 +120,7 @@ def commit(model: EditableModel, edit: Edit) -> None:
             "this edit is a text before the prompts, which no weight can keep; use it with installed(model, "
             "edit), or commit an edit of weights"
         )
-    _write(model, _updated_weights(model, edit))
+    _write(model, _updated_weights(model, edit, checked=made_here))
 
 
 def _require_base(model: EditableModel, edit: Edit) -> None:
@@ -127,8 +132,9 @@ def _require_base(model: EditableModel, edit: Edit) -> None:
         )
 
 
-def _updated_weights(model: EditableModel, edit: WeightDelta) -> dict[int, Tensor]:
-    _require_base(model, edit)
+def _updated_weights(model: EditableModel, edit: WeightDelta, *, checked: bool = False) -> dict[int, Tensor]:
+    if not checked:
+        _require_base(model, edit)
     return {layer: _updated(model, layer, delta) for layer, delta in edit.deltas.items()}
 
 

@@ -1,8 +1,8 @@
-"""Sentence embedders: texts in, vectors out, the same text always to the same bits.
+"""Sentence embedders: texts in, vectors out, with identical vectors for equal texts of one call.
 
-The embedded one is all-MiniLM-L6-v2 (384 dimensions, unit length), run by sentence-transformers as its
-authors do. Nothing is ever fetched from a hub: another embedder is a folder that sentence-transformers can
-read, or the id of one that is in the local hub cache already.
+The embedded one is all-MiniLM-L6-v2 (384 dimensions, unit norm), run by sentence-transformers as by its
+authors. Nothing is ever fetched from a hub: another embedder is a folder that sentence-transformers can read,
+or the id of one that is already in the local hub cache.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Embedder:
     """A sentence embedder, from `embedder`.
 
     Attributes:
-        name: the name or folder it was loaded by.
+        name: name or folder it was loaded by.
         net: the SentenceTransformer.
         batch_size: texts per forward pass.
     """
@@ -38,16 +38,16 @@ class Embedder:
     batch_size: int = 64
 
     def __call__(self, texts: Sequence[str]) -> Float64[Tensor, "n d"]:
-        """Embeddings of texts, one row each, on the CPU in float64.
+        """Embeddings of texts (n, d), one row each, on the CPU in float64.
 
-        Texts that are equal are embedded once, so their rows are equal to the last bit. The empty text has an
+        Equal texts are embedded once, so their rows are equal to the last bit. The empty text has an
         embedding like any other.
 
         Args:
-            texts: any number, each of any length; what is longer than the embedder's context is cut off.
+            texts: any number, each of any length; tokens beyond the embedder's context are cut off.
 
         Raises:
-            ScoreError: if a text is not a text.
+            ScoreError: if an entry is not a string.
             NonFiniteError: if an embedding is not finite.
         """
         wrong = [text for text in texts if not isinstance(text, str)]
@@ -63,16 +63,16 @@ class Embedder:
             raise NonFiniteError(
                 f"{self.name} gives NaN or infinity; its weights are damaged, so fetch them again"
             )
-        return found.double().cpu()[[rows[text] for text in texts]]
+        return found.double().cpu()[[rows[text] for text in texts]]  # (distinct, d) -> (n, d)
 
     @property
     def dimensions(self) -> int:
-        """Length of an embedding."""
+        """Number of dimensions of an embedding."""
         return int(self.net.get_embedding_dimension())
 
     @cached_property
     def digest(self) -> str:
-        """A hash of what decides an embedding: modules, weights, context, and how a probe is split."""
+        """Hash of what determines an embedding: modules, weights, context size, tokens of a probe text."""
         total = hashlib.sha256(f"{self.net} {self.net.max_seq_length}".encode())
         total.update(str(self.net.tokenizer(PROBE)["input_ids"]).encode())
         for name, tensor in sorted(self.net.state_dict().items()):
@@ -90,7 +90,7 @@ def embedder(
         name: ``minilm`` (embedded), a folder that sentence-transformers can read, or a hub id in the local
             cache of the hub.
         batch_size: texts per forward pass.
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
         UnknownNameError: if the name is none of the three.

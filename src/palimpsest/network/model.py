@@ -1,7 +1,7 @@
-"""Language models seen the way an editor sees them: layers, sites, and weights as W (d_v, d_k).
+"""Language models as an editor sees them: layers, sites, and weights as W (d_v, d_k).
 
-A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matrix transposed; that is
-handled in `read_weight` and `write_weight` and nowhere else.
+A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matrix transposed; only
+`read_weight` and `write_weight` handle this.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest import resources
-from palimpsest.cache import cache_dir, digest
+from palimpsest.cache import digest
 from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
 from palimpsest.files import file_sha256, new_folder
 from palimpsest.network.tokens import encode, pad
+from palimpsest.paths import cache_dir
 
 Part = Literal["key", "value", "hidden"]
 
@@ -28,15 +29,15 @@ PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and 
 
 @dataclass(frozen=True)
 class Family:
-    """Where an architecture keeps what editors need; paths are module names.
+    """Names of the modules that editors need in an architecture.
 
     Attributes:
         layers: the list of decoder layers.
         value_projection: inside a layer, the linear map whose weight is edited (input: keys).
         norm: the final norm before the head.
         head: the output embedding.
-        rotary: module giving rotary position embeddings from positions, or None.
-        past: argument by which a layer takes the key/value states before its positions.
+        rotary: module that computes rotary position embeddings from positions, or None.
+        past: argument by which a layer takes the key/value states of earlier positions.
     """
 
     layers: str
@@ -77,9 +78,8 @@ class EditableModel:
         net: the Hugging Face network, in evaluation mode, parameters frozen.
         tokenizer: its fast tokenizer.
         family: row of FAMILIES.
-        name: the name or path it was loaded by.
-        context: text before every prompt that the model is asked; set by
-            `palimpsest.network.apply.installed`.
+        name: name or path it was loaded by.
+        context: text before every prompt; set by `palimpsest.network.apply.installed`.
     """
 
     net: Any
@@ -95,11 +95,11 @@ class EditableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return torch.device(next(self.net.parameters()).device)
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt as the model is asked it, behind the context where one is installed."""
+        """Ids of a prompt, after the context where one is installed."""
         return encode(self.tokenizer, self.context + prompt)
 
     def layer(self, index: int) -> nn.Module:
@@ -113,7 +113,7 @@ class EditableModel:
         return self.net.get_submodule(f"{self.family.layers}.{index}")
 
     def projection(self, layer: int) -> nn.Module:
-        """The module whose weight is edited in a layer."""
+        """Module whose weight is edited in a layer."""
         return self.layer(layer).get_submodule(self.family.value_projection)
 
     def weight_name(self, layer: int) -> str:
@@ -129,8 +129,8 @@ def load(
 
     Args:
         name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, or a hub id.
-        dtype: of the weights; default float32 on CPU and the checkpoint's own on other devices.
-        device: where to put it.
+        dtype: dtype of the weights; default float32 on CPU and the checkpoint's own on other devices.
+        device: device to load it to.
 
     Raises:
         UnknownNameError: if the name is none of the three.
@@ -158,7 +158,7 @@ def load(
 
 
 def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
-    """An already loaded network as an EditableModel; freezes its parameters.
+    """Wrap a loaded network as an EditableModel; freezes its parameters.
 
     Raises:
         ModelError: if the architecture has no row in FAMILIES, or the row does not fit.
@@ -178,7 +178,7 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
 
 
 def unpacked_model() -> Path:
-    """The embedded model as a folder of float32 safetensors, made from the GGUF file once.
+    """Folder of the embedded model as float32 safetensors, converted from the GGUF file once.
 
     Raises:
         ResourceError: if the resource cannot be fetched or the folder was damaged.
@@ -207,22 +207,22 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
 
 
 def read_weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:
-    """The edited weight of a layer as W (d_v, d_k); a view, do not write to it."""
+    """Edited weight of a layer as W (d_v, d_k); a view, do not write to it."""
     module = model.projection(layer)
     return module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
 
 
 def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_k"]) -> None:
-    """Overwrite the edited weight of a layer in place, given as (d_v, d_k)."""
+    """Overwrite the edited weight of a layer in place with W (d_v, d_k)."""
     with torch.no_grad():
         read_weight(model, layer).copy_(weight)
 
 
 def fingerprint(model: EditableModel) -> str:
-    """A hash of all weights as they are now, edits included, and of how a text is split and asked.
+    """Hash of all present weights, edits included, of how a text is tokenised, and of the context.
 
-    Exact integer checksums of the bits by row and by column, weighted by position, so it does not depend on
-    the number of threads and costs one pass over the weights on whatever device they are. It guards
+    It uses exact integer checksums of the bits by row and by column, weighted by position. It therefore does
+    not depend on the number of threads, and needs one pass over the weights on their device. It guards
     against mistakes, not against forgery.
     """
     sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
@@ -232,7 +232,7 @@ def fingerprint(model: EditableModel) -> str:
 
 
 def _checksum(parameter: Tensor) -> list[int]:
-    flat = parameter.detach().reshape(parameter.shape[0], -1)
+    flat = parameter.detach().reshape(parameter.shape[0], -1)  # (rows, columns); a vector is (rows, 1)
     bits = flat.view(torch.int32 if flat.element_size() == 4 else torch.int16)
     rows, columns = bits.sum(1, dtype=torch.int64), bits.sum(0, dtype=torch.int64)
     weigh = [torch.arange(1, len(s) + 1, device=s.device) for s in (rows, columns)]
@@ -240,7 +240,7 @@ def _checksum(parameter: Tensor) -> list[int]:
 
 
 def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str:
-    """The prompt continued greedily, as text; a context that it stands behind is left out."""
+    """Prompt with its greedy continuation, as text; an installed context is removed."""
     batch = pad(model.tokenizer, [model.encode(prompt)]).to(model.device)
     with torch.no_grad():
         ids = model.net.generate(
@@ -254,7 +254,7 @@ def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str
 
 
 def describe(model: EditableModel) -> dict[str, str]:
-    """Name, fingerprint, precision and place of a model, for the provenance of a record."""
+    """Name, fingerprint, dtype and device of a model, for the provenance of a record."""
     dtype = str(next(model.net.parameters()).dtype).removeprefix("torch.")
     return {
         "name": model.name,

@@ -1,11 +1,12 @@
-"""Texts sampled from a model, many prompts at once, each with random numbers of its own.
+"""Sampling of texts from a model in batches, where each prompt has its own random numbers.
 
-A sample is decided by the seed, its prompt and how often that prompt came before in the list, not by the
-other prompts, their order or the batch size. Only the last bits of a batched product differ, which can turn a
-choice that falls on the very edge between two tokens. The global random state is neither read nor changed.
+A sample depends on the seed, its prompt and how often that prompt came before in the list, not on the other
+prompts, their order or the batch size. Only the last bits of a batched product differ between batches, which
+can change a draw that falls exactly on the edge between two tokens. The global random state is neither read
+nor changed.
 
-A prompt that is repeated is read once: its samples start from copies of one key/value cache. Rows that have
-ended leave the batch.
+A repeated prompt is read once: its samples start from copies of one key/value cache. Finished rows leave the
+batch.
 """
 
 from collections import Counter
@@ -30,7 +31,7 @@ _FIRST_CANDIDATES = 64
 
 @dataclass(frozen=True)
 class _Choice:
-    """How the next token is drawn; see `sample`."""
+    """Settings of the draw of the next token; see `sample`."""
 
     top_k: int | None
     top_p: float
@@ -48,31 +49,31 @@ def sample(
     temperature: float = 1.0,
     names: Sequence[str] | None = None,
 ) -> list[str]:
-    """Continuations of prompts, without the prompts.
+    """Sample continuations of prompts, without the prompts.
 
-    A token is drawn among the ``top_k`` likeliest, reduced to the fewest of them that hold ``top_p`` of their
-    probability together. A prompt given m times has m samples of its own; the first of them are the same
-    whatever m is. A text ends early at the tokenizer's end token.
+    A token is drawn among the ``top_k`` likeliest, reduced to the fewest of them that together hold ``top_p``
+    of their probability. A prompt given m times has m independent samples; the first ones do not depend on m.
+    A text ends early at the tokenizer's end token.
 
     Args:
         model: the model, edited or not.
-        prompts: texts to continue, also repeated.
-        tokens: new tokens of each, at most.
-        top_k: how many tokens to draw from; None for all, 1 for the likeliest.
-        seed: of all draws.
+        prompts: texts to continue; may repeat.
+        tokens: largest number of new tokens of each.
+        top_k: number of tokens to draw from; None for all, 1 for the likeliest.
+        seed: seed of all draws.
         batch_size: prompts per forward pass.
         top_p: share of the probability to draw from, in (0, 1]; below 1 this is nucleus sampling (Holtzman
             et al. 2020).
         temperature: divides the logits; above 0.
-        names: one per prompt, which decide its random numbers in its place: two prompts of one name, asked
+        names: one per prompt, used instead of it to seed its random numbers: two prompts of one name, given
             in two calls, are drawn with the same numbers.
 
     Returns:
-        One text per prompt, in their order: what follows the prompt, usually beginning with a space.
+        One text per prompt, in their order: the continuation, which usually begins with a space.
 
     Raises:
-        ScoreError: if a number makes no sense, a prompt gives no token, prompt and continuation are longer
-            than the model's context, or there are not as many names as prompts.
+        ScoreError: if a setting is out of range, a prompt gives no token, prompt and continuation exceed the
+            model's context, or there are not as many names as prompts.
         NonFiniteError: if the model gives NaN.
     """
     rows = [model.encode(prompt) for prompt in prompts]
@@ -92,10 +93,12 @@ def passages(
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[str]:
-    """Prompts with their continuation, ``length`` tokens together: what the field scores fluency on.
+    """Prompts with their continuation, together ``length`` tokens: the texts on which fluency is scored.
 
-    Source: the generation tests of ROME, MEMIT and AlphaEdit: one sample a prompt, top 5, at most 100 tokens
-    with the prompt. They go on after an end token; here it ends the text. Arguments and errors as `sample`.
+    Arguments and errors as `sample`.
+
+    Source: the generation tests of ROME, MEMIT and AlphaEdit: one sample per prompt, top 5, at most 100
+    tokens including the prompt. Those continue after an end token; here it ends the text.
     """
     rows = [model.encode(prompt) for prompt in prompts]
     new = [length - len(encode(model.tokenizer, prompt)) for prompt in prompts]  # a context does not count
@@ -112,7 +115,7 @@ def _sample(
     choice: _Choice,
     batch_size: int,
 ) -> list[str]:
-    """Continue each row of token ids by at most one token per number; rows of like length run together."""
+    """Continue each row of token ids by at most one token per number; rows of similar length run together."""
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), rows[row]))
     texts = [""] * len(rows)
     for first in tqdm(range(0, len(order), batch_size), desc="sampling", unit="batch", leave=False):
@@ -145,16 +148,18 @@ def _continue(
     distinct = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, rows)))}
     prefix = context_of(model, list(distinct))
     rest = pad(model.tokenizer, [ids[len(prefix) :] for ids in distinct], side="left").to(model.device)
-    batch = rest.behind(prefix)
+    batch = rest.behind(prefix)  # (distinct, p + t)
+    # (rows, most new tokens), padded at the end
     uniforms = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(model.device)
     cache = read_once(model, prefix, len(distinct)) if prefix else None
-    logits, cache = _step(model, rest.ids, batch, cache)
+    logits, cache = _step(model, rest.ids, batch, cache)  # logits (distinct, v)
     alive = list(range(len(rows)))
     places = [distinct[tuple(ids)] for ids in rows]  # of the rows alive, in the last forward pass
     new: list[list[int]] = [[] for _ in rows]
     for step in range(uniforms.shape[1]):
         if step:
-            logits, cache = _step(model, batch.ids[:, -1:], batch, cache)
+            logits, cache = _step(model, batch.ids[:, -1:], batch, cache)  # from ids (alive, 1): (alive, v)
+        # (alive, v) and (alive,) -> (alive,); the first logits have one row per distinct prompt.
         ids = draw(logits[places], uniforms[alive, step], choice.top_k, choice.top_p, choice.temperature)
         drawn = ids.tolist()
         going = [i for i, token in enumerate(drawn) if token != model.tokenizer.eos_token_id]
@@ -166,14 +171,14 @@ def _continue(
         alive, places = [alive[i] for i in going], [places[i] for i in going]
         if places != list(range(len(batch.ids))):
             cache.batch_select_indices(torch.tensor(places, device=model.device))
-        batch = _longer(batch, places, ids[going])
+        batch = _longer(batch, places, ids[going])  # (going, t + 1)
         places = list(range(len(alive)))
     return new
 
 
 def _longer(batch: Batch, rows: list[int], ids: Int[Tensor, " b"]) -> Batch:
-    """These rows of a batch with one more token each."""
-    ids = ids[:, None]
+    """These rows of a batch, each with one more token (b, t + 1)."""
+    ids = ids[:, None]  # (b, 1)
     return Batch(
         torch.cat([batch.ids[rows], ids], 1), torch.cat([batch.mask[rows], torch.ones_like(ids).bool()], 1)
     )
@@ -182,7 +187,7 @@ def _longer(batch: Batch, rows: list[int], ids: Int[Tensor, " b"]) -> Batch:
 def _step(
     model: EditableModel, ids: Int[Tensor, "b t"], batch: Batch, cache: Any
 ) -> tuple[Float[Tensor, "b v"], Any]:
-    """Logits of the token after the batch, whose last columns ``ids`` the cache does not hold yet."""
+    """Logits of the token after the batch; ``ids`` are its last columns, not yet in the cache."""
     with torch.no_grad():
         out = model.net(
             input_ids=ids,
@@ -192,7 +197,7 @@ def _step(
             use_cache=True,
             logits_to_keep=1,
         )
-    logits = out.logits[:, -1].float()
+    logits = out.logits[:, -1].float()  # (b, 1, v) -> (b, v)
     if logits.isnan().any():
         raise NonFiniteError(
             f"{model.name} gives NaN while sampling: its weights hold NaN or infinity or its activations "
@@ -208,10 +213,11 @@ def draw(
     top_p: float = 1.0,
     temperature: float = 1.0,
 ) -> Int[Tensor, " b"]:
-    """One token a row, by the inverse of its distribution function at u.
+    """Draw one token per row, by inverting its distribution function at u.
 
-    Tokens are sorted by falling probability and cut to ``top_k`` and then to the fewest that hold ``top_p``
-    of what is left; the one drawn is the first whose cumulative probability exceeds u times that of all kept.
+    Tokens are sorted by decreasing probability and cut to ``top_k``, then to the fewest that hold ``top_p``
+    of the remaining probability. The token drawn is the first whose cumulative probability exceeds u times
+    that of all kept.
     Example: probabilities 0.5, 0.3, 0.2 give the first for u < 0.5, the second for u < 0.8; with top_p = 0.6
     the third is cut, and the second comes from u = 0.625.
 
@@ -221,21 +227,24 @@ def draw(
     Args:
         logits: any finite numbers (b, vocabulary).
         uniform: numbers in [0, 1) (b,).
-        top_k: None for all.
-        top_p: in (0, 1].
-        temperature: above 0.
+        top_k: number of tokens to draw from; None for all.
+        top_p: share of their probability to draw from, in (0, 1].
+        temperature: divides the logits; above 0.
+
+    Returns:
+        Token ids (b,).
     """
     width = logits.shape[1]
     if top_k is not None or top_p == 1:
-        top = logits.topk(min(top_k or width, width), 1)
+        top = logits.topk(min(top_k or width, width), 1)  # (b, k) values and indices
         return _pick((top.values.double() / temperature).softmax(1), top.indices, uniform, top_p)
-    log_total = (logits / temperature).logsumexp(1, keepdim=True).double()
+    log_total = (logits / temperature).logsumexp(1, keepdim=True).double()  # (b, 1)
     found = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     rows, count = torch.arange(len(logits), device=logits.device), _FIRST_CANDIDATES
     while len(rows):
-        top = logits[rows].topk(min(count, width), 1)
-        p = (top.values.double() / temperature - log_total[rows]).exp()
-        enough = (p.sum(1) >= top_p) | (count >= width)
+        top = logits[rows].topk(min(count, width), 1)  # (undecided rows, c)
+        p = (top.values.double() / temperature - log_total[rows]).exp()  # (undecided rows, c)
+        enough = (p.sum(1) >= top_p) | (count >= width)  # (undecided rows,)
         found[rows[enough]] = _pick(p[enough], top.indices[enough], uniform[rows[enough]], top_p)
         rows, count = rows[~enough], 8 * count
     return found
@@ -244,15 +253,15 @@ def draw(
 def _pick(
     p: Float64[Tensor, "b c"], tokens: Int[Tensor, "b c"], uniform: Float64[Tensor, " b"], top_p: float
 ) -> Int[Tensor, " b"]:
-    """The token drawn in each row, from the probabilities of candidates in falling order."""
-    kept = p.cumsum(1) - p < top_p  # the tokens before it do not hold top_p yet
-    total = torch.where(kept, p, 0).cumsum(1)
-    index = (total <= uniform[:, None] * total[:, -1:]).sum(1)
-    return tokens.gather(1, index[:, None])[:, 0]
+    """Token drawn in each row, from the probabilities of candidates in decreasing order."""
+    kept = p.cumsum(1) - p < top_p  # (b, c): the tokens before it do not hold top_p yet
+    total = torch.where(kept, p, 0).cumsum(1)  # (b, c)
+    index = (total <= uniform[:, None] * total[:, -1:]).sum(1)  # (b, c) <= (b, 1) * (b, 1), summed to (b,)
+    return tokens.gather(1, index[:, None])[:, 0]  # (b, 1) -> (b,)
 
 
 def _text(tokenizer: Any, prompt: list[int], new: list[int]) -> str:
-    """What the new ids add to the text, with the space that some tokenizers drop at the start of a text."""
+    """Text that the new ids add, with the space that some tokenizers drop at the start of a text."""
     before = tokenizer.decode(prompt, skip_special_tokens=True)
     return str(tokenizer.decode([*prompt, *new], skip_special_tokens=True))[len(before) :]
 

@@ -1,4 +1,4 @@
-"""The only code that talks to a tokenizer: special tokens, spaces before targets, subject position, padding.
+"""Encoding of texts as token ids: special tokens, spaces before targets, subject position, padding.
 
 Conventions. A prompt is encoded as the tokenizer does by default, with a beginning-of-sequence token where
 the model has one (Llama-3) and never with an end token. A target is encoded as a space plus the text,
@@ -19,7 +19,7 @@ from palimpsest.types import SLOT
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded sequences.
+    """Padded sequences of token ids.
 
     Attributes:
         ids: token ids (b, t).
@@ -35,9 +35,9 @@ class Batch:
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
 
     def behind(self, prefix: Sequence[int]) -> "Batch":
-        """The same rows, each with these ids before its padding and tokens."""
+        """The same rows, each with these ids before its padding and tokens, (b, p + t)."""
         ids = torch.tensor(list(prefix), dtype=self.ids.dtype, device=self.ids.device)
-        first = ids.expand(len(self.ids), -1)
+        first = ids.expand(len(self.ids), -1)  # (p,) -> (b, p)
         return Batch(
             torch.cat([first, self.ids], 1), torch.cat([torch.ones_like(first).bool(), self.mask], 1)
         )
@@ -48,7 +48,7 @@ class Batch:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a prompt, with the model's own beginning token and no end token."""
+    """Ids of a prompt, with the model's own beginning token and without an end token."""
     ids = list(tokenizer(text)["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         ids.pop()
@@ -76,7 +76,7 @@ def encode_around_subject(
         tokenizer: a fast tokenizer (offsets are needed).
         prompt: text with one ``{}`` for the subject.
         subject: the entity.
-        prefix: a context in front of the prompt; may hold braces, they are left alone.
+        prefix: context before the prompt; braces in it are kept unchanged.
 
     Raises:
         RequestError: if the subject's last character belongs to no token.
@@ -94,7 +94,7 @@ def encode_around_subject(
 def pad(
     tokenizer: Any, sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
 ) -> Batch:
-    """Sequences of ids as one batch; padding is masked, whatever its id."""
+    """Pad sequences of ids to one batch (b, t); padding is masked, whatever its id."""
     width = max(len(s) for s in sequences)
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     ids = torch.full((len(sequences), width), int(fill))

@@ -1,4 +1,4 @@
-"""What notebooks write and how it is shown and judged: records, intervals, figures, tables, claims.
+"""Results of notebooks: records, confidence intervals, figures, tables, published numbers and claims.
 
-Imports the ground alone, and never torch.
+Imports only the modules at the root of the package, and never torch.
 """

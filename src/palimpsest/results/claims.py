@@ -1,8 +1,8 @@
-"""The claims of the five papers, and the verdict on each, computed from recorded results.
+"""Claims of the five papers, and the verdict on each, computed from recorded results.
 
-``data/claims.yaml`` holds one row for each claim: what it says, the notebook that tests it and the
-rule (``palimpsest.results.rules``) that turns that notebook's values into a verdict. Nothing here needs a
-model, so the verdicts can be recomputed from the records alone.
+``data/claims.yaml`` has one row for each claim: its statement, the notebook that tests it, and the rule
+(`palimpsest.results.rules`) that turns the notebook's values into a verdict. No model is needed, so verdicts
+can be recomputed from the records alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from palimpsest.results.rules import (
 )
 
 PUBLISHED = "published tables"
-"""Stands in a profile's place for verdicts computed from the printed numbers alone."""
+"""Profile name of verdicts that are computed from the printed numbers alone."""
 
 Rule = (
     Identity
@@ -53,17 +53,17 @@ KINDS: tuple[str, ...] = tuple(rule.model_fields["kind"].default for rule in get
 Values = Mapping[str, Entry]
 
 Records = Mapping[str, Values]
-"""Notebook -> name -> entry, for one profile."""
+"""Notebook -> name of a value -> entry, for one profile."""
 
 
 class Paper(BaseModel):
-    """One of the sources, or the group of claims between them."""
+    """One of the sources, or the group of claims that compare papers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
     title: str
     cite: str = ""
-    """Keys in ``book/references.bib``; empty for the group between the papers."""
+    """Keys in ``book/references.bib``; empty for the group that compares papers."""
 
 
 class Claim(BaseModel):
@@ -81,11 +81,11 @@ class Claim(BaseModel):
     not_run: str | None = None
     """Why there is no rule yet."""
     mathematics: str = ""
-    """What is known on paper."""
+    """What mathematics says about the claim, without a computation."""
     shows: tuple[str, ...] = ()
-    """Values to print for a claim that has no rule yet."""
+    """Names of values to print for a claim that has no rule yet."""
     audit: Rows | None = None
-    """Rows of the audit that bear on the claim without settling it."""
+    """Rows of the audit that concern the claim without deciding it."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Claim":
@@ -100,7 +100,7 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Claims:
-    """All claims, and the papers they come from, both in the order of the file."""
+    """All claims and the papers from which they come, in the order of the file."""
 
     papers: tuple[Paper, ...]
     claims: tuple[Claim, ...]
@@ -112,7 +112,15 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one claim under one profile."""
+    """Verdict on one claim under one profile.
+
+    Attributes:
+        claim: id of the claim.
+        label: one of `palimpsest.results.rules.LABELS`.
+        profile: of the records, or ``PUBLISHED``.
+        reason: one sentence that explains the label.
+        values: recorded values to print with it.
+    """
 
     claim: str
     label: str
@@ -128,7 +136,7 @@ def load_claims(path: Path | None = None) -> Claims:
         path: the file; ``data/claims.yaml`` by default.
 
     Raises:
-        DataError: listing every row that is malformed, and why.
+        DataError: if the file cannot be read or has malformed rows, which the message lists with reasons.
     """
     path = path or paths.root() / "data" / "claims.yaml"
     try:
@@ -162,7 +170,7 @@ def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str
 
 
 def _problems(row: Any, papers: set[str], seen: set[str]) -> list[str]:
-    """What pydantic would say less clearly."""
+    """Faults of a row for which pydantic's messages are less clear."""
     if not isinstance(row, dict):
         return ["is not a mapping of fields"]
     problems = []
@@ -184,10 +192,10 @@ def _plain(detail: Mapping[str, Any]) -> str:
 
 
 def load_records(results_root: Path, profile: str) -> dict[str, Values]:
-    """Read the values of every notebook run under a profile; an unknown profile has none.
+    """Read the values of every notebook run under a profile; empty for an unknown profile.
 
     Raises:
-        DataError: if a file is no record.
+        DataError: if a file is not a record.
     """
     found = sorted((results_root / profile).glob("*.json"))
     files = [path for path in found if not path.name.endswith(".provenance.json")]
@@ -195,7 +203,7 @@ def load_records(results_root: Path, profile: str) -> dict[str, Values]:
 
 
 def profiles_with_results(results_root: Path) -> list[str]:
-    """Profiles with at least one record, ``laptop`` first; ``smoke`` only where it stands alone."""
+    """Profiles with at least one record, ``laptop`` first; ``smoke`` only if there is no other."""
     names = [folder.name for folder in sorted(results_root.glob("*")) if any(folder.glob("*.json"))]
     large = [name for name in names if name != "smoke"] or names
     return sorted(large, key=lambda name: (name != "laptop", name != "long", name)) or ["laptop"]
@@ -211,12 +219,12 @@ def verdict(
 
     Args:
         claim: the claim with its rule.
-        results: values of each notebook, as ``load_records`` gives them.
-        profile: name of the profile the results belong to.
-        audit: rows of the audit, for rules that judge printed numbers; the carried file by default.
+        results: values of each notebook, from `load_records`.
+        profile: name of the profile of the results.
+        audit: rows of the audit, for rules that judge printed numbers; by default those on file.
 
     Raises:
-        DataError: if a recorded value is of a type its rule cannot judge.
+        DataError: if the rule cannot judge a recorded value because of its type.
     """
     if isinstance(claim.rule, Audit):
         label, reason = claim.rule.judge(load_audit() if audit is None else audit)

@@ -1,11 +1,11 @@
-"""How sure a mean is: seeded percentile bootstraps, over cases or over seeds, with numpy alone.
+"""Confidence intervals by seeded percentile bootstraps, over cases or over runs, with numpy.
 
-Every function takes the seed as an argument and builds its own generator from it: the same values and seed
-give the same interval, whatever the order of the values. Units are those of the values.
+Every function builds its generator from a seed argument: the same values and seed give the same interval,
+whatever the order of the values. Units are those of the values.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,19 +37,19 @@ class Interval:
 def bootstrap_mean(values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000) -> Interval:
     """Percentile bootstrap interval of the mean (Efron 1979).
 
-    Resamples the values with replacement and takes the (1 - level)/2 and (1 + level)/2 quantiles of the
-    resampled means. It is somewhat narrow for few values (true coverage about 90 % at n = 10 for 95 %) and
-    has no width when all values are equal, which does not make their mean certain.
+    The values are resampled with replacement; the ends are the (1 - level)/2 and (1 + level)/2 quantiles of
+    the resampled means. The interval is somewhat narrow for few values (coverage about 90 % at n = 10 and
+    level 0.95), and has width 0 if all values are equal, although their mean is not certain then.
 
     Args:
         values: one number per case, (n,).
-        seed: of the generator made here.
-        level: share of repetitions the interval should cover.
-        resamples: number of resampled means.
+        seed: of the generator.
+        level: nominal coverage, in (0, 1).
+        resamples: number of resampled means, 1 or more.
 
     Raises:
         ScoreError: for fewer than two values, values that are not finite, or a level or number of resamples
-            that makes no sense.
+            out of range.
     """
     sample = _checked(values, level, resamples)
     mean = float(sample.mean())
@@ -68,16 +68,11 @@ def paired_difference(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """Interval of the mean of a - b over the same cases, matched by id whatever their order.
+    """Interval of the mean of a - b over the same cases, matched by id.
 
-    Narrower than two separate intervals suggest when hard cases are hard for both.
-
-    Args:
-        a: case id -> value, as a mapping or a series indexed by case id.
-        b: the same ids -> value.
-        seed: of the generator made here.
-        level: share of repetitions the interval should cover.
-        resamples: number of resampled means.
+    It is narrower than two separate intervals suggest if the values of a case are positively correlated. Both
+    ``a`` and ``b`` are case id -> value, as mappings or series indexed by case id, in any order; the other
+    arguments are those of `bootstrap_mean`.
 
     Raises:
         ScoreError: if the ids differ or repeat, and as `bootstrap_mean`.
@@ -93,19 +88,14 @@ def relative_growth(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """Interval of mean(after) / mean(before) - 1 over the same cases, matched by id whatever their order.
+    """Interval of mean(after) / mean(before) - 1 over the same cases, matched by id.
 
-    A ratio of means, where the mean of each case's own ratio would be above 0 for two noisy measurements of
-    one thing, by about the squared coefficient of variation of a case. Cases are drawn with both their
-    values. A draw in which all values before are 0 counts as infinite growth, or as none if those after are
-    0 as well.
+    This is a ratio of means. The mean of the ratios of the cases would be above 0 for two noisy measurements
+    of one quantity, by about the squared coefficient of variation of a case. Both values of a case are drawn
+    together. If all drawn values before are 0, growth counts as infinite, or as 0 if those after are 0 too.
 
-    Args:
-        before: case id -> value, 0 or more, as a mapping or a series indexed by case id.
-        after: the same ids -> value.
-        seed: of the generator made here.
-        level: share of repetitions the interval should cover.
-        resamples: number of resampled ratios.
+    Both ``before`` and ``after`` are case id -> value, 0 or more, as mappings or series indexed by case id,
+    in any order; the other arguments are those of `bootstrap_mean`.
 
     Raises:
         ScoreError: if the ids differ or repeat, a value is negative, or all values before are 0; and as
@@ -139,19 +129,19 @@ def bootstrap_table(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> pd.DataFrame:
-    """`bootstrap_mean` of every group of a tidy table, each with the same seed.
+    """`bootstrap_mean` of every group of a tidy table.
 
     Args:
-        frame: one row per group and case, as `palimpsest.evaluation.evaluate.records_frame` gives it.
-        by: columns that tell the groups apart, for example method, metric and moment.
-        seed: of the generator made for each group, so that a group's interval does not depend on the others.
-        over: column of what is resampled; holds each value once per group.
+        frame: one row per group and case, for example from `palimpsest.evaluation.evaluate.records_frame`.
+        by: columns that define the groups, for example method, metric and moment.
+        seed: the same for each group, so that a group's interval does not depend on the others.
+        over: column of the resampled units; each occurs once per group.
         value: column of the numbers.
-        level: share of repetitions the interval should cover.
+        level: nominal coverage, in (0, 1).
         resamples: number of resampled means.
 
     Returns:
-        A table with the columns of ``by`` and mean, low, high, n; groups in their order of appearance.
+        A table with the columns of ``by`` and mean, low, high, n; groups in order of appearance.
 
     Raises:
         ScoreError: if a column is missing or a group holds a case twice, and as `bootstrap_mean`.
@@ -180,23 +170,23 @@ def bootstrap_rows(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> Interval:
-    """Percentile bootstrap interval of any statistic of a table whose rows belong together in groups.
+    """Percentile bootstrap interval of any statistic of a table whose rows are resampled in groups.
 
     Args:
         rows: the table, for example one row per edit and run.
-        statistic: of the table's columns, name -> array; may be NaN where a resample cannot bear it.
-        over: column that names what is resampled, for example the fact; a drawn one brings all its rows.
-        seed: of the generator made here.
-        level: share of repetitions the interval should cover.
+        statistic: columns as name -> array -> number; may be NaN for resamples that do not define it.
+        over: column that defines the groups, for example the fact; all rows of a drawn group are used.
+        seed: of the generator.
+        level: nominal coverage, in (0, 1).
         resamples: number of resampled tables.
 
     Returns:
-        The statistic of the table as it is, with the interval widened to hold it; n counts the groups. Both
-        ends are NaN if no resample gave a number.
+        The statistic of the whole table, with the interval widened to contain it; n is the number of groups.
+        Both ends are NaN if no resample gave a number.
 
     Raises:
-        ScoreError: if the column is missing, there are fewer than two groups, or level or resamples make no
-            sense.
+        ScoreError: if the column is missing, there are fewer than two groups, or level or resamples are out
+            of range.
     """
     groups = list(rows.reset_index(drop=True).groupby(over).indices.values()) if over in rows else []
     if len(groups) < 2:
@@ -214,6 +204,43 @@ def bootstrap_rows(
         return Interval(mean, np.nan, np.nan, len(groups))
     low, high = np.nanquantile(numbers, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(min(low, mean)), float(max(high, mean)), len(groups))
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """`bootstrap_rows` with fixed seed, groups and number of resamples, for use throughout a page.
+
+    Attributes:
+        over: column that defines the groups, for example the fact.
+        seed: of every generator.
+        resamples: number of resampled tables.
+        rows: default table.
+    """
+
+    over: str
+    seed: int
+    resamples: int
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+
+    def __call__(
+        self,
+        statistic: Callable[[Mapping[str, NDArray[Any]]], float],
+        columns: Sequence[str] | None = None,
+        rows: pd.DataFrame | None = None,
+    ) -> Interval:
+        """A statistic with its interval.
+
+        Args:
+            statistic: as `bootstrap_rows`.
+            columns: those that the statistic uses; all by default, which takes longer.
+            rows: a table to use instead of the default one.
+
+        Raises:
+            ScoreError: as `bootstrap_rows`.
+        """
+        table = self.rows if rows is None else rows
+        part = table if columns is None else table[[self.over, *columns]]
+        return bootstrap_rows(part, statistic, self.over, self.seed, resamples=self.resamples)
 
 
 def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.float64]:
@@ -237,7 +264,7 @@ def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.floa
 def _resampled_means(
     sample: NDArray[np.float64], generator: np.random.Generator, resamples: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Means of the rows drawn with replacement, some resamples at a time."""
+    """Yield means over resampled rows, some resamples at a time."""
     n = len(sample)
     at_once = max(1, _DRAWS_AT_ONCE // n)
     for start in range(0, resamples, at_once):
@@ -283,24 +310,26 @@ def nested_mean(
     level: float = 0.95,
     resamples: int = 4000,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean over runs of their means; of a single run, over its cases.
+    """Confidence interval of a mean over a few runs with many measurements each, by a nested bootstrap.
 
-    It is too narrow in the runs where they are few (three can be drawn in ten ways only), and too wide in the
-    cases, whose spread the runs' means hold already.
+    Runs are resampled, then measurements within runs; a single run is resampled over its measurements. The
+    interval is too narrow for few runs (three runs give only ten distinct draws), and too wide because the
+    spread of measurements is counted twice: it is already in the runs' means.
 
     Args:
         frame: one row per measurement.
-        seed: of the generator made here.
-        run: column that tells the runs apart.
+        seed: of the generator.
+        run: column that identifies the run.
         value: column of the numbers.
-        level: share of repetitions the interval should cover.
+        level: nominal coverage, in (0, 1).
         resamples: number of resampled means.
 
     Returns:
-        The interval, with n the number of runs, or of the measurements of a single run.
+        The mean over runs of their means with its interval; n is the number of runs, or of the measurements
+        of a single run.
 
     Raises:
-        ScoreError: if a run has fewer than two values, or as `palimpsest.results.intervals.bootstrap_mean`.
+        ScoreError: if a run has fewer than two values, and as `bootstrap_mean`.
     """
     groups = [np.sort(group[value].to_numpy(dtype=float)) for _, group in frame.groupby(run, sort=True)]
     if not groups:

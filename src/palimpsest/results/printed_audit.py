@@ -1,7 +1,7 @@
-"""Rules about printed numbers: what arithmetic on the published tables says of a claim.
+"""Audit of printed numbers: rules that judge a claim by arithmetic checks of the published tables.
 
-The checks themselves are facts carried in ``data/published/audit.csv``; a rule selects rows and
-counts how many agree.
+The results of the checks are stored in ``data/published/audit.csv``; a rule selects rows and counts how many
+agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,25 +21,25 @@ Row = Mapping[str, str]
 
 @cache
 def load_audit() -> tuple[Row, ...]:
-    """The rows of ``data/published/audit.csv``, every field a text."""
+    """The rows of ``data/published/audit.csv``; every field is a text."""
     path = paths.root() / "data" / "published" / "audit.csv"
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     return tuple({str(key): value for key, value in row.items()} for row in frame.to_dict("records"))
 
 
 def prefix(row: Row) -> str:
-    """The kind of check a row is: the letters its id begins with."""
+    """Kind of check of a row: the letters at the start of its id."""
     return row["id"].rstrip("0123456789")
 
 
 def agreement(rows: Sequence[Row]) -> tuple[int, int]:
-    """How many rows agree, and how many can be checked at all."""
+    """Number of rows that agree, and number of rows that can be checked."""
     checkable = [row for row in rows if row["agrees"] != "not checkable"]
     return sum(row["agrees"] == "yes" for row in checkable), len(checkable)
 
 
 class Rows(BaseModel):
-    """Which rows of the audit of published numbers a claim rests on."""
+    """Selection of rows of the audit of published numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prefixes: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Rows(BaseModel):
         """The selected rows.
 
         Raises:
-            DataError: if an id is not there, or nothing is selected.
+            DataError: if an id does not exist, or no row is selected.
         """
         unknown = set(self.ids) - {row["id"] for row in audit}
         picked = [
@@ -67,16 +67,16 @@ class Rows(BaseModel):
 
 
 class Audit(BaseRule):
-    """A claim about printed numbers that arithmetic on the printed tables settles."""
+    """A claim about printed numbers that is decided by arithmetic on the printed tables."""
 
     kind: Literal["audit"] = "audit"
     rows: Rows
     corrected: Rows | None = None
-    """Rows that test what holds instead."""
+    """Rows that test the corrected statement."""
     share: float = Field(0.95, gt=0.5, le=1)
 
     def judge(self, audit: Sequence[Row]) -> Judgement:
-        """Compare the share of agreeing rows among those that can be checked."""
+        """Compare the share of agreeing rows, among those that can be checked, with ``share``."""
         agree, total = agreement(self.rows.pick(audit))
         told = f"{agree} of {total} checks of the printed numbers agree"
         if agree >= self.share * total:

@@ -1,4 +1,4 @@
-"""The numbers that the papers print, read from ``data/published``."""
+"""Published numbers of the papers, read from ``data/published``."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ ASKED = ("efficacy", "generalisation", "specificity")
 
 
 def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
-    """Rows of one published table, with the printed numbers as floats beside the printed text.
+    """Rows of one published table, with the numbers as floats and as printed text.
 
     Args:
         paper: as in the file names of ``data/published``, for example ``alphaedit``.
@@ -19,12 +19,12 @@ def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
         filters: column name -> value, or list of values, to keep.
 
     Returns:
-        The rows with ``value`` and ``spread`` as floats (NaN where nothing is printed) and the
-        printed characters in ``printed``.
+        The rows with ``value`` and ``spread`` as floats (NaN if nothing is printed) and the text of the value
+        in ``printed``.
 
     Raises:
         UnknownNameError: if there is no such table or column.
-        DataError: if no row is left.
+        DataError: if no row remains after filtering.
     """
     folder = paths.root() / "data" / "published"
     name = f"{paper}_{table}" if str(table) in ("figures", "hyperparameters") else ""
@@ -40,11 +40,11 @@ def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
 
 
 def as_ours(frame: pd.DataFrame) -> pd.DataFrame:
-    """Published rows under our names of methods and metrics, ready for ``score_table``.
+    """Published rows with our names of methods and metrics, for `palimpsest.studies.printing.score_table`.
 
     ``Pre-edited`` becomes ``unedited``, ``AlphaEdit+`` ``alphaedit_plus``, ``Generalization``
-    ``generalisation``; other names are put in lower case. What the papers print for ZsRE is a share
-    of tokens, ``efficacy_tokens`` and so on.
+    ``generalisation``; other names are converted to lower case. For ZsRE the papers print token accuracy, so
+    metrics become ``efficacy_tokens`` and so on.
     """
     methods = frame["method"].replace({"Pre-edited": "unedited", "AlphaEdit+": "alphaedit_plus"})
     metrics = frame["metric"].replace({"Generalization": "generalisation"}).str.lower()

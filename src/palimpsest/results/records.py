@@ -1,7 +1,7 @@
-"""What a notebook found out, as files: values with intervals as JSON, per-case rows as parquet.
+"""Records of notebook runs as files: values with intervals as JSON, per-case rows as parquet.
 
-Prose never holds a typed number. A notebook records a value once; the same call makes it available
-to the page under its name::
+No number in the text of a page is typed by hand. A notebook records a value once, and the same call makes it
+available to the page under its name::
 
     results = Results("01_one_edit", profile=profile, parameters={"seed": seed})
     results.describe(model={"name": "smollm2-135m"}, seed=seed, dtype="float32", device="cpu")
@@ -31,10 +31,10 @@ from palimpsest.results.intervals import Interval
 SCHEMA = 1
 
 STAGING = "PALIMPSEST_RESULTS"
-"""Environment variable: the folder in which the runner collects the files of a run in progress."""
+"""Environment variable: the folder where the runner collects the files of a run in progress."""
 
 DIGITS = 6
-"""Significant digits that are kept: linear algebra rounds differently from run to run, even on one thread."""
+"""Significant digits of stored numbers: linear algebra rounds differently in each run, even on one thread."""
 
 UNITS = ("percent", "ratio", "count", "seconds", "norm", "score", "nats")
 
@@ -46,10 +46,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def plain(value: Any, where: str) -> Any:
-    """Turn numpy and pandas scalars, tuples and mappings into what JSON holds, or say why not.
+    """Convert numpy and pandas scalars, tuples and mappings to JSON values, floats to ``DIGITS`` digits.
+
+    Args:
+        value: the value.
+        where: name of the value in error messages.
 
     Raises:
-        DataError: for a number that is not finite, or a thing JSON has no form for.
+        DataError: for a number that is not finite, or a type without a JSON form.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
@@ -81,7 +85,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def readable(entry: Mapping[str, Any]) -> str:
-    """A stored value as a page shows it, for example ``97.8 [93.1, 99.4]``.
+    """Text of a stored value as shown on a page, for example ``97.8 [93.1, 99.4]``.
 
     Args:
         entry: one of the ``values`` of a record: value, low, high and unit.
@@ -98,15 +102,15 @@ def readable(entry: Mapping[str, Any]) -> str:
 
 
 class Results:
-    """Collects what one notebook run found and writes it in one go.
+    """Collects the results of one notebook run and writes them together.
 
     Args:
-        notebook: file name of the notebook without its ending; names the files.
-        profile: name of the profile the parameters came from.
+        notebook: file name of the notebook without its ending; used for the names of the files.
+        profile: name of the profile of the parameters.
         parameters: the parameters as used, stored with the values.
 
     Raises:
-        DataError: on a name, unit or number that a record may not hold.
+        DataError: for a name, unit or number that a record may not hold.
     """
 
     def __init__(self, notebook: str, profile: str, parameters: Mapping[str, Any]) -> None:
@@ -120,7 +124,7 @@ class Results:
         self.tables: dict[str, pd.DataFrame] = {}
 
     def describe(self, **facts: Any) -> None:
-        """Record what was used: ``model``, ``data`` (mappings), ``seed``, ``dtype``, ``device``."""
+        """Record the conditions: ``model``, ``data`` (mappings), ``seed``, ``dtype``, ``device``."""
         self.facts |= plain(facts, "facts")
 
     def value(
@@ -134,16 +138,20 @@ class Results:
         over: str = "",
         n: int | None = None,
     ) -> None:
-        """Record one value and glue it into the page as ``name`` and, readable, ``name_text``.
+        """Record one value and glue it into the page as ``name`` and, formatted, as ``name_text``.
 
         Args:
-            name: lower case with underscores; claims look the value up by it.
+            name: lower case with underscores; claims refer to the value by it.
             value: a finite number, a text or a truth value.
             low: lower end of the interval.
             high: upper end of the interval.
             unit: one of ``UNITS``; texts and truth values keep the default.
-            over: what the interval is over, ``cases`` or ``seeds``; needed with an interval.
-            n: how many cases or seeds.
+            over: the resampled units, ``cases`` or ``seeds``; required with an interval.
+            n: number of cases or seeds.
+
+        Raises:
+            DataError: if the name is invalid or already used, the unit or ``over`` is unknown, the interval
+                is incomplete or does not contain the value, or a number is not finite.
         """
         self._check(name, unit, over, (low, high))
         entry = plain({"value": value, "low": low, "high": high, "unit": unit, "over": over, "n": n}, name)
@@ -152,7 +160,7 @@ class Results:
         _glue({name: entry["value"], f"{name}_text": readable(entry)})
 
     def interval(self, name: str, found: Interval, unit: str, *, over: str = "cases") -> Interval:
-        """Record an estimate with its interval under a name, as `value` does; gives it back."""
+        """Record an estimate with its interval, as `value` does, and return it."""
         self.value(name, found.mean, found.low, found.high, unit=unit, over=over, n=found.n)
         return found
 
@@ -171,13 +179,17 @@ class Results:
             raise DataError(f"value {name!r}: say what the interval is over: {' or '.join(OVER)}")
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
-        """Keep per-case rows, written as ``<notebook>.<name>.parquet`` without the index."""
+        """Add a table of per-case rows, saved as ``<notebook>.<name>.parquet`` without the index.
+
+        Raises:
+            DataError: if the name is invalid.
+        """
         if not _NAME.fullmatch(name):
             raise DataError(f"table name {name!r}: use lower case, digits and underscores")
         self.tables[name] = frame.map(lambda x: float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x)
 
     def save(self) -> Path:
-        """Write all files, each moved into place when complete; returns the JSON file's path."""
+        """Write all files, each atomically; returns the path of the JSON file."""
         staging = os.environ.get(STAGING)
         folder = Path(staging) if staging else paths.results_dir(self.profile)
         for name, frame in self.tables.items():
@@ -188,7 +200,7 @@ class Results:
         return path
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as it is written."""
+        """The record as it is written to JSON."""
         return {
             "schema": SCHEMA,
             "notebook": self.notebook,
@@ -197,6 +209,26 @@ class Results:
             "facts": self.facts,
             "values": self.values,
         }
+
+
+def side(entry: Mapping[str, Any], more: str, less: str, neither: str, reference: float = 0.0) -> str:
+    """One of three texts, chosen by the position of a value's interval relative to a reference.
+
+    Args:
+        entry: one of the ``values`` of a record, with an interval.
+        more: text if the interval lies above the reference.
+        less: text if it lies below.
+        neither: text if it contains the reference.
+        reference: in the value's unit.
+
+    Raises:
+        DataError: if the value has no interval.
+    """
+    if entry["low"] is None:
+        raise DataError(f"the value {entry['value']} has no interval to compare with {reference}; record one")
+    if entry["low"] > reference:
+        return more
+    return less if entry["high"] < reference else neither
 
 
 def _check_interval(name: str, entry: Mapping[str, Any]) -> None:
@@ -210,7 +242,7 @@ def _check_interval(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _glue(named: Mapping[str, Any]) -> None:
-    """Make values available to the page's text; does nothing outside a notebook."""
+    """Make values available to the text of the page; does nothing outside a notebook."""
     from IPython.core.getipython import get_ipython
 
     if get_ipython() is None:
@@ -225,7 +257,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        DataError: if the file is no record of this schema.
+        DataError: if the file is not a record of this schema.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -237,9 +269,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def carried(notebook: str, table: str, profile: str = "long") -> pd.DataFrame | None:
-    """A table of a notebook's run under another profile, if the repository carries it.
+    """A table of a notebook's run under another profile, or None if the repository does not contain it.
 
-    For pages that show a long run beside their own. The page goes stale when the table changes.
+    For pages that show a long run beside their own results. The page becomes stale when the table changes.
     """
     path = paths.results_dir(profile) / f"{notebook}.{table}.parquet"
     return pd.read_parquet(path) if path.exists() else None

@@ -1,8 +1,8 @@
-"""The rules that turn recorded values into a verdict: one small pure class for each kind of claim.
+"""Rules that turn recorded values into a verdict: one class for each kind of claim, without side effects.
 
-A rule names the values it needs and holds its own thresholds; ``judge`` compares and says why. No
-rule reads a file, so every label can be reached with values made by hand. The meaning of each label
-is in ``LABELS``; a label is never typed into ``data/claims.yaml``.
+A rule has the names of the values that it needs and its thresholds; ``judge`` returns a label and the reason.
+No rule reads a file, so every label can be tested with made-up values. ``LABELS`` holds the meaning of each
+label; a label is never typed into ``data/claims.yaml``.
 """
 
 import math
@@ -28,21 +28,21 @@ Entry = Mapping[str, Any]
 
 
 class Judgement(NamedTuple):
-    """A label of ``LABELS`` and one sentence that says why."""
+    """A label of ``LABELS`` and one sentence with the reason."""
 
     label: str
     reason: str
 
 
 class MissingIntervalError(DataError):
-    """A rule needs an interval and the record gives a bare number."""
+    """Raised if a rule needs an interval and the value was recorded without one."""
 
 
 def number(values: Mapping[str, Entry], name: str) -> float:
     """A recorded value as a finite number.
 
     Raises:
-        DataError: if it is a text, a truth value or not finite.
+        DataError: if the value is a text, a truth value or not finite.
     """
     value = values[name]["value"]
     if isinstance(value, (bool, str)) or value is None or not math.isfinite(value):
@@ -54,21 +54,21 @@ def number(values: Mapping[str, Entry], name: str) -> float:
 
 
 def interval(values: Mapping[str, Entry], name: str) -> tuple[float, float]:
-    """Lower and upper end of a recorded value.
+    """Lower and upper end of the interval of a recorded value.
 
     Raises:
-        MissingIntervalError: if it was recorded without one.
+        MissingIntervalError: if the value was recorded without an interval.
     """
     low, high = values[name].get("low"), values[name].get("high")
     if low is None or high is None:
         raise MissingIntervalError(
-            f"value {name} has no interval; record it with low and high (see palimpsest.intervals)"
+            f"value {name} has no interval; record it with low and high (see palimpsest.results.intervals)"
         )
     return float(low), float(high)
 
 
 def span(values: Mapping[str, Entry], name: str) -> tuple[float, float]:
-    """The interval where there is one, else the value twice."""
+    """The ends of the interval if there is one, else the value twice."""
     value = number(values, name)
     try:
         return interval(values, name)
@@ -77,22 +77,22 @@ def span(values: Mapping[str, Entry], name: str) -> tuple[float, float]:
 
 
 def largest(values: Mapping[str, Entry], names: Sequence[str]) -> float:
-    """The largest absolute value; 0 where no name is given."""
+    """The largest absolute value; 0 if no name is given."""
     return max((abs(number(values, name)) for name in names), default=0.0)
 
 
 class BaseRule(BaseModel):
-    """What all rules share: unknown fields are refused, values are named."""
+    """Base of all rules: unknown fields are errors, and fields refer to values by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shows: tuple[str, ...] = ()
-    """Further values worth printing beside the verdict; they do not decide it."""
+    """Names of further values to print beside the verdict; they do not affect it."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold names of values."""
+    """Names of the fields that hold names of values."""
 
     def names(self) -> tuple[str, ...]:
-        """Names of the values the verdict depends on, in the order of the fields."""
+        """Names of the values on which the verdict depends, in the order of the fields."""
         found: list[str] = []
         for name in self.needs:
             given = getattr(self, name)
@@ -101,7 +101,7 @@ class BaseRule(BaseModel):
 
 
 class Identity(BaseRule):
-    """An exact formula: proved when every error is at most the tolerance."""
+    """An exact formula: proved if every error is at most the tolerance."""
 
     kind: Literal["identity"] = "identity"
     values: tuple[str, ...] = Field(min_length=1)
@@ -117,16 +117,16 @@ class Identity(BaseRule):
 
 
 class Bound(BaseRule):
-    """An inequality: proved when no tried problem violates it."""
+    """An inequality: proved if none of the tested problems violates it."""
 
     kind: Literal["bound"] = "bound"
     violations: str
     tightness: str | None = None
-    """Largest ratio of the bounded quantity to its bound; 1 means that the bound is reached."""
+    """Name of the largest ratio of the bounded quantity to its bound; 1 means that the bound is attained."""
     needs = ("violations",)
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Count violations; say how near the bound comes to being reached."""
+        """Count violations, and report how closely the bound is attained."""
         count = number(values, self.violations)
         if count > 0:
             return Judgement("contradicted", f"the bound is violated {count:g} times")
@@ -137,7 +137,7 @@ class Bound(BaseRule):
 
 
 class Misprint(BaseRule):
-    """A printed form beside a corrected one: only the corrected one may be exact."""
+    """A printed formula and its correction: wrong as printed if only the correction is exact."""
 
     kind: Literal["misprint"] = "misprint"
     printed: tuple[str, ...] = Field(min_length=1)
@@ -147,7 +147,7 @@ class Misprint(BaseRule):
     needs = ("printed", "corrected")
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Proved if the printed form is exact, wrong as printed if only the corrected one is."""
+        """Proved if the printed formula is exact, wrong as printed if only the corrected one is."""
         printed, corrected = largest(values, self.printed), largest(values, self.corrected)
         seen = f"printed form off by {printed:.2g}, corrected form by {corrected:.2g}"
         if corrected > self.tolerance:
@@ -160,7 +160,7 @@ class Misprint(BaseRule):
 
 
 class Counterexample(BaseRule):
-    """A general statement: wrong as printed once one computed case breaks it clearly."""
+    """A general statement: wrong as printed if one computed case violates it by at least the floor."""
 
     kind: Literal["counterexample"] = "counterexample"
     value: str
@@ -170,7 +170,7 @@ class Counterexample(BaseRule):
     needs = ("value", "corrected")
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Compare the breach with the floor, and the form that should hold with its tolerance."""
+        """Compare the violation with the floor, and the corrected form with its tolerance."""
         breach, corrected = abs(number(values, self.value)), largest(values, self.corrected)
         seen = f"the counter-example breaks the statement by {breach:.2g}"
         if corrected > self.tolerance:
@@ -181,18 +181,18 @@ class Counterexample(BaseRule):
 
 
 class Absent(BaseRule):
-    """A statement that relies on something whose computed size turns out to be zero."""
+    """A statement that relies on an effect whose computed size turns out to be zero."""
 
     kind: Literal["absent"] = "absent"
     what: str = Field(min_length=1)
-    """What the text relies on, as the beginning of a sentence."""
+    """Description of the effect, as the beginning of a sentence."""
     effect: str
     exact: tuple[str, ...] = ()
     tolerance: float = Field(1e-8, ge=0)
     needs = ("effect", "exact")
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Wrong as printed if what the text relies on does not occur at all."""
+        """Wrong as printed if the size of the effect is at most the tolerance."""
         size, error = abs(number(values, self.effect)), largest(values, self.exact)
         if error > self.tolerance:
             return Judgement("contradicted", f"the closed form beside it is off by {error:.2g}")
@@ -201,16 +201,16 @@ class Absent(BaseRule):
 
 
 class Effect(BaseRule):
-    """A difference with a direction, and perhaps a published size."""
+    """A difference with a direction and, optionally, a published size."""
 
     kind: Literal["effect"] = "effect"
     value: str
     direction: Literal["positive", "negative"]
     published: float | None = None
     factor: float = Field(2.0, ge=1)
-    """Sizes agree when the larger is at most this many times the smaller."""
+    """Sizes agree if the larger is at most this many times the smaller."""
     reference: float = 0.0
-    """What no effect looks like: 0 for a difference, 1 for a ratio."""
+    """Value without an effect: 0 for a difference, 1 for a ratio."""
     needs = ("value",)
 
     @model_validator(mode="after")
@@ -227,7 +227,7 @@ class Effect(BaseRule):
         return 1 if self.direction == "positive" else -1
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Look at the interval first, at the size only when the direction is certain."""
+        """Judge the direction by the interval, and the size only if the direction is certain."""
         low, high = (end - self.reference for end in interval(values, self.value))
         seen = f"[{low + self.reference:.3g}, {high + self.reference:.3g}]"
         if low <= 0 <= high:
@@ -243,7 +243,7 @@ class Effect(BaseRule):
 
 
 class PublishedSize(BaseRule):
-    """A number without a direction: reproduced when ours meets the published one."""
+    """A number without a direction: reproduced if our interval meets the published value."""
 
     kind: Literal["published_size"] = "published_size"
     value: str
@@ -252,7 +252,7 @@ class PublishedSize(BaseRule):
     needs = ("value",)
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Ask whether our interval, or number, meets published plus or minus the tolerance."""
+        """Whether our interval, or number, overlaps the published value plus or minus the tolerance."""
         low, high = span(values, self.value)
         told = f"[{low:.4g}, {high:.4g}] against {self.published:g} ± {self.tolerance:g}"
         meets = low <= self.published + self.tolerance and high >= self.published - self.tolerance
@@ -260,17 +260,17 @@ class PublishedSize(BaseRule):
 
 
 class Readings(BaseRule):
-    """Two readings of one number predict how much of an edit is left undone; one is measured."""
+    """A paper's reading of a number predicts how much of an edit is left undone; this share is measured."""
 
     kind: Literal["readings"] = "readings"
     measured: str
     claimed: str
-    """What would be left if the paper's reading were true; above what is measured if it is not."""
+    """Name of the share that the paper's reading predicts; above the measured one if the reading is wrong."""
     margin: float = Field(0.1, ge=0)
     needs = ("measured", "claimed")
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Contradicted when the claimed value lies clearly above the measured one."""
+        """Contradicted if the claimed value exceeds the measured one by more than the margin."""
         left, predicted = span(values, self.measured), span(values, self.claimed)
         told = (
             f"{number(values, self.measured):.3g} left undone where the paper's reading "
@@ -284,7 +284,7 @@ class Readings(BaseRule):
 
 
 class Condition(BaseModel):
-    """One limit on one value; the less favourable end of an interval counts."""
+    """One limit on one value; with an interval, its less favourable end is compared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     value: str
@@ -298,7 +298,7 @@ class Condition(BaseModel):
         return self
 
     def holds(self, values: Mapping[str, Entry]) -> bool:
-        """Whether the value keeps to its limit."""
+        """Whether the value satisfies its limit."""
         low, high = span(values, self.value)
         if self.at_least is not None:
             return low >= self.at_least
@@ -311,7 +311,7 @@ class Condition(BaseModel):
 
 
 class Conditions(BaseRule):
-    """A trend put as limits fixed before the run: reproduced when all hold."""
+    """A trend stated as limits fixed before the run: reproduced if all hold."""
 
     kind: Literal["conditions"] = "conditions"
     limits: tuple[Condition, ...] = Field(min_length=1)
@@ -321,7 +321,7 @@ class Conditions(BaseRule):
         return tuple(dict.fromkeys(limit.value for limit in self.limits))
 
     def judge(self, values: Mapping[str, Entry]) -> Judgement:
-        """Name the limits that fail."""
+        """Check all limits; the reason names those that fail."""
         failed = [str(limit) for limit in self.limits if not limit.holds(values)]
         if failed:
             return Judgement("not seen here", f"does not hold: {'; '.join(failed)}")

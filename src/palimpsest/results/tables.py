@@ -1,35 +1,16 @@
-"""Markdown tables of notebooks and generated pages, and the names of methods in print."""
+"""Markdown tables for notebooks and generated pages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
 from palimpsest.errors import DataError
-
-METHOD_NAMES: dict[str, str] = {
-    "unedited": "unedited",
-    "rome": "ROME",
-    "memit": "MEMIT",
-    "alphaedit": "AlphaEdit",
-    "rect": "RECT",
-    "prune": "PRUNE",
-    "alphaedit_plus": "AlphaEdit+",
-    "ft": "FT",
-    "ft_l": "FT-L",
-    "emmet": "EMMET",
-    "mend": "MEND",
-    "ike": "IKE",
-    "kn": "KN",
-    "grace": "GRACE",
-    "serac": "SERAC",
-    "melo": "MELO",
-}
-"""Name of a method in code -> name in print."""
+from palimpsest.styles import Style
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells may hold markup, line breaks and bars are made safe."""
+    """A Markdown table; cells may hold markup, line breaks are replaced and bars escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
@@ -39,25 +20,20 @@ def _cell(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text none of whose characters is read as markup; bars are left to ``table``."""
+    """Escape all markup characters of a text except bars, which `table` escapes."""
     for mark in ("\\", "*", "_", "$", "<", "`", "[", "~"):
         text = text.replace(mark, f"\\{mark}")
     return text
 
 
-def method_name(method: str) -> str:
-    """The name a figure or table shows for a method."""
-    return METHOD_NAMES.get(method, method)
-
-
 def listed(names: Sequence[str], none: str = "none") -> str:
-    """Names as a sentence lists them: ``a, b and c``; another word where there are none."""
+    """Names as listed in a sentence, ``a, b and c``; the text ``none`` if there are no names."""
     *first, last = names or [none]
     return " and ".join([", ".join(first), last] if first else [last])
 
 
 class MarkdownTable(str):
-    """A table that notebooks and the book render, and that tests read as text."""
+    """A Markdown text that notebooks and the book render as a table."""
 
     __slots__ = ()
 
@@ -68,15 +44,15 @@ class MarkdownTable(str):
 def markdown_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], align: Literal["left", "right"] = "right"
 ) -> MarkdownTable:
-    """Texts as a table.
+    """Make a Markdown table from texts.
 
     Args:
         head: name of each column.
-        rows: the cells of each row; a ``|`` or a line break in them would end the cell and is replaced.
-        align: where the columns after the first are set: numbers to the right, words to the left.
+        rows: the cells of each row; ``|`` and line breaks in cells are replaced.
+        align: alignment of the columns after the first: ``right`` for numbers, ``left`` for words.
 
     Raises:
-        DataError: if a row has another number of cells than the head.
+        DataError: if a row and the head differ in their number of cells.
     """
     lines = [_line(head), "|:---|" + {"left": ":---|", "right": "---:|"}[align] * (len(head) - 1)]
     for row in rows:
@@ -90,36 +66,38 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |"
 
 
-def score_table(
+def scores(
     frame: pd.DataFrame,
+    styles: Mapping[str, Style],
     published: pd.DataFrame | None = None,
     digits: int = 1,
     source: str = "published",
 ) -> MarkdownTable:
-    """Scores as a table: a row for each method, a column for each metric.
+    """Table of scores: one row for each method, one column for each metric.
 
     Args:
-        frame: tidy scores with columns ``method``, ``metric``, ``value`` and perhaps ``low``, ``high``.
-        published: printed scores with columns ``method``, ``metric``, ``value`` and perhaps
-            ``spread``, under the same names of methods and metrics; shown in further columns.
-        digits: decimals of our own numbers; published ones keep the printed characters.
-        source: what the published columns are headed with.
+        frame: tidy scores with columns ``method``, ``metric``, ``value`` and optionally ``low``, ``high``.
+        styles: of the methods.
+        published: printed scores with columns ``method``, ``metric``, ``value`` and optionally ``spread`` and
+            ``printed``, with the same names of methods and metrics; shown in further columns.
+        digits: decimals of our numbers; published ones are shown as printed.
+        source: added to the metric in the heads of the published columns.
 
     Raises:
         DataError: if a column is missing or a score is given twice.
     """
-    _check(frame, ["method", "metric", "value"], ["method", "metric"])
+    check_columns(frame, ["method", "metric", "value"], ["method", "metric"])
     metrics, columns = list(frame["metric"].unique()), {}
     for metric in metrics:
         rows = frame[frame["metric"] == metric]
         columns[metric] = {row["method"]: _score(row, digits) for _, row in rows.iterrows()}
     if published is not None:
-        _check(published, ["method", "metric", "value"], ["method", "metric"])
+        check_columns(published, ["method", "metric", "value"], ["method", "metric"])
         for metric in (name for name in metrics if name in set(published["metric"])):
             rows = published[published["metric"] == metric]
             columns[f"{metric}, {source}"] = {r["method"]: _printed(r) for _, r in rows.iterrows()}
     rows = [
-        [method_name(method), *(column.get(method, "") for column in columns.values())]
+        [styles[method].name, *(column.get(method, "") for column in columns.values())]
         for method in frame["method"].unique()
     ]
     return markdown_table(["method", *columns], rows)
@@ -137,7 +115,12 @@ def _printed(row: "pd.Series[Any]") -> str:
     return text if "spread" not in row or pd.isna(row["spread"]) else f"{text} ± {row['spread']:g}"
 
 
-def _check(frame: pd.DataFrame, columns: Sequence[str], unique: Sequence[str]) -> None:
+def check_columns(frame: pd.DataFrame, columns: Sequence[str], unique: Sequence[str]) -> None:
+    """Check that a tidy frame can be shown.
+
+    Raises:
+        DataError: if a column is missing, or two rows have the same values in ``unique``.
+    """
     missing = [name for name in columns if name not in frame]
     if missing:
         raise DataError(f"the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")

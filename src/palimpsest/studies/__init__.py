@@ -1,4 +1,5 @@
-"""What a page of the book runs: streams, trajectories, single edits and their controls.
+"""Experiments that the pages of the book run: streams, trajectories, single edits and their controls.
 
-Imports every wing below; only notebooks and the command line import it.
+Imports algebra, network, memory, datasets, editors, evaluation and results; only notebooks and the command
+line import it.
 """

@@ -1,4 +1,4 @@
-"""Demonstrations for in-context editing, made of facts that no test asks about."""
+"""Demonstrations for in-context editing, made from facts that no evaluation case uses."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,14 @@ from palimpsest.types import EvalCase
 
 
 def demonstrations(cases: Sequence[EvalCase], asked: Sequence[EvalCase] = ()) -> tuple[Demonstration, ...]:
-    """One demonstration of each case that can be shown without giving a test away.
+    """One demonstration of each case that can be shown without leaking an evaluation case.
 
     Args:
         cases: facts to show, for example of another split.
-        asked: cases that will be scored. What they ask is not shown: their prompts, and facts about their
-            subjects.
+        asked: cases that will be scored. Their prompts, and facts about their subjects, are not shown.
 
     Raises:
-        DataError: if none is left.
+        DataError: if no demonstration is left.
     """
     subjects = {case.request.subject for case in asked}
     prompts = {prompt for case in asked for prompt in _prompts(case)}

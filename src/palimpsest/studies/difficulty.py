@@ -1,7 +1,7 @@
-"""How hard given edits are on a model as it is now: conflict with other keys, and length of the change.
+"""Difficulty of edits on the current model: conflict with other keys, and norm of the requested change.
 
-These numbers choose the hard members of `palimpsest.datasets.alphaset`. They read the model, never edit it.
-`palimpsest.evaluation.evaluate.knows` says which facts it holds already.
+These measures select the hard members of `palimpsest.datasets.alphaset`. They read the model and do not edit
+it. `palimpsest.evaluation.evaluate.knows` says which facts the model already knows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 
-def measure(
+def difficulty_of(
     model: EditableModel,
     requests: Sequence[EditRequest],
     layers: Sequence[int],
@@ -30,26 +30,27 @@ def measure(
 ) -> pd.DataFrame:
     """Conflict and inconsistency of each edit at each edited layer, on the unedited model.
 
-    The residual ‖r‖ belongs to the output of the last edited layer, where values are optimised: it is what
-    all layers together are asked for. Layer i of L is asked for 1/(L − i) of what is still missing when its
-    turn comes. On the unedited model nothing was done below, so ``share`` is ‖r‖/(L − i): an upper bound, of
-    which lower layers take some in a real edit. At one layer both rank the edits alike.
+    The residual norm ‖r‖ is taken at the output of the last edited layer, where values are optimised; all
+    layers together have to supply it. Layer i of L (from 0) supplies 1/(L − i) of the residual that remains
+    after the lower layers. On the unedited model no lower layer has been edited, so ``share`` is ‖r‖/(L − i),
+    an upper bound: in an edit the lower layers reduce the residual first. Within one layer ``inconsistency``
+    and ``share`` rank the edits in the same order.
 
     Args:
         model: the unedited model.
         requests: n edits.
         layers: edited layers, ascending.
-        values: optimised at ``layers[-1]`` (`palimpsest.memory.values.optimise_targets`); without them
-            nothing is said about residuals.
-        contexts: prefixes that keys are averaged over, the empty one first.
-        preserved: layer -> preserved keys in blocks (d_k, b), each read once, for example
+        values: (d_v, n), optimised at ``layers[-1]`` (`palimpsest.memory.values.optimise_targets`); without
+            them the residual columns are NaN.
+        contexts: prefixes over which keys are averaged, the empty one first.
+        preserved: layer -> preserved keys in blocks (d_k, b), each iterated once, for example
             `palimpsest.memory.moments.text_keys` chained with keys of known facts; layers may be left out.
         projectors: layer -> P; layers may be left out.
 
     Returns:
         One row per layer and request, in that order, with ``layer``, ``request`` (id or text) and, NaN where
-        nothing was given, ``conflict_preserved`` (s_K0 in [0, 1]), ``conflict_projected`` (1 − ‖Pk‖²/‖k‖²),
-        ``inconsistency`` (‖r‖ in full) and ``share`` (of it, asked of this layer).
+        an input was not given, ``conflict_preserved`` (s_K0 in [0, 1]), ``conflict_projected``
+        (1 − ‖Pk‖²/‖k‖²), ``inconsistency`` (‖r‖) and ``share`` (of ‖r‖, for this layer).
 
     Raises:
         ShapeError: if no layer or request is given, layers do not ascend, or widths or counts differ.
@@ -76,20 +77,20 @@ def measure(
 
 
 def past_conflict(keys: Float[Tensor, "d_k n"], batches: Sequence[int]) -> Float64[Tensor, " n"]:
-    """s_Kp of edits in the order of writing: largest |cosine| with a key of an earlier batch.
+    """Conflict s_Kp with earlier edits: the largest |cosine| of each key with a key of an earlier batch.
 
     Args:
         keys: (d_k, n), in the order of writing.
         batches: size of each batch; they add up to n.
 
     Returns:
-        (n,) in [0, 1]; 0 in the first batch.
+        (n,) in [0, 1], float64; 0 in the first batch.
 
     Raises:
         ShapeError: if the sizes do not add up to n, or one is below 1.
         NonFiniteError: if keys hold NaN or infinity.
 
-    Source: AlphaEdit+ Eq. 3 with K_p in the place of K0.
+    Source: AlphaEdit+ Eq. 3 with K_p instead of K0.
     """
     if sum(batches) != keys.shape[1] or min(batches, default=1) < 1:
         raise ShapeError(
@@ -104,7 +105,7 @@ def past_conflict(keys: Float[Tensor, "d_k n"], batches: Sequence[int]) -> Float
 
 
 def pair_conflict(keys: Float[Tensor, "d_k n"], earlier: Float[Tensor, "d_k n"]) -> Float64[Tensor, " n"]:
-    """|Cosine| of each key with the key of the one earlier edit that it rewrites, in [0, 1]; 0 for zero keys.
+    """|Cosine| (n,) of each key with the key of the edit that it rewrites, in [0, 1]; 0 for zero keys.
 
     Raises:
         NonFiniteError: if either holds NaN or infinity.
@@ -125,7 +126,7 @@ def _check(requests: Sequence[EditRequest], layers: Sequence[int]) -> None:
 def _residual(
     model: EditableModel, requests: Sequence[EditRequest], layer: int, values: Tensor
 ) -> Float64[Tensor, " n"]:
-    """‖values − output of the layer‖ at each subject."""
+    """‖values − output of the layer‖ (n,) at each subject."""
     hidden = subject_hidden(model, requests, layer).double()
     if values.shape != hidden.shape:
         raise ShapeError(

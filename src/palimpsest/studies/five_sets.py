@@ -1,15 +1,15 @@
-"""The five sets of AlphaEdit+'s Table 1 for a model, from one list of base facts: three hard, two plain.
+"""The five data sets of AlphaEdit+'s Table 1 for a model, from one list of base facts: three hard, two plain.
 
-Everything is measured on the unedited model, at the third edited layer of the editor whose settings are
-given, with the prefixes over which that editor averages keys:
+Everything is measured on the unedited model, at the third edited layer of a given editor, with the prefixes
+over which that editor averages keys:
 
-    s_K0    the largest |cosine| with a key of the text behind the statistics or of a known fact's own prompt.
-            A known fact about the edit's own subject counts only for the rewordings that AlphaSet1 chooses
-            from, which are made to conflict with it; for all others it would be their own key
+    s_K0    the largest |cosine| with a key of the text behind C₀ or of a known fact at its own prompt. A
+            known fact about the edit's own subject counts only for the rewordings from which AlphaSet1 is
+            selected, which are made to conflict with it; for all other edits it would be their own key
     s_Kp    of a rewrite, the |cosine| with the key of the edit that it rewrites
-    ‖r‖     of a value that was optimised at the last edited layer
+    ‖r‖     residual norm of a value optimised at the last edited layer
 
-Values are computed once, on the unedited model, and every run is handed the same columns.
+Values are computed once, on the unedited model, and are the same in every run.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,14 +23,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from palimpsest.algebra.conflict import conflict
-from palimpsest.algebra.projector import Projector, null_space
-from palimpsest.algebra.spectrum import RULES
+from palimpsest.algebra.projector import Projector, projectors
 from palimpsest.datasets import counterfact_style, zsre_style
 from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3, plain
 from palimpsest.datasets.alphaset_members import AlphaSet, Measures
 from palimpsest.datasets.facts import FactSet
 from palimpsest.datasets.rewordings import QUESTION, REWORDED, known_reworded, origin, rewrites
-from palimpsest.editors import AlphaEditPlus, State
+from palimpsest.editors import AlphaEditPlus
+from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import Sequential
 from palimpsest.evaluation.drift import Reference
 from palimpsest.evaluation.evaluate import knows
@@ -39,36 +39,36 @@ from palimpsest.memory.keys import subject_keys
 from palimpsest.memory.known_values import KnownValues, known_values
 from palimpsest.memory.moments import key_statistics, text_keys
 from palimpsest.network.model import EditableModel
-from palimpsest.studies.difficulty import measure, pair_conflict
+from palimpsest.studies.difficulty import difficulty_of, pair_conflict
 from palimpsest.studies.stream import SCORES, Stream
 from palimpsest.types import EvalCase
 
 HARD = {"AlphaSet1": "conflict_preserved", "AlphaSet2": "conflict_past", "AlphaSet3": "inconsistency"}
-"""The hard sets and what each is extreme in."""
+"""Hard set -> measure by which its hard members are selected."""
 
 PLAIN = ("CounterFact-style", "ZsRE-style")
-"""Draws of base facts, as statements and as questions."""
+"""Plain sets: random base facts, as statements and as questions."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """Base facts of a model, ways to write them again, and how hard each edit is.
+    """Base facts of a model, their rewordings and rewrites, and the difficulty of each edit.
 
     Attributes:
         model: the unedited model.
-        editor: whose layers, prefixes and settings of values everything is measured with.
-        facts: the base, as statements.
-        questions: the same facts asked as ZsRE does; their ids end in ``/zsre``.
+        editor: its layers, prefixes and value settings are used for all measures.
+        facts: the base facts, as statements.
+        questions: the same facts as ZsRE questions; their ids end in ``/zsre``.
         known: the facts whose true object the model prefers.
-        reworded: of those, the ones that AlphaSet1 chooses from.
-        rewritten: second edits, that AlphaSet2 chooses from.
+        reworded: rewordings of known facts, from which AlphaSet1 is selected.
+        rewritten: second edits of facts, from which AlphaSet2 is selected.
         layer: third edited layer.
         contexts: prefixes, the empty one first.
         projector: null-space projector of the layer's second moment, by the editor's rule.
         keys: case id -> key (d_k,) at the layer, float64.
         preserved: keys of text at the layer, in blocks (d_k, b).
-        values: of all facts.
-        measures: case id -> what the recipes choose by.
+        values: optimised values of all facts.
+        measures: case id -> measures by which the hard sets are selected.
     """
 
     model: EditableModel
@@ -87,26 +87,26 @@ class Base:
     measures: dict[str, Measures] = field(repr=False)
 
     def stacked(self, cases: Sequence[EvalCase]) -> Float64[Tensor, "d_k n"]:
-        """Keys of some cases as columns."""
+        """Keys of some cases as columns (d_k, n), float64."""
         return torch.stack([self.keys[case.id] for case in cases], dim=1)
 
     def measured(self, cases: Sequence[EvalCase], values: KnownValues | None = None) -> pd.DataFrame:
-        """How hard some edits are, by the id of the case.
+        """Difficulty of some edits, one row per case.
 
         Args:
             cases: of this base.
-            values: that have a column for each; without them nothing is said of residuals.
+            values: with a column for each case; without them ``inconsistency`` is NaN.
 
         Returns:
-            ``conflict_preserved`` (s_K0), ``text`` (the same without the known facts), ``conflict_projected``
-            (1 − ‖Pk‖²/‖k‖²), ``inconsistency`` (‖r‖ or NaN) and ``left``, the share of its residual that an
-            edit by itself leaves, λ/(λ + ‖Pk‖²).
+            Index ``case`` (id); columns ``conflict_preserved`` (s_K0), ``text`` (s_K0 without the known
+            facts), ``conflict_projected`` (1 − ‖Pk‖²/‖k‖²), ``inconsistency`` (‖r‖) and ``left``, the share
+            of the residual that remains after this edit alone, λ/(λ + ‖Pk‖²).
         """
         requests, last = [case.request for case in cases], self.editor.layers[-1]
         given = None
         if values is not None:
             given = values.of(self.model, requests, last, self.editor.targets, self.contexts).values
-        found = measure(
+        found = difficulty_of(
             self.model,
             requests,
             sorted({self.layer, last}),
@@ -129,14 +129,14 @@ class Base:
     def hard_sets(
         self, hard: int, others: int, gap: int, seed: int, apart: bool = False
     ) -> dict[str, AlphaSet]:
-        """The three hard sets of one draw, by title.
+        """The three hard sets of one draw: title -> set.
 
         Args:
-            hard: hard members of each.
-            others: its other members.
-            gap: places between an edit and its rewrite in AlphaSet2.
+            hard: number of hard members of each.
+            others: number of other members of each.
+            gap: least number of positions between an edit and its rewrite in AlphaSet2.
             seed: of the draw.
-            apart: let no base fact be in two of them, so that they can be written one after the other.
+            apart: make the sets disjoint in base facts, so that they can be written one after the other.
 
         Raises:
             DataError: if there are too few facts.
@@ -153,12 +153,12 @@ class Base:
         return dict(zip(HARD, (first, second, third), strict=True))
 
     def plain_sets(self, size: int, seed: int) -> dict[str, AlphaSet]:
-        """The two plain sets of one draw, by title: the same facts as statements and as questions."""
+        """The two plain sets of one draw, the same facts as statements and as questions: title -> set."""
         pools = zip(PLAIN, (self.facts, self.questions), strict=True)
         return {title: plain(title, cases, size, seed) for title, cases in pools}
 
     def values_for(self, sets: Sequence[AlphaSet]) -> KnownValues:
-        """Values of everything that some sets write, beside those of all base facts."""
+        """Values of all edits of some sets, in addition to those of all base facts."""
         requests = [case.request for one in sets for case in one.cases]
         return known_values(
             self.model,
@@ -180,17 +180,17 @@ def base_facts(
     split: str = "test",
     key_tokens: int = 20_000,
 ) -> Base:
-    """Measure base facts on a model. Computes the values of all of them: the longest part.
+    """Measure base facts on a model. Optimising the values of all of them takes most of the time.
 
     Args:
         model: the unedited model.
-        own: the project's facts.
-        editor: a sequence or AlphaEdit+; its rule makes the projector.
-        count: base facts, the first of the draw.
-        hard: how many the model has to know and has to have reworded, at least.
+        own: the project's fact set.
+        editor: a sequence or AlphaEdit+; the projector is made by its rule.
+        count: number of base facts, the first of the draw.
+        hard: least number of base facts that the model must know and that can be reworded.
         seed: of the draw of facts, of true and new objects, and of the third objects.
         split: of the fact set.
-        key_tokens: tokens of text whose keys count as preserved.
+        key_tokens: number of tokens of text whose keys count as preserved.
 
     Raises:
         DataError: if the model knows too few of the facts.
@@ -215,7 +215,7 @@ def base_facts(
         second,
         layer,
         contexts,
-        null_space(moment, RULES[rule](cut)),
+        projectors({layer: moment}, rule, cut)[layer],
         _keys(model, (facts, again, second, questions), layer, contexts),
         list(text_keys(model, layer, key_tokens)),
         known_values(model, [case.request for case in facts], editor.layers[-1], editor.targets, contexts),
@@ -237,7 +237,7 @@ def _measures(base: Base) -> dict[str, Measures]:
 
 
 def _question(case: EvalCase) -> EvalCase:
-    """A ZsRE-style case under an id of its own."""
+    """A ZsRE-style case with the ending ``/zsre`` added to its id."""
     name = case.id + QUESTION
     return replace(case, id=name, request=replace(case.request, id=name))
 
@@ -261,12 +261,26 @@ def stream_of(
     paraphrases: int,
     neighbours: int,
     metrics: tuple[str, ...] = SCORES,
-    shared: dict[str, State] | None = None,
+    shared: dict[str, Prepared] | None = None,
 ) -> Stream:
-    """The edits of one or more sets, one set after the other, as a stream to write by any method.
+    """The edits of one or more sets, one set after the other, as a `Stream` for any method.
 
-    Every edit is asked at the end, by so many of its paraphrases and neighbours; rows of superseded ones are
-    there too (`standing` names the others). AlphaEdit+ chooses by the wordings that the sets hold out.
+    Every edit is scored at the end, superseded ones included (`standing` names the others). AlphaEdit+ scores
+    its smoothing candidates on the wordings that the sets hold out.
+
+    Args:
+        base: with the model.
+        sets: in the order of writing.
+        values: of all edits of the sets, from `Base.values_for`.
+        text: held-out text with the unedited model's predictions.
+        batch: facts per step.
+        paraphrases: number of paraphrases to score per edit.
+        neighbours: number of neighbours to score per edit.
+        metrics: scored at the end, see `palimpsest.evaluation.metrics`.
+        shared: as `Stream`; a dictionary shared by several streams.
+
+    Raises:
+        ScoreError: if the edits do not fill whole batches.
     """
     members = [member for one in sets for member in one.members]
     held = {m.case.request.id: (m.validation,) for m in members if m.validation}
@@ -285,5 +299,5 @@ def stream_of(
 
 
 def standing(sets: Sequence[AlphaSet]) -> list[str]:
-    """Ids of the edits that stand at the end of the stream, in the order of writing."""
+    """Ids of the edits that are not superseded at the end of the stream, in the order of writing."""
     return [case.id for one in sets for case in one.scored]

@@ -1,14 +1,14 @@
-"""Edits that write nothing in particular, as long as a real one: controls for whatever edits are said to do.
+"""Control edits: random updates of the same norm as a real one.
 
-Δ is a real update of one layer, U (d_v, q) an orthonormal basis that holds its range, and Q (d_v, q) and
-Q' (d_k, q) are orthonormal columns drawn uniformly (Haar, by QR of Gaussian columns with the signs of R's
-diagonal). With UᵀΔ = RᵀVᵀ, V orthonormal:
+Δ is a real update of one layer, U (d_v, q) an orthonormal basis of its range, and Q (d_v, q) and Q' (d_k, q)
+have orthonormal columns drawn uniformly (Haar, by QR of Gaussian columns with the signs of R's diagonal).
+With UᵀΔ = RᵀVᵀ, V orthonormal:
 
-    `random_direction`    Q RᵀQ'ᵀ        has Δ's singular values, its length ‖Δ‖_F and its rank among them
-    `random_value`        Q UᵀΔ          also ‖Δ'k‖ = ‖Δk‖ for every key k: as much written at the same keys
+    `random_direction`    Q RᵀQ'ᵀ        the singular values of Δ, hence its norm ‖Δ‖_F and its rank
+    `random_value`        Q UᵀΔ          in addition ‖Δ'k‖ = ‖Δk‖ for every key k
 
-A random direction is nearly orthogonal to every single key, so it says what so long a change does to the
-model; a random value says what writing something at a fact's key does, whatever is written.
+A random direction is nearly orthogonal to any given key, so it is a control for the norm of the update. A
+random value is a control for writing at the keys of a fact, whatever the value.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ from torch import Tensor
 from palimpsest.network.apply import WeightDelta
 
 _EXACT = 1e-12
-"""A basis holds the range when what it leaves of Δ is at most this share of ‖Δ‖."""
+"""A basis spans the range if the norm of Δ outside it is at most this share of ‖Δ‖."""
 _FIRST_WIDTH = 1
 
 
 def random_direction(edit: WeightDelta, seed: int) -> WeightDelta:
-    """Updates with the singular values of the edit's own and random directions on both sides.
+    """Control edit with the singular values of the real updates and random singular vectors.
 
     Args:
         edit: a real edit; it is not changed.
-        seed: of all draws; layers have draws of their own. Give each fact another one.
+        seed: of all draws, which are independent between layers. Use a different seed for each fact.
 
     Returns:
-        An edit of the same model and layers, float64, with notes that say what it was made from.
+        An edit of the same model and layers, float64; its notes hold kind, seed and the norm of ``edit``.
     """
 
     def turned(delta: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,7 +45,7 @@ def random_direction(edit: WeightDelta, seed: int) -> WeightDelta:
 
 
 def random_value(edit: WeightDelta, seed: int) -> WeightDelta:
-    """Updates that map every key to a vector as long as the edit's own do, in random directions.
+    """Control edit that maps every key to a vector of the same norm as the real edit, in a random direction.
 
     Args:
         edit: a real edit; it is not changed.
@@ -73,7 +73,7 @@ def _turned(
 
 
 def _basis(delta: Float64[Tensor, "d_v d_k"], generator: torch.Generator) -> Float64[Tensor, "d_v q"]:
-    """Orthonormal columns that span the range of a matrix, from random mixtures of its columns."""
+    """Orthonormal columns that span the range of a matrix, from random combinations of its columns."""
     limit, width = min(delta.shape), _FIRST_WIDTH
     while True:
         sketch = delta @ _normal(delta.shape[1], width, generator)

@@ -1,9 +1,9 @@
-"""Facts that are written one at a time, each into the unedited model, and how stable each edited model is.
+"""Single edits: facts written one at a time into the unedited model, with scores and stability of each.
 
-One arm is one way to change the model: an editor, a null edit, or none. For every fact of an arm the change
-is made and installed, the fact's scores are taken, its wordings are answered
-(`palimpsest.evaluation.responses`), and the weights are put back. A fact's outcome is kept on disk under the
-hash of everything it depends on: an interrupted study goes on with the next fact and makes no edit twice.
+One arm is one way to change the model: an editor, a control edit, or no edit. For every fact of an arm the
+edit is installed, the fact is scored, responses to its wordings are sampled
+(`palimpsest.evaluation.responses`), and the weights are restored. A fact's outcome is cached on disk under
+the hash of everything it depends on: an interrupted study continues with the next fact and repeats no edit.
 """
 
 import json
@@ -19,18 +19,18 @@ from tqdm import tqdm
 from palimpsest import cache
 from palimpsest.errors import DataError, ResourceError
 from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.metrics import SCORES
 from palimpsest.evaluation.responses import Decoding, Wordings, drawn
 from palimpsest.evaluation.stability import Measured, measured
 from palimpsest.files import replacing
 from palimpsest.network.apply import Edit, installed
 from palimpsest.network.embedder import Embedder
 from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.paths import cache_dir
 from palimpsest.types import EditRequest, EvalCase
 
 REVISION = 1
-"""Part of the cache key; raise it when the same arm gives other outcomes than before."""
-
-SCORES = ("efficacy", "generalisation", "specificity")
+"""Part of the cache key; increase it when the code gives different outcomes for the same arm."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Arm:
     """One way to change the model for one fact.
 
     Attributes:
-        settings: everything the change depends on beside model and request; JSON-able, part of the cache key.
-        make: request -> edit of the unedited model, or None to leave it as it is.
+        settings: everything the edit depends on besides model and request, as JSON values; part of the cache
+            key.
+        make: request -> edit of the unedited model, or None for no edit.
     """
 
     settings: Mapping[str, object]
@@ -48,12 +49,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one arm left.
+    """Results of one arm.
 
     Attributes:
         said: case id -> responses, embeddings and their uncertainty.
-        scores: a row per case and metric, columns case, metric, value (in [0, 1]).
-        norms: case id -> ‖ΔW‖ over all layers together (Frobenius); 0 where no weight changes.
+        scores: one row per case and metric, columns case, metric, value (in [0, 1]).
+        norms: case id -> ‖ΔW‖ of all layers together (Frobenius); 0 if no weight changes.
     """
 
     said: Mapping[str, Measured]
@@ -63,17 +64,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SingleEdits:
-    """Facts to write one at a time and what is asked afterwards.
+    """Facts to write one at a time, and how each edited model is evaluated.
 
     Attributes:
         model: the unedited model; every arm restores it bit by bit.
-        cases: the facts, ids unique.
+        cases: the facts, with unique ids.
         wordings: case id -> two or more wordings, subject filled in.
         embed: from `palimpsest.network.embedder.embedder`.
         metrics: scores of the case itself, see `palimpsest.evaluation.metrics`.
 
     Raises:
-        DataError: if a case has no wordings, or two have one id.
+        DataError: if a case has no wordings, or two cases have the same id.
     """
 
     model: EditableModel
@@ -92,22 +93,21 @@ class SingleEdits:
             )
 
     def missing(self, arm: Arm, decoding: Decoding) -> int:
-        """How many facts of an arm are not on disk yet."""
+        """Number of facts of an arm that are not cached yet."""
         return sum(not path.exists() for path in self._places(arm, decoding).values())
 
     def outcome(self, arm: Arm, decoding: Decoding, name: str = "facts") -> Outcome:
-        """Write each fact alone, ask, and put the weights back; from disk what was done before.
+        """Write each fact alone, evaluate, and restore the weights; cached facts are read from disk.
 
         Args:
             arm: how the model is changed.
-            decoding: how responses are drawn; the same in all arms that are compared.
-            name: shown with the progress.
+            decoding: settings of sampling; use the same in all arms that are compared.
+            name: label of the progress bar.
 
         Raises:
             ResourceError: if a stored outcome is damaged or cannot be written.
             As the arm's ``make``, `palimpsest.evaluation.evaluate.evaluate` and
-            `palimpsest.evaluation.responses.drawn`; the model is then as it was, and facts that were done are
-            on disk.
+            `palimpsest.evaluation.responses.drawn`; the model is restored, and finished facts are cached.
         """
         places = self._places(arm, decoding)
         said, rows, norms = {}, [], {}
@@ -139,7 +139,7 @@ class SingleEdits:
             "decoding": how,
             "metrics": self.metrics,
         }
-        folder, found = cache.cache_dir() / "singles", {}
+        folder, found = cache_dir() / "singles", {}
         for case in self.cases:
             key = common | {"case": asdict(case), "asked": list(self.wordings[case.id])}
             found[case.id] = folder / f"{cache.digest(key)[:32]}.json"
@@ -158,20 +158,20 @@ def _read(path: Path) -> tuple[float, dict[str, float], tuple[tuple[str, ...], .
 
 
 def share_with(said: Mapping[str, Measured], wanted: Mapping[str, str]) -> "pd.Series[float]":
-    """Share of a fact's responses, over all wordings, that contain a text as words of their own.
+    """Share of a fact's responses, over all wordings, that contain a text as whole words.
 
-    An automatic stand-in for a judge of answers, and a coarse one: it takes any mention for an answer and
-    knows no synonyms. Upper and lower case are the same.
+    A coarse automatic substitute for judging answers: any mention counts as an answer, and synonyms are
+    missed. Case is ignored.
 
     Args:
         said: case id -> responses.
-        wanted: case id -> the object that should be said.
+        wanted: case id -> the object to look for.
 
     Returns:
         Case id -> share, in [0, 1].
 
     Raises:
-        DataError: if a case lacks a text to look for.
+        DataError: if a case has no text to look for.
     """
     lacking = [name for name in said if not wanted.get(name, "").strip()]
     if lacking:

@@ -1,47 +1,49 @@
-"""What a long sequence of edits does to a model, step by step, as a table.
+"""Effects of a long sequence of edits on a model, measured along the way, as a table.
 
-One run writes batch after batch, asks some of the facts again every few steps, measures the drift on
-held-out text and keeps the norms. A run takes minutes to an hour, so its table is kept on disk under the hash
-of everything it depends on: an interrupted study goes on where it stopped, a repeated one costs nothing.
+One run writes batch after batch and, every few steps, scores some of the facts, measures the drift on
+held-out text and records norms. A run takes minutes to an hour, so its table is cached on disk under the hash
+of everything it depends on: an interrupted study continues with the next run, a repeated one costs nothing.
 """
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from palimpsest import cache
+from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.steps import Step, steps
-from palimpsest.errors import NonFiniteError, ResourceError, ScoreError, SingularProblemError
+from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
-from palimpsest.files import replacing
 from palimpsest.memory.keys import subject_hidden
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.types import EvalCase
 
 REVISION = 1
-"""Part of the cache key; raise it when the same run gives another table than before."""
+"""Part of the cache key; increase it when the code gives a different table for the same run."""
 
 COLUMNS = ("step", "edits", "group", "metric", "value", "n")
 COLLAPSED = 1e4
-"""A run ends early once perplexity is this many times the unedited model's: nothing is left to measure."""
+"""A run stops once its perplexity exceeds this multiple of the unedited model's: the model has collapsed."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is measured along the way.
+    """What is measured along the way, and how often.
 
     Attributes:
         batch: facts per step.
-        every: measure after every so many steps, and always after the first and the last.
-        sample: how many of the facts written so far are asked again, evenly spaced (group ``all``).
-        metrics: asked of every group.
-        final: further metrics, asked of group ``all`` after the last step.
+        every: number of steps between measurements; the first and the last step are always measured.
+        sample: number of facts of group ``all``: evenly spaced among those written so far.
+        metrics: scored for every group.
+        final: further metrics, scored for group ``all`` after the last step.
+
+    Raises:
+        ScoreError: if batch, every or sample is below 1.
     """
 
     batch: int = 50
@@ -57,25 +59,25 @@ class Watch:
 
 
 def trajectory(
-    model: EditableModel, sequence: Sequential, cases: Sequence[EvalCase], watch: Watch, reference: Reference
+    model: EditableModel, editor: WeightEditor, cases: Sequence[EvalCase], watch: Watch, reference: Reference
 ) -> pd.DataFrame:
-    """The table of one run, from disk when the same run was made before.
+    """Table of one run, read from disk if the same run was made before.
 
     Args:
         model: the unedited model; restored at the end.
-        sequence: settings of the stream.
-        cases: facts in the order in which they are written, a multiple of the batch.
-        watch: sizes and what is asked.
+        editor: any weight editor.
+        cases: facts in the order in which they are written; their number is a multiple of the batch size.
+        watch: batch size, and what is measured.
         reference: held-out text with the unedited model's predictions.
 
     Returns:
         One row per measured step, group and metric: ``step`` (from 1), ``edits`` (facts written so far),
-        ``group`` (``first`` batch, ``latest`` batch, ``all`` so far, or ``model`` for what concerns no fact),
-        ``metric``, ``value`` and ``n``, how many the mean is over (no row where no case has prompts). Metrics
+        ``group`` (``first`` batch, ``latest`` batch, ``all`` so far, or ``model`` for metrics of the model),
+        ``metric``, ``value`` and ``n``, the number of items averaged (no row if no case has prompts). Metrics
         of the model: perplexity, perplexity_before, agreement, kl (nats), step_norm and total_norm
-        (Frobenius, all layers together),
-        hidden_norm (mean length of the last edited layer's output at the first batch's subjects), seconds,
-        and ``stopped`` = 1 where the run ended early (a value, an update or perplexity out of range).
+        (Frobenius, all layers together), hidden_norm (mean norm of the last edited layer's output at the
+        first batch's subjects), seconds, and ``stopped`` = 1 if the run ended early (a value, an update or
+        the perplexity out of range).
 
     Raises:
         ScoreError: if the cases do not fill whole batches.
@@ -83,53 +85,40 @@ def trajectory(
     """
     if not cases or len(cases) % watch.batch:
         raise ScoreError(f"{len(cases)} cases do not fill batches of {watch.batch}; leave out or add some")
+    settings: Any = editor
     key = {
         "revision": REVISION,
         "model": fingerprint(model),
-        "sequence": asdict(sequence),
+        "sequence": asdict(settings),
+        **({} if type(editor) is Sequential else {"method": type(editor).__name__}),
         "watch": asdict(watch),
         "cases": cache.digest([asdict(case) for case in cases]),
         "text": cache.digest(reference.ids.tolist()),
     }
-    path = cache.cache_dir() / "trajectories" / f"{cache.digest(key)[:32]}.parquet"
-    if not path.exists():
-        rows = list(_rows(model, sequence, cases, watch, reference))
-        table = pd.DataFrame(rows, columns=COLUMNS)
-        with replacing(path) as temporary:
-            table.to_parquet(temporary, index=False)
-    return _read(path)
+    return cache.table("trajectories", key, COLUMNS, lambda: _rows(model, editor, cases, watch, reference))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise ResourceError(
-            f"cache file {path} is damaged ({error}); delete it and it will be computed again"
-        ) from error
-
-
-Row = tuple[int, int, str, str, float, int]
+_Row = tuple[int, int, str, str, float, int]
 
 
 def _rows(
-    model: EditableModel, sequence: Sequential, cases: Sequence[EvalCase], watch: Watch, reference: Reference
-) -> Iterator[Row]:
+    model: EditableModel, editor: WeightEditor, cases: Sequence[EvalCase], watch: Watch, reference: Reference
+) -> Iterator[_Row]:
     batches = [cases[i : i + watch.batch] for i in range(0, len(cases), watch.batch)]
     began, at, number, written = time.perf_counter(), 1, 0, 0
     try:
-        for step in steps(model, sequence, [[case.request for case in batch] for batch in batches]):
+        for step in steps(model, editor, [[case.request for case in batch] for batch in batches]):
             at = number = step.number + 1
             written = min(number * watch.batch, len(cases))
             last = number >= len(batches)
             if number == 1 or number % watch.every == 0 or last:
-                found = list(_measure(model, sequence, step, cases[:written], watch, reference, last))
+                found = list(_measure(model, editor, step, cases[:written], watch, reference, last))
                 yield from ((number, written, *row) for row in found)
                 values = {metric: value for group, metric, value, _ in found if group == "model"}
                 if values["perplexity"] > COLLAPSED * values["perplexity_before"]:
                     yield number, written, "model", "stopped", 1.0, 1
                     break
-            at = number + 1  # what fails from here on is the next batch
+            at = number + 1  # an error from here on belongs to the next batch
     except (NonFiniteError, SingularProblemError):
         yield at, written, "model", "stopped", 1.0, 1
     yield number, written, "model", "seconds", time.perf_counter() - began, 1
@@ -137,7 +126,7 @@ def _rows(
 
 def _measure(
     model: EditableModel,
-    sequence: Sequential,
+    editor: WeightEditor,
     step: Step,
     written: Sequence[EvalCase],
     watch: Watch,
@@ -164,18 +153,18 @@ def _measure(
     for name in ("step_norm", "total_norm"):
         norms = step.edit.notes.get(name, {})
         yield "model", name, sum(value**2 for value in norms.values()) ** 0.5, len(norms)
-    hidden = subject_hidden(model, [case.request for case in groups["first"]], sequence.layers[-1])
+    hidden = subject_hidden(model, [case.request for case in groups["first"]], editor.layers[-1])
     yield "model", "hidden_norm", float(hidden.double().norm(dim=0).mean()), watch.batch
 
 
 def _mean(group: str, metric: str, values: Sequence[float]) -> Iterator[tuple[str, str, float, int]]:
-    """One row, or none where no case has prompts for the metric."""
+    """Yield one row, or none if no case has prompts for the metric."""
     if values:
         yield group, metric, sum(values) / len(values), len(values)
 
 
 def evenly(cases: Sequence[EvalCase], count: int) -> list[EvalCase]:
-    """At most ``count`` cases, evenly spaced over the whole sequence, the first and the last among them."""
+    """At most ``count`` cases, evenly spaced over the whole sequence, including the first and the last."""
     if len(cases) <= count:
         return list(cases)
     return [cases[round(i * (len(cases) - 1) / max(count - 1, 1))] for i in range(count)]

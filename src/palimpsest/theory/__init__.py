@@ -1,1 +1,1 @@
-"""What the papers state, as formulas to test. Imports algebra; nothing imports it but notebooks and tests."""
+"""Statements of the papers as functions to test. Imports algebra; imported by notebooks and tests alone."""

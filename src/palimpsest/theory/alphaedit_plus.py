@@ -1,8 +1,8 @@
-"""The lemmas of AlphaEdit+ as functions, each with the paper's equation and whether it is right.
+"""Lemmas of AlphaEdit+ as functions, each with the paper's equation and whether it is right.
 
-All tensors are float64. Keys are columns (d_k, n); W is (d_v, d_k); R = V − WK is what the keys still
-lack; P is an orthogonal projector; λ is the ridge. With G = KᵀPK and M = (G + λI)⁻¹ every result
-below follows from one identity of the update Δ = R M KᵀP:
+All tensors are float64. Keys are columns (d_k, n); W is (d_v, d_k); R = V − WK is the residual; P is an
+orthogonal projector; λ is the ridge. With G = KᵀPK and M = (G + λI)⁻¹ every result below follows from one
+identity of the update Δ = R M KᵀP:
 
     ΔK − R = −λ R M                                                        (AlphaEdit+ Eq. 12)
 
@@ -22,15 +22,15 @@ Factor = Float[Tensor, "*batch"] | float
 
 
 def projected_energy(keys: Float[Tensor, "d_k n"], projector: Projector) -> Float[Tensor, " n"]:
-    """‖Pk‖² of each key: what an edit can use of it."""
+    """‖Pk‖² (n,) of each key, the part of its squared norm that an edit can use."""
     return projector.apply(keys).square().sum(0)
 
 
 def residual_factor(projected: Factor, ridge: float) -> Factor:
-    """Share of the residual left after one edit, λ/(λ + ‖Pk‖²). Lemma 1, Eq. 7 and 26: right as printed.
+    """Remaining share of the residual after one edit, λ/(λ + ‖Pk‖²). Lemma 1, Eq. 7 and 26: right as printed.
 
     Args:
-        projected: ‖Pk‖², of a key of any length.
+        projected: ‖Pk‖², of a key of any norm.
         ridge: λ > 0.
     """
     return ridge / (ridge + projected)
@@ -51,7 +51,7 @@ def single_update(
     ridge: float,
 ) -> Float[Tensor, "d_v d_k"]:
     """Δ = r (Pk)ᵀ/(λ + ‖Pk‖²). Eq. 4 and 24, corrected (the first form of Eq. 24)."""
-    inside = projector.apply(key[:, None])[:, 0]
+    inside = projector.apply(key[:, None])[:, 0]  # (d_k, 1) -> (d_k,)
     return torch.outer(residual, inside) / (ridge + inside @ inside)
 
 
@@ -61,12 +61,12 @@ def printed_single_update(
     projector: Projector,
     ridge: float,
 ) -> Float[Tensor, "d_v d_k"]:
-    """Δ = λ r (Pk)ᵀ/(λ + ‖Pk‖²). Eq. 4 and the second form of Eq. 24, as printed: λ times too long."""
+    """Δ = λ r (Pk)ᵀ/(λ + ‖Pk‖²). Eq. 4 and the second form of Eq. 24, as printed: off by the factor λ."""
     return ridge * single_update(key, residual, projector, ridge)
 
 
 def printed_residual_factor(projected: Factor, ridge: float) -> Factor:
-    """Share of the residual that the update of Eq. 4, as printed, would leave; Lemma 1 does not say so."""
+    """Remaining share of the residual for the update of Eq. 4 as printed; it contradicts Lemma 1."""
     return (ridge + (1 - ridge) * projected) / (ridge + projected)
 
 
@@ -89,7 +89,7 @@ def prior_update(
     weight: float = 1.0,
     signed: bool = True,
 ) -> Float[Tensor, "d_v d_k"]:
-    """Update of a unit key beside one earlier unit key, both inside range(P). Eq. 8 and 53.
+    """Update for a unit key, given one earlier unit key, both inside range(P). Eq. 8 and 53.
 
     Args:
         key: k₁.
@@ -114,10 +114,10 @@ def many_priors_factor(
 ) -> float:
     """Residual factor 1/(1 + kᵀP A⁻¹ Pk) with A = P KpΛKpᵀ P + λI.
 
-    Lemmas 1 and 2 for any number of earlier keys; not in the paper. Any lengths; Λ = I without
+    Lemmas 1 and 2 for any number of earlier keys; not in the paper. Keys of any norm; Λ = I without
     ``weights``.
     """
-    inside = projector.apply(key[:, None])
+    inside = projector.apply(key[:, None])  # (d_k, 1)
     scaled = projector.apply(past if weights is None else past * weights.sqrt())
     system = scaled @ scaled.T
     system.diagonal().add_(ridge)
@@ -129,7 +129,7 @@ def many_priors_factor(
 
 
 def gram(keys: Float[Tensor, "d_k n"], projector: Projector) -> Float[Tensor, "n n"]:
-    """G = KᵀPK. Eq. 11 and 36."""
+    """Gram matrix G = KᵀPK. Eq. 11 and 36."""
     inside = projector.apply(keys)
     return inside.T @ inside
 
@@ -137,12 +137,12 @@ def gram(keys: Float[Tensor, "d_k n"], projector: Projector) -> Float[Tensor, "n
 def post_edit_error(
     gram: Float[Tensor, "n n"], residual: Float[Tensor, "d_v n"], ridge: float
 ) -> Float[Tensor, "d_v n"]:
-    """E = ΔK − R = −λ R (G + λI)⁻¹. Eq. 12 and 37: right as printed."""
+    """Error after the edit, E = ΔK − R = −λ R (G + λI)⁻¹. Eq. 12 and 37: right as printed."""
     return -ridge * residual @ shifted_inverse(gram, ridge)
 
 
 def two_edit_bounds(gram: Float[Tensor, "2 2"], ridge: float, ratio: Factor) -> tuple[Factor, Factor]:
-    """Bounds on ‖e₁‖ and ‖e₂‖ in units of ‖r₁‖, ρ = ‖r₂‖/‖r₁‖. Lemma 3, Eq. 14: right as printed."""
+    """Bounds on ‖e₁‖ and ‖e₂‖, divided by ‖r₁‖, at ρ = ‖r₂‖/‖r₁‖. Lemma 3, Eq. 14: right as printed."""
     (g11, g12), (_, g22) = gram.tolist()
     determinant = (ridge + g11) * (ridge + g22) - g12**2
     first = ridge / determinant * ((ridge + g22) + ratio * abs(g12))
@@ -153,7 +153,7 @@ def two_edit_bounds(gram: Float[Tensor, "2 2"], ridge: float, ratio: Factor) -> 
 def worst_second_residual(
     gram: Float[Tensor, "2 2"], first: Float[Tensor, " d_v"], ratio: float
 ) -> Float[Tensor, " d_v"]:
-    """r₂ = −sign(g₁₂) ρ r₁, the second residual for which both bounds of Lemma 3 are reached."""
+    """Second residual r₂ = −sign(g₁₂) ρ r₁, for which both bounds of Lemma 3 are attained."""
     return -torch.sign(gram[0, 1]) * ratio * first
 
 
@@ -161,7 +161,7 @@ def worst_second_residual(
 
 
 def objective_at_update(gram: Float[Tensor, "n n"], residual: Float[Tensor, "d_v n"], ridge: float) -> float:
-    """J(P) = λ tr(R M Rᵀ), the smallest value of the objective in Eq. 15 for a given P.
+    """Smallest value J(P) = λ tr(R M Rᵀ) of the objective in Eq. 15 for a given P.
 
     Not in the paper, which evaluates the objective term by term at each step.
     """

@@ -1,4 +1,4 @@
-"""The Labyrinth's propositions as functions, each with its equation and whether it is right.
+"""Propositions of the Labyrinth paper as functions, each with its equation and whether it is right.
 
 All tensors are float64 and every matrix is explicit, as in the paper; nothing here is meant for a model.
 W is (d_v, d_k), keys are columns (d_k, n), values (d_v, n). Batch t holds K_t and V_t. Over a run,
@@ -6,8 +6,8 @@ W is (d_v, d_k), keys are columns (d_k, n), values (d_v, n). Batch t holds K_t a
     R'_t = V_t − W₀K_t        R_t = V_t − W_{t−1}K_t        D_t = W_t − W₀ = Δ_1 + … + Δ_t
     S_t  = CP + Σ_{τ≤t} K_τK_τᵀP + λI        C = K0K0ᵀ
 
-P is any square matrix that multiplies an update from the right. One-time means all facts so far in one
-problem anchored at W₀, sequential one problem for each batch. Nearly everything follows from one line:
+P is any square matrix that multiplies an update from the right. One-time means one problem with all facts so
+far, anchored at W₀; sequential means one problem per batch. Nearly everything follows from one line:
 
     D_t S_t = D_{t−1}S_{t−1} + D_{t−1}K_tK_tᵀP + R_tK_tᵀP = D_{t−1}S_{t−1} + R'_tK_tᵀP
 
@@ -30,7 +30,7 @@ Square = Float[Tensor, "d_k d_k"]
 Post = Callable[[Tensor], Tensor]
 Penalty = Callable[[Tensor], Tensor]
 Inverse = Literal["exact", "printed", "symmetrised"]
-"""S⁻¹; the pseudo-inverse of S as printed; that of PᵀS, which is symmetric for a symmetric projector."""
+"""S⁻¹; the pseudo-inverse of S as printed; or that of PᵀS, which is symmetric for a symmetric projector."""
 Correction = Literal["overwritten", "summed", "none"]
 
 PSEUDO = 1e-11
@@ -38,7 +38,7 @@ PSEUDO = 1e-11
 
 
 @dataclass(frozen=True)
-class Batch:
+class FactBatch:
     """Facts of one step: K_t (d_k, n) and V_t (d_v, n)."""
 
     keys: Float[Tensor, "d_k n"]
@@ -46,8 +46,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What all steps of a run share.
+class RunProblem:
+    """Quantities that all steps of a run share.
 
     Args:
         weight: W₀ (d_v, d_k), which stores the preserved facts exactly, W₀K0 = V0.
@@ -69,7 +69,7 @@ class Problem:
             raise ShapeError(f"ridge must be 0 or more, got {self.ridge}")
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[FactBatch]) -> FactBatch:
     """All facts of a run as one batch.
 
     Raises:
@@ -78,17 +78,17 @@ def joined(batches: Sequence[Batch]) -> Batch:
     if not batches:
         raise ShapeError("a run needs at least one batch, got none; give an empty batch of known width")
     keys, values = ([getattr(b, name) for b in batches] for name in ("keys", "values"))
-    return Batch(torch.cat(keys, 1), torch.cat(values, 1))
+    return FactBatch(torch.cat(keys, 1), torch.cat(values, 1))
 
 
-def system(problem: Problem, keys: Float[Tensor, "d_k n"]) -> Square:
+def system(problem: RunProblem, keys: Float[Tensor, "d_k n"]) -> Square:
     """S = CP + KKᵀP + λI, the bracket of Prop. 3.2, as printed."""
     return (problem.moment + keys @ keys.T) @ problem.projector + problem.ridge * torch.eye(
         len(problem.moment)
     ).double()
 
 
-def conditions(problem: Problem, batches: Sequence[Batch]) -> list[float]:
+def conditions(problem: RunProblem, batches: Sequence[FactBatch]) -> list[float]:
     """Condition number of S_t after each batch."""
     reached = (joined(batches[: t + 1]).keys for t in range(len(batches)))
     return [float(torch.linalg.cond(system(problem, keys))) for keys in reached]
@@ -97,7 +97,7 @@ def conditions(problem: Problem, batches: Sequence[Batch]) -> list[float]:
 # Lemma 3.1 and Proposition 3.2: one-time and sequential editing.
 
 
-def one_time(problem: Problem, batches: Sequence[Batch], inverse: Inverse = "exact") -> Update:
+def one_time(problem: RunProblem, batches: Sequence[FactBatch], inverse: Inverse = "exact") -> Update:
     """Δ_total = Σ R'_τK_τᵀP (CP + ΣK_τK_τᵀP + λI)⁻¹. Prop. 3.2, as printed; Lemma 3.1 for C = 0, λ = 1.
 
     Raises:
@@ -109,8 +109,8 @@ def one_time(problem: Problem, batches: Sequence[Batch], inverse: Inverse = "exa
 
 
 def sequential(
-    problem: Problem | Sequence[Problem],
-    batches: Sequence[Batch],
+    problem: RunProblem | Sequence[RunProblem],
+    batches: Sequence[FactBatch],
     residuals: Literal["current", "original"] = "current",
     inverse: Inverse = "exact",
     past_weight: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -119,19 +119,18 @@ def sequential(
     """D_1, …, D_T of the steps Δ_t = R_tK_tᵀP S_t⁻¹. Eq. 2 and Prop. 3.2, as printed in the main text.
 
     Args:
-        problem: what the steps share, or one problem a step with its own λ_t or P_t (breaks the equivalence).
+        problem: one problem for all steps, or one per step with its own λ_t or P_t (breaks the equivalence).
         batches: K_t, V_t.
-        residuals: ``current`` for R_t from W_{t−1}; ``original`` for R'_t from W₀, as A.3 prints the
-            step (wrong).
+        residuals: ``current`` for R_t from W_{t−1}; ``original`` for R'_t from W₀, as A.3 prints it (wrong).
         inverse: how to invert S_t.
         past_weight: (past keys, new keys) -> weight of each past key in S_t, a β or Λ (breaks it unless 1).
         remembered: keys of each batch as later steps count them (breaks it unless the batch's own).
 
     Raises:
         SingularProblemError: if some S_t is singular and ``inverse`` is ``exact``. Prop. 3.2 says "any P and
-            λ ≥ 0" and needs every S_t to be invertible, which λ > 0 and P + Pᵀ ⪰ 0 guarantee.
+            λ ≥ 0" but needs every S_t to be invertible, which λ > 0 and P + Pᵀ ⪰ 0 guarantee.
     """
-    problems = [problem] * len(batches) if isinstance(problem, Problem) else problem
+    problems = [problem] * len(batches) if isinstance(problem, RunProblem) else problem
     total, totals = torch.zeros_like(problems[0].weight), list[Tensor]()
     past = batches[0].keys[:, :0]
     for step, (now, batch) in enumerate(zip(problems, batches, strict=True)):
@@ -145,10 +144,10 @@ def sequential(
     return totals
 
 
-def stated_objective(problem: Problem, batches: Sequence[Batch], total: Update) -> float:
-    """‖(W₀+D)K − V‖² + tr(DCDᵀ) + λ‖D‖², what A.3 says the one-time solution minimises over D = DP.
+def stated_objective(problem: RunProblem, batches: Sequence[FactBatch], total: Update) -> float:
+    """‖(W₀+D)K − V‖² + tr(DCDᵀ) + λ‖D‖², which A.3 says the one-time solution minimises over D = DP.
 
-    It does for a symmetric projector P and for no other kind (corrected).
+    This holds if P is a symmetric projector, and for no other kind of P (corrected).
     """
     facts = joined(batches)
     value = ((problem.weight + total) @ facts.keys - facts.values).square().sum()
@@ -156,16 +155,16 @@ def stated_objective(problem: Problem, batches: Sequence[Batch], total: Update) 
     return float(value)
 
 
-# Memorise-the-latest, Eq. 3 and 4, and what Eq. 3 leaves out.
+# Memorise-the-latest, Eq. 3 and 4, and the terms that Eq. 3 omits.
 
 
-def latest(problem: Problem, batches: Sequence[Batch], omit: bool) -> list[Update]:
-    """D_1, …, D_T when each step keeps the preserved facts and its own batch. As printed, with λ for I.
+def latest(problem: RunProblem, batches: Sequence[FactBatch], omit: bool) -> list[Update]:
+    """D_1, …, D_T when each step fits its own batch and the preserved facts. As printed, with λI for I.
 
     Args:
-        problem: what the steps share.
+        problem: quantities that all steps share.
         batches: K_t, V_t.
-        omit: True for Eq. 3, which leaves K0 out of both sides; False for Eq. 4.
+        omit: True for Eq. 3, which omits K0 on both sides; False for Eq. 4.
     """
     total, totals = torch.zeros_like(problem.weight), []
     used = replace(problem, moment=torch.zeros_like(problem.moment)) if omit else problem
@@ -177,8 +176,8 @@ def latest(problem: Problem, batches: Sequence[Batch], omit: bool) -> list[Updat
     return totals
 
 
-def left_out(preserved: Batch, weight: Update, delta: Update, projector: Square) -> Update:
-    """−Δ_tK0K0ᵀP + (V0 − W_{t−1}K0)K0ᵀP: the terms of Eq. 4 that Eq. 3 drops, by their definition."""
+def left_out(preserved: FactBatch, weight: Update, delta: Update, projector: Square) -> Update:
+    """Terms of Eq. 4 that Eq. 3 drops, by definition: −Δ_tK0K0ᵀP + (V0 − W_{t−1}K0)K0ᵀP."""
     k0 = preserved.keys
     return (preserved.values - (weight + delta) @ k0) @ k0.T @ projector
 
@@ -188,27 +187,29 @@ def printed_omission(deltas: Sequence[Update], moment: Square, projector: Square
     return -torch.stack(list(deltas)).sum(0) @ moment @ projector
 
 
-# Proposition 3.4: the difference of two one-time optima solves a problem of its own.
+# Proposition 3.4: the difference of two one-time optima solves a re-centred problem.
 
 
-def one_time_objective(weight: Update, facts: Batch, penalty: Penalty, total: Update) -> Float[Tensor, ""]:
+def one_time_objective(
+    weight: Update, facts: FactBatch, penalty: Penalty, total: Update
+) -> Float[Tensor, ""]:
     """L_t(D) + R(D) with L_t(D) = ‖(W₀+D)K_{0:t} − V_{0:t}‖². Prop. 3.4; the facts include K0, V0."""
     return ((weight + total) @ facts.keys - facts.values).square().sum() + penalty(total)
 
 
 def step_objective(
-    weight: Update, facts: Batch, penalty: Penalty, before: Update, delta: Update
+    weight: Update, facts: FactBatch, penalty: Penalty, before: Update, delta: Update
 ) -> Float[Tensor, ""]:
     """ℓ_t(Δ) + ⟨∇L_t(D_{t−1}), Δ⟩ + R(D_{t−1} + Δ), with ℓ_t(Δ) = ‖ΔK_{0:t}‖². Prop. 3.4: right as printed.
 
-    It equals the one-time objective at D_{t−1} + Δ less L_t(D_{t−1}), whatever R and D_{t−1} are. Its
-    minimiser is unique only if L_t + R is strictly convex; the stated assumption says convex.
+    It equals the one-time objective at D_{t−1} + Δ minus L_t(D_{t−1}), for any R and D_{t−1}. Its minimiser
+    is unique only if L_t + R is strictly convex; the stated assumption says convex.
     """
     gradient = 2 * ((weight + before) @ facts.keys - facts.values) @ facts.keys.T
     return (delta @ facts.keys).square().sum() + (gradient * delta).sum() + penalty(before + delta)
 
 
-def ridge_step(weight: Update, facts: Batch, ridge: float, before: Update) -> Update:
+def ridge_step(weight: Update, facts: FactBatch, ridge: float, before: Update) -> Update:
     """Minimiser of ‖(W_{t−1}+Δ)K − V‖² + λ‖D_{t−1}+Δ‖². Cor. A.2, Eq. 23: right as printed."""
     k = facts.keys
     right = (facts.values - (weight + before) @ k) @ k.T - ridge * before
@@ -220,7 +221,7 @@ def ridge_step(weight: Update, facts: Batch, ridge: float, before: Update) -> Up
 
 @dataclass(frozen=True)
 class Feedback:
-    """A run of Algorithm 1.
+    """Record of a run of Algorithm 1.
 
     Attributes:
         before: W^R_{t−1} + Δ_t of each step, before post-processing.
@@ -240,8 +241,8 @@ class Feedback:
 
 
 def error_feedback(
-    problem: Problem,
-    batches: Sequence[Batch],
+    problem: RunProblem,
+    batches: Sequence[FactBatch],
     post: Post,
     correction: Correction = "overwritten",
     error_ridge: float | None = None,
@@ -250,11 +251,11 @@ def error_feedback(
     """Algorithm 1. As printed with P = I, λ = 0; here also with S_t for C_t.
 
     Args:
-        problem: what the steps share; the optimum fed back to is that of its ridge.
+        problem: quantities that all steps share; its ridge is that of the one-time optimum.
         batches: K_t, V_t.
         post: post-processing, Δ -> Δ of the same shape; need not be deterministic.
         correction: E_t ``overwritten`` (as printed), ``summed`` over steps (wrong), or ``none``.
-        error_ridge: λ in E_t alone; another than the problem's is wrong. None for the problem's.
+        error_ridge: λ in E_t alone, wrong unless it is the problem's; None for the problem's.
         start: E_0; None for zero as printed, right if W₀K0 = V0, else −(V0 − W₀K0)K0ᵀP.
     """
     run, weight, past = Feedback(), problem.weight, batches[0].keys[:, :0]
@@ -271,8 +272,8 @@ def error_feedback(
     return run
 
 
-def state_feedback(problem: Problem, batches: Sequence[Batch], post: Post) -> Feedback:
-    """Algorithm 1 without E: Δ_t = W₀ + one-time_t − W^R_{t−1}. Not in the paper; it forgets rounding too."""
+def state_feedback(problem: RunProblem, batches: Sequence[FactBatch], post: Post) -> Feedback:
+    """Algorithm 1 without E: Δ_t = W₀ + one-time_t − W^R_{t−1}. Not in the paper; corrects rounding too."""
     run, weight = Feedback(), problem.weight
     for step in range(len(batches)):
         wanted = problem.weight + one_time(problem, batches[: step + 1])
@@ -284,16 +285,16 @@ def state_feedback(problem: Problem, batches: Sequence[Batch], post: Post) -> Fe
 
 
 def conflict_update(
-    weight: Update, moment: Square, fresh: Batch, overlap: Batch, subtracted: Float[Tensor, "d_v o"]
+    weight: Update, moment: Square, fresh: FactBatch, overlap: FactBatch, subtracted: Float[Tensor, "d_v o"]
 ) -> Update:
     """[R_tK_tᵀ − (V_Bo − W_{t−1}K_o)K_oᵀ] (C_{t−1} + K_tK_tᵀ − K_oK_oᵀ)⁻¹. Prop. 3.5, Eq. 30.
 
-    As printed V_t on the overlap are the new values and V_Bo the resolved ones, which is right for neither
-    "resolve to new" nor "resolve to old". Corrected: V_t the resolved ones, V_Bo the old ones.
+    As printed, V_t holds the new values on the overlap and V_Bo the resolved ones, which is right neither for
+    "resolve to new" nor for "resolve to old". Corrected: V_t holds the resolved values, V_Bo the old ones.
 
     Args:
         weight: W_{t−1}.
-        moment: C_{t−1}, K0, ridge and the old facts included.
+        moment: C_{t−1}, including K0, the ridge and the old facts.
         fresh: new facts whose keys are not among the old ones.
         overlap: keys K_o that old and new facts share, with the values that V_t holds there.
         subtracted: V_Bo.
@@ -305,31 +306,30 @@ def conflict_update(
 
 
 def general_update(weight: Update, moment: Square, moment_change: Square, cross_change: Update) -> Update:
-    """Δ = (dB − W dC)(C + dC)⁻¹ for weights with WC = B. Not in the paper; Eq. 30 corrected is a case of it.
+    """Δ = (dB − W dC)(C + dC)⁻¹ for weights with WC = B. Not in the paper; includes Eq. 30 corrected.
 
-    A fact (k, v) of weight w adds w kkᵀ to dC and w vkᵀ to dB; one that is forgotten subtracts the pair as it
-    was stored; one that is overwritten does both.
+    Insert (k, v, w): dC += w kkᵀ, dB += w vkᵀ. Forget: subtract the pair as it was stored. Overwrite: both.
     """
     return _divide(cross_change - weight @ moment_change, moment + moment_change)
 
 
-def latest_by_deletion(weight: Update, moment: Square, previous: Batch, new: Batch) -> Update:
+def latest_by_deletion(weight: Update, moment: Square, previous: FactBatch, new: FactBatch) -> Update:
     """Δ_t of Eq. 31: delete the previous batch, insert the new. As printed; V_{t−1} are the old values.
 
-    An error of W_{t−1} stays for ever: (W_t − W*_t)C_t is the same at every t.
+    An error of W_{t−1} persists: (W_t − W*_t)C_t is the same at every t.
     """
     right = (new.values - weight @ new.keys) @ new.keys.T
     right = right - (previous.values - weight @ previous.keys) @ previous.keys.T
     return _divide(right, moment + new.keys @ new.keys.T)
 
 
-def latest_anew(weight: Update, moment: Square, cross: Update, new: Batch) -> Update:
-    """Δ_t of Eq. 32, as printed; ``cross`` is V0K0ᵀ. It forgets an error of W_{t−1} in one step."""
+def latest_anew(weight: Update, moment: Square, cross: Update, new: FactBatch) -> Update:
+    """Δ_t of Eq. 32, as printed; ``cross`` is V0K0ᵀ. It removes an error of W_{t−1} in one step."""
     right = (new.values - weight @ new.keys) @ new.keys.T + cross - weight @ moment
     return _divide(right, moment + new.keys @ new.keys.T)
 
 
-def _apply_inverse(right: Tensor, problem: Problem, keys: Tensor, inverse: Inverse) -> Tensor:
+def _apply_inverse(right: Tensor, problem: RunProblem, keys: Tensor, inverse: Inverse) -> Tensor:
     """``right`` S⁻¹, by the chosen inverse."""
     if inverse == "exact":
         return _divide(right, system(problem, keys))

@@ -1,18 +1,18 @@
-"""What it costs to keep protected outputs while a fact is written: a bound, a loss, and the exact optimum.
+"""Cost of preserving protected outputs while a fact is written: a bound, a loss, and the exact optimum.
 
     minimise over Δ (d_v, d_k):    ‖Δk − r‖² + β‖ΔX‖²         X: protected keys (d_k, m), S = XXᵀ
 
-The share of r that the optimum gives up, at any β > 0:
+The share of r that the optimum gives up, for any β > 0:
 
-    every Δ        0 where k leaves span(X); inside it 1/(1 + kᵀ(βS)⁺k)
+    every Δ        0 if k is outside span(X); inside it 1/(1 + kᵀ(βS)⁺k)
     Δ = c uᵀ       β uᵀSu / ((uᵀk)² + β uᵀSu), for one fixed u
 
 "Diagnosing Hidden Instabilities" (Sec. 3.4.2) argues in the second family with u = k and finds that both
-losses can vanish only for collinear keys. In that family they vanish for orthogonal keys, and collinear ones
-are the worst case; without it the obstacle is how many keys are protected. The optimum over every Δ has rank
-one itself, with u along S⁺k, or along the part of k outside span(X).
+losses can vanish only for collinear keys. In that family they vanish for orthogonal keys, and collinear keys
+are the worst case. Among all Δ the obstacle is the number of protected keys; the optimum again has rank one,
+with u along S⁺k, or along the part of k outside span(X).
 
-All tensors are float64 unless said otherwise; keys are columns. Verdicts: the project's own derivations.
+All tensors are float64 unless stated otherwise; keys are columns. Verdicts: the project's own derivations.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from palimpsest.errors import SingularProblemError
 def disturbance_bound(
     left: Float[Tensor, "d_v r"], right: Float[Tensor, "d_k r"], states: Float[Tensor, "d_k m"]
 ) -> Float[Tensor, " m"]:
-    """‖U‖₂‖Vᵀz‖ of each state z, never below ‖ΔW z‖ for ΔW = UVᵀ; equal where U is orthonormal.
+    """Bound ‖U‖₂‖Vᵀz‖ (m,) on ‖ΔW z‖ for each state z and ΔW = UVᵀ; equal where U has orthonormal columns.
 
     It depends on how ΔW is split into U and V, and is 0 where V's columns are orthogonal to z.
 
@@ -37,13 +37,13 @@ def disturbance_bound(
 
 
 def span_energy(span: Float[Tensor, "d r"], states: Float[Tensor, "d m"]) -> Float[Tensor, ""]:
-    """L_kp = Σ‖P x‖² over states x, P the projector on the span of some columns of full rank. Eq. 1."""
+    """Energy L_kp = Σ‖P x‖² of states x, with P the projector on the span of independent columns. Eq. 1."""
     basis = torch.linalg.qr(span).Q
     return (basis.T @ states).square().sum()
 
 
 class Compromise(NamedTuple):
-    """The optimum of a family: the update (d_v, d_k), and the share of r that it gives up, in [0, 1]."""
+    """Optimum of a family: the update (d_v, d_k), and the share of r that it gives up, in [0, 1]."""
 
     delta: Float[Tensor, "d_v d_k"]
     given_up: float
@@ -55,12 +55,12 @@ def optimum(
     protected: Float[Tensor, "d_k m"],
     beta: float,
 ) -> Compromise:
-    """The best of all updates; of those, where there are several, the shortest that both losses leave free.
+    """Optimum over all updates; if it is not unique, the one of smallest norm.
 
     Args:
         key: k, not zero.
-        residual: r, what the key still lacks.
-        protected: X, of any rank, also without columns.
+        residual: r, wanted minus present value of the key.
+        protected: X, of any rank; may have no columns.
         beta: β > 0.
 
     Raises:
@@ -69,19 +69,19 @@ def optimum(
     _require(key)
     basis, sigma, _ = torch.linalg.svd(protected, full_matrices=False)
     held = sigma > max(protected.shape) * torch.finfo(sigma.dtype).eps * sigma.max() if len(sigma) else sigma
-    basis, sigma = basis[:, held.bool()], sigma[held.bool()]
+    basis, sigma = basis[:, held.bool()], sigma[held.bool()]  # (d_k, rank), (rank,)
     inside = basis.T @ key
     outside = key - basis @ inside
-    outside = outside - basis @ (basis.T @ outside)  # what rounding left of the span
+    outside = outside - basis @ (basis.T @ outside)  # again, to remove rounding inside the span
     if outside.norm() > OUTSIDE * key.norm():
         return Compromise(torch.outer(residual, outside) / (outside @ key), 0.0)
-    direction = basis @ (inside / sigma.square()) / beta
+    direction = basis @ (inside / sigma.square()) / beta  # (βS)⁺k (d_k,)
     gain = float(direction @ key)
     return Compromise(torch.outer(residual, direction) / (1 + gain), 1 / (1 + gain))
 
 
 OUTSIDE = 1e-10
-"""A key with a smaller share of its length outside a span lies in it but for rounding."""
+"""Smallest share of a key's norm outside a span that counts; below it the key lies in the span."""
 
 
 def rank_one_optimum(
@@ -91,10 +91,10 @@ def rank_one_optimum(
     beta: float,
     direction: Float[Tensor, " d_k"] | None = None,
 ) -> Compromise:
-    """The best update of the form c uᵀ with a fixed u: the key itself unless another is given (ROME: C⁻¹k).
+    """Optimum over updates c uᵀ with a fixed u: the key itself unless another is given (ROME: C⁻¹k).
 
     Raises:
-        SingularProblemError: if u is orthogonal to the key, so that nothing could be written.
+        SingularProblemError: if u is zero, or orthogonal to the key, so that nothing could be written.
     """
     u = key if direction is None else direction
     _require(u)
@@ -111,19 +111,19 @@ def rank_one_optimum(
 def preservation_gradient(
     delta: Float[Tensor, "d_v d_k"], protected: Float[Tensor, "d_k m"]
 ) -> Float[Tensor, "d_v d_k"]:
-    """Gradient of ‖ΔX‖² in Δ: 2ΔS, zero before any edit."""
+    """Gradient of ‖ΔX‖² with respect to Δ, 2ΔS; zero before any edit."""
     return 2 * delta @ protected @ protected.T
 
 
 def printed_gradient(
     weight: Float[Tensor, "d_v d_k"], protected: Float[Tensor, "d_k m"]
 ) -> Float[Tensor, "d_v d_k"]:
-    """Σ(W′kᵢ)kᵢᵀ, as Sec. 3.4.2 prints it: the gradient of ½‖W′X‖², whose optimum erases protected values."""
+    """Σ(W′kᵢ)kᵢᵀ as Sec. 3.4.2 prints it: the gradient of ½‖W′X‖², whose optimum erases protected values."""
     return weight @ protected @ protected.T
 
 
 def gaussian_share(width: int, keys: int, beta: float = 1.0) -> float:
-    """About the share given up for n isotropic Gaussian keys of width d: 1/(1 + d/(β(n − d − 1))), or 0."""
+    """Approximate share given up for n isotropic Gaussian keys of width d: 1/(1 + d/(β(n − d − 1))), or 0."""
     spare = keys - width - 1
     return 0.0 if spare <= 0 else 1 / (1 + width / (beta * spare))
 

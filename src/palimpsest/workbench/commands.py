@@ -1,4 +1,4 @@
-"""Edit a model on disk and take facts out again: what ``palimpsest edit`` and ``palimpsest undo`` do."""
+"""The commands ``palimpsest edit`` and ``palimpsest undo``: write and remove facts of a model on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,27 +23,27 @@ def edit_folder(
     batch: int = 1,
     device: str | torch.device = "cpu",
 ) -> EditedModel:
-    """Write facts into a model and save it; into an edited folder if ``out`` is one.
+    """Write facts into a model and save it as a folder; if ``out`` is an edited folder, they are added to it.
 
-    After each batch the ledgers are saved in ``<out>.partial``, and the same call goes on from there if the
-    process dies. Facts that are held already are skipped.
+    After each batch the ledgers are saved in ``<out>.partial``; if the process dies, the same call continues
+    from there. Facts that are already in the folder are skipped.
 
     Args:
         requests: facts, each with an id.
-        out: the folder; it must not exist, or hold an edited model.
+        out: the folder; it must not exist, or must hold an edited model.
         model: name, folder or hub id of the unedited model; default that of ``out``, or smollm2-135m.
         editor: row of ``config/sequences.yaml``, or settings; default those of ``out``, or memit_aligned.
-        settings: whose settings on file to use with a row, if not the model's own.
-        batch: facts whose values are optimised together: faster, and a run without a forgotten fact then
-            finds the others' values with another rounding.
-        device: where to compute.
+        settings: name of the model whose settings on file a row is combined with; default the model itself.
+        batch: facts whose values are optimised in one batch. Above 1 is faster, but values then depend
+            slightly on the other facts in the batch (rounding), which undoing a fact does not remove.
+        device: where to compute, such as ``cpu`` or ``cuda``.
 
     Returns:
         The edited model as saved.
 
     Raises:
         ResourceError: if ``out`` exists and holds no edited model, or cannot be written.
-        LedgerError: if an id is held with another fact.
+        LedgerError: if an id is already in use for another fact.
         ModelError, SequenceError: if ``out`` was made from another model, or with other settings.
     """
     folder = Path(out)
@@ -71,19 +71,20 @@ def undo(
     everything: bool = False,
     device: str | torch.device = "cpu",
 ) -> EditedModel:
-    """Take facts out of an edited folder, as if they had never been written.
+    """Remove facts from an edited folder, as if they had never been written.
 
     Args:
-        folder: as `edit_folder` or `EditedModel.save` wrote it.
-        ids: of the facts.
-        everything: forget all facts instead; the weights are then those of the unedited model, bit by bit.
-        device: where to compute.
+        folder: written by `edit_folder` or `EditedModel.save`.
+        ids: of the facts to remove.
+        everything: remove all facts instead; the weights are then those of the unedited model, bit by bit.
+        device: where to compute, such as ``cpu`` or ``cuda``.
 
     Returns:
         The edited model as saved.
 
     Raises:
-        LedgerError: if an id is unknown or none is given; the folder is unchanged.
+        LedgerError: if an id is unknown, or not exactly one of ``ids`` and ``everything`` is given; the
+            folder is unchanged.
         SequenceError: if an edit of this folder was interrupted.
         ModelError, ResourceError: as `EditedModel.open` and `EditedModel.save`.
     """
@@ -110,7 +111,7 @@ def _continued(
     settings: str | None,
     device: str | torch.device,
 ) -> EditedModel:
-    """The edited model of a folder, after checking that it was made as is asked for now."""
+    """Open the edited model of a folder after checking that it was made with the given model and settings."""
     about = files.read_description(start)
     name = about.base["name"]
     if model not in (None, name):
@@ -131,10 +132,10 @@ def _continued(
 
 
 def _held(edited: EditedModel, request: EditRequest) -> bool:
-    """Whether exactly this fact is held.
+    """Whether exactly this fact is already written.
 
     Raises:
-        LedgerError: if its id is held by another one.
+        LedgerError: if its id is in use for another fact.
     """
     known = edited.facts.get(request.id or request.text)
     if known is None:

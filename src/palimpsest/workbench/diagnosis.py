@@ -1,4 +1,4 @@
-"""Diagnose an edit on disk: what ``palimpsest diagnose`` does."""
+"""The command ``palimpsest diagnose``: measure the stability of an edit on disk."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +28,12 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Written:
-    """A diagnosis and where it was written.
+    """A diagnosis and the file to which it was written.
 
     Attributes:
-        table: a row per fact, see `palimpsest.evaluation.stability.compared`.
-        summary: growth over facts with intervals; empty for a single fact, which has none.
-        path: CSV of the table; a JSON of the same name holds the summary and how it came about.
+        table: one row per fact, see `palimpsest.evaluation.stability.compared`.
+        summary: growth over facts with intervals; empty for a single fact, which has no interval.
+        path: CSV of the table; a JSON file of the same name holds the summary and the settings.
     """
 
     table: pd.DataFrame
@@ -64,25 +64,25 @@ def diagnose_on_disk(
 ) -> Written:
     """Measure an edit's stability and write the table.
 
-    The cost is said before anything is asked. Responses are kept as they come, so that the same call goes on
-    after an interruption.
+    The cost is reported before sampling starts. Responses are cached as they are drawn, so that the same call
+    continues after an interruption.
 
     Args:
         edit: a folder of ``palimpsest edit``, or a file of `palimpsest.workbench.edit_file.save_edit`.
         out: CSV to write; by default ``<edit>.uncertainty.csv``.
-        model: name, folder or hub id of the unedited model; by default the one the edit names.
+        model: name, folder or hub id of the unedited model; by default the one that the edit names.
         wordings: file of facts with a member ``wordings``; by default the six levels of the fact set.
         embed: name or folder of the sentence embedder.
-        decoding: how to sample.
-        limit: diagnose the first so many facts only.
-        device: where to compute.
-        say: called with the cost.
+        decoding: settings of sampling.
+        limit: largest number of facts to diagnose, the first ones.
+        device: where to compute, such as ``cpu`` or ``cuda``.
+        say: called with the cost as text.
 
     Raises:
         ModelError: if the edit was made for another model.
         LedgerError, ResourceError: if there is no edit, or it is damaged.
         DataError: if a fact has no wordings.
-        UnknownNameError: if the model or the embedder is not there.
+        UnknownNameError: if the model or the embedder is unknown.
         ScoreError: if the limit is below 1.
     """
     if limit is not None and limit < 1:
@@ -90,7 +90,7 @@ def diagnose_on_disk(
     unedited, change, requests = _read(edit, model, device)
     ways = wordings_of(requests[:limit], load_facts(), load_wordings(wordings) if wordings else None)
     chosen = decoding or Decoding()
-    with installed(unedited, change):  # refuses another model before an embedder is loaded
+    with installed(unedited, change):  # raises for another model before an embedder is loaded
         takes = cost(unedited, ways, chosen)
     say(f"before and after: {takes + cost(unedited, ways, chosen)}")
     reader = embedder(embed, device=device)
@@ -110,7 +110,7 @@ def diagnose_on_disk(
 def _read(
     edit: Path, model: str | None, device: str | torch.device
 ) -> tuple[EditableModel, WeightDelta, Sequence[EditRequest]]:
-    """The unedited model, the edit, and the facts it writes."""
+    """The unedited model, the edit, and the facts that it writes."""
     if edit.is_dir() or not edit.exists():
         edited = EditedModel.open(edit, device)
         ledgers, unedited = edited.ledgers, edited.model

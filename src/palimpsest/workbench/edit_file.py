@@ -1,4 +1,4 @@
-"""One edit as a file: its matrices, which model it was made for, and what it says. Safetensors, no pickle.
+"""One edit as a safetensors file: its update matrices, the model it was made for, and its facts.
 
 layer-<n>    Δ (d_v, d_k) of that layer, float64
 metadata     format, base (fingerprint), model (name), requests (JSON)
@@ -22,11 +22,12 @@ FORMAT = "1"
 
 @dataclass(frozen=True)
 class SavedEdit:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
-        edit: for `palimpsest.network.apply.installed` and `commit`; without its notes.
-        requests: the facts it writes.
+        edit: for `palimpsest.network.apply.installed` and `palimpsest.network.apply.commit`; without its
+            notes.
+        requests: the facts that it writes.
         model: name of the model it was made for.
     """
 
@@ -36,12 +37,12 @@ class SavedEdit:
 
 
 def save_edit(path: str | Path, edit: WeightDelta, requests: Sequence[EditRequest], model: str) -> None:
-    """Write an edit to a file, which then is the new one or what it was before.
+    """Write an edit to a file atomically: after an error the file is unchanged.
 
     Args:
         path: usually ending in ``.safetensors``.
-        edit: of weights.
-        requests: the facts it writes.
+        edit: the weight updates.
+        requests: the facts that it writes.
         model: name of the model it was made for, by which `palimpsest.network.model.load` finds it.
 
     Raises:
@@ -57,10 +58,10 @@ def save_edit(path: str | Path, edit: WeightDelta, requests: Sequence[EditReques
 
 
 def load_edit(path: str | Path) -> SavedEdit:
-    """Read what `save_edit` wrote.
+    """Read a file written by `save_edit`.
 
     Raises:
-        ResourceError: if there is no such file, or it holds no edit of this format.
+        ResourceError: if the file does not exist, or holds no edit of this format.
     """
     try:
         with safe_open(str(path), "pt") as file:

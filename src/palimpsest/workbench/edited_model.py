@@ -1,18 +1,18 @@
-"""A model with facts written into it, any of which can be forgotten exactly; in memory, and as a folder.
+"""A model with written facts, each of which can be removed exactly; in memory and as a folder.
 
     edited = EditedModel(load("smollm2-135m"), "memit_aligned")
-    edited.edit(requests)       # the model now says them
-    edited.forget(["some id"])  # the weights of a model that was never told it
-    edited.save("folder")       # loadable by transformers; EditedModel.open("folder") goes on from there
+    edited.edit(requests)       # the facts are now in the model
+    edited.forget(["some id"])  # the weights are those of a model without this fact
+    edited.save("folder")       # loadable by transformers; continue with EditedModel.open("folder")
 
-Keys and values are read on the unedited model, so they belong to each fact alone, and the weights are a
-function of the facts that are held, whatever was written and forgotten before: W_0 plus the one-time solution
-of each layer's ledger, solved anew over the facts in the order of their ids and rounded once. Without facts
-they are W_0, bit by bit.
+Keys and values are read on the unedited model, so they depend on each fact alone, and the weights are a
+function of the current facts only, not of the history: W_0 plus the one-time solution of each layer's ledger,
+recomputed over the facts in the order of their ids and rounded once. Without facts they are W_0, bit by bit.
 
-What "never told" leaves open is the rounding of values that were optimised together: in another company
-the optimisation runs a little differently (about 1e-5 of the update on the embedded model). With ``batch=1``
-each fact is alone, and a model that was never told a forgotten one has the same weights, bit by bit.
+With ``batch=1`` each fact's values are optimised alone, and after forgetting a fact the weights equal, bit by
+bit, those of a model into which it was never written. In larger batches they are equal up to rounding: values
+optimised in one batch depend slightly on the other facts in that batch (about 1e-5 of the update on the
+embedded model).
 
 Source: The Labyrinth and the Thread, Prop. 3.2 and Eq. 31.
 """
@@ -26,7 +26,8 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
-from palimpsest.algebra.ledger_file import content_hash
+from palimpsest.algebra.ledger_file import tensor_sha256
+from palimpsest.editors.base import Prepared
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import SequenceState, Sequential
 from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError, SequenceError
@@ -44,19 +45,19 @@ class EditedModel:
     """A model, the facts written into it, and a ledger of them for each edited layer.
 
     Args:
-        model: unedited; its weights are written from here on, and must not be written by anyone else.
-        editor: a row of ``config/sequences.yaml`` or settings of one's own.
-        settings: whose settings on file to use with a row, if not the model's own.
+        model: the unedited model; this object changes its weights, and no other code may change them.
+        editor: a row of ``config/sequences.yaml``, or a `Sequential`.
+        settings: name of the model whose settings on file a row is combined with; default the model itself.
 
     Attributes:
         model: with all facts in force.
         editor: settings of the sequence.
         base: name, fingerprint, dtype and device of the unedited model.
-        facts: id -> fact, in the order they were written.
+        facts: id -> fact, in the order in which they were written.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
-        SequenceError: if the settings do not keep every fact, or read them on the edited model.
+        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model.
     """
 
     def __init__(
@@ -70,16 +71,16 @@ class EditedModel:
         self.base = describe(model)
         self.facts: dict[str, EditRequest] = {}
         self._state: SequenceState | None = None
-        self._written: dict[int, Tensor] = {}  # weights of the edited layers as they must be now
+        self._written: dict[int, Tensor] = {}  # layer -> expected current weight
 
     @property
     def ledgers(self) -> dict[int, EditLedger]:
-        """Layer -> ledger; none before the first fact."""
+        """Layer -> ledger; empty before the first fact."""
         return dict(self._state.ledgers) if self._state else {}
 
     @property
     def is_unedited(self) -> bool:
-        """Whether every weight of the model is what it was before the first fact, bit by bit."""
+        """Whether every weight equals that of the unedited model, bit by bit."""
         return fingerprint(self.model) == self.base["fingerprint"]
 
     def __len__(self) -> int:
@@ -95,18 +96,18 @@ class EditedModel:
         batch: int = 1,
         after: Callable[[], None] | None = None,
     ) -> None:
-        """Write facts into the model, some at a time.
+        """Write facts into the model, batch by batch.
 
         Args:
-            requests: facts that are not held; one without an id goes by its filled prompt.
-            batch: facts whose values are optimised together, see the module.
-            after: called after each batch, for example to save what was done.
+            requests: new facts; the filled prompt serves as id if a fact has none.
+            batch: facts whose values are optimised in one batch, see the module's docstring.
+            after: called after each batch, for example to save a checkpoint.
 
         Raises:
-            LedgerError: if an id occurs twice or is held already; nothing is changed.
-            RequestError: if a prompt with its subject does; nothing is changed.
-            ModelError: if the edited weights were changed by someone else; nothing is changed.
-            Exception: what an editor raises; the batches before are then written, this one is not.
+            LedgerError: if an id occurs twice or is already in use; nothing is changed.
+            RequestError: if a filled prompt occurs twice or is already in use; nothing is changed.
+            ModelError: if other code changed the edited weights; nothing is changed.
+            Exception: any error of the editor; earlier batches stay written, the failing one is not.
         """
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
@@ -114,7 +115,7 @@ class EditedModel:
         for start in range(0, len(named), batch):
             some = named[start : start + batch]
             delta, state = self.editor.edit(self.model, some, self._state)
-            commit(self.model, replace(delta, base=""))  # it was made for this model a moment ago
+            commit(self.model, delta, made_here=True)
             self._state = state
             self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
             self.facts |= {request.id: request for request in some}
@@ -123,12 +124,13 @@ class EditedModel:
         self._write(self.ledgers)
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Take facts out of the model, as if they had never been written.
+        """Remove facts from the model, as if they had never been written.
 
         Raises:
-            LedgerError: if an id occurs twice or is not held; nothing is changed.
-            ModelError: if the edited weights were changed by someone else; nothing is changed.
-            SingularProblemError: if the problem over the rest has no unique solution; nothing is changed.
+            LedgerError: if an id occurs twice or is unknown; nothing is changed.
+            ModelError: if other code changed the edited weights; nothing is changed.
+            SingularProblemError: if the problem over the remaining facts has no unique solution; nothing is
+                changed.
         """
         names = unique(ids)
         unknown = [name for name in names if name not in self.facts]
@@ -145,13 +147,13 @@ class EditedModel:
         self.facts = {name: fact for name, fact in self.facts.items() if name not in names}
 
     def save(self, folder: str | Path) -> None:
-        """Write model, tokenizer and ledgers as a folder, in the place of an edited model that was there.
+        """Write model, tokenizer and ledgers as a folder; an edited model that was there is replaced.
 
         Raises:
-            LedgerError: before the first fact.
-            ModelError: if the model's weights were changed by someone else.
-            ResourceError: if it cannot be written, or the folder exists and holds no edited model; what was
-                there before is unchanged.
+            LedgerError: if no fact has been written yet.
+            ModelError: if other code changed the model's weights.
+            ResourceError: if the folder cannot be written, or exists and holds no edited model; an existing
+                folder is then unchanged.
         """
         self._check_written()
         with restored(self.model, self.ledgers):
@@ -164,10 +166,10 @@ class EditedModel:
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EditedModel":
-        """Read what `save` wrote.
+        """Open a folder written by `save`.
 
         Raises:
-            LedgerError: if the folder holds no edited model, or the ledgers belong to another one.
+            LedgerError: if the folder holds no edited model, or the ledgers belong to another model.
             ModelError: if the weights are not those that were saved.
             ResourceError: if a file is missing or damaged.
         """
@@ -186,18 +188,19 @@ class EditedModel:
         return edited
 
     def checkpoint(self, folder: Path) -> None:
-        """Write the ledgers alone, for `resume`.
+        """Write only the ledgers and the description, for `resume`.
 
         Raises:
-            ResourceError: if it cannot be written.
+            LedgerError: if no fact has been written yet.
+            ResourceError: if a file cannot be written.
         """
         files.write_ledgers(folder, self._described(""), self.ledgers)
 
     def resume(self, folder: Path) -> None:
-        """Take up the facts that `checkpoint` wrote; this model must be the unedited one.
+        """Restore the facts written by `checkpoint`; this object's model must be the same unedited one.
 
         Raises:
-            ModelError: if it is another one.
+            ModelError: if the checkpoint was made from another model.
             LedgerError, ResourceError: as `open`.
         """
         about = files.read_description(folder)
@@ -217,19 +220,19 @@ class EditedModel:
         weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
         steps = max(about.steps, 1)
         self._state = SequenceState(
-            about.contexts, ledgers=ledgers, unedited=unedited, weights=weights, steps=steps
+            Prepared(about.contexts), ledgers=ledgers, unedited=unedited, weights=weights, steps=steps
         )
         self._written = {layer: read_weight(self.model, layer).clone() for layer in ledgers}
 
     def _described(self, seal: str) -> Description:
         if self._state is None:
             raise LedgerError("no fact was written yet, so there is nothing to save; call edit first")
-        unedited = {layer: content_hash(ledger.base) for layer, ledger in self.ledgers.items()}
-        done = (self._state.contexts, self._state.steps, tuple(self.facts.values()), unedited, seal)
+        unedited = {layer: tensor_sha256(ledger.base) for layer, ledger in self.ledgers.items()}
+        done = (self._state.prepared.contexts, self._state.steps, tuple(self.facts.values()), unedited, seal)
         return Description(self.base, self.editor, *done)
 
     def _write(self, ledgers: dict[int, EditLedger]) -> None:
-        """Solve the ledgers anew and make their weights the model's."""
+        """Recompute the solutions of the ledgers and write their weights into the model."""
         if self._state is None:
             return
         solved = {layer: anew(ledger) for layer, ledger in ledgers.items()}
@@ -271,16 +274,16 @@ class EditedModel:
 
 
 def sequence(editor: Sequential | str, model: str) -> Sequential:
-    """A sequence whose every fact can be taken out again exactly.
+    """A sequence from which every fact can be removed exactly.
 
     Args:
-        editor: a row of ``config/sequences.yaml``, read with ``reads="unedited"`` and ``values="once"``, or
-            settings of one's own.
-        model: whose settings on file go with a row.
+        editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
+            `Sequential`.
+        model: name of the model whose settings on file a row is combined with.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
-        SequenceError: if the settings do not keep every fact, or read them on the edited model.
+        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model.
     """
     name, chosen = "these settings", editor
     if isinstance(chosen, str):
@@ -301,7 +304,7 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
 
 
 def anew(ledger: EditLedger) -> EditLedger:
-    """A ledger of the same facts in the order of their ids, solved without a trace of how they came in."""
+    """A ledger of the same facts in the order of their ids, recomputed, so that its history has no effect."""
     order = sorted(range(len(ledger)), key=ledger.ids.__getitem__)
     fresh = ledger.copy()
     fresh.forget(ledger.ids)
@@ -311,5 +314,5 @@ def anew(ledger: EditLedger) -> EditLedger:
 
 
 def rounded_weight(ledger: EditLedger) -> Tensor:
-    """The weight (d_v, d_k) of a ledger in the precision of W_0; without facts W_0 itself, bit by bit."""
+    """Weight (d_v, d_k) of a ledger in the dtype of W_0; without facts W_0 itself, bit by bit."""
     return ledger.weight.to(ledger.base.dtype) if len(ledger) else ledger.base

@@ -1,15 +1,15 @@
-"""The folder of an edited model: what transformers can load, the ledgers, and what was written into it.
+"""The folder of an edited model: files for transformers, ledgers, and a description of the facts.
 
     config.json, model.safetensors, tokenizer ...    by save_pretrained
     palimpsest.json                                   a `Description`, written last
     ledgers/layer-<n>.safetensors                     by `EditLedger.save`
 
-A folder is put together under another name and then moved, so it is either the old one or the new one. Beside
-``out`` there may stand, when a process died:
+A folder is written under a temporary name and then moved, so that it is always either the old one or the new
+one. After a crash these may exist beside ``out``:
 
-    out.partial     the ledgers of a run that was not finished; the same run again goes on from there
-    out.new         a folder being put together; of no use to anyone
-    out.replaced    the folder that was there before, between two moves; `recover` finishes them
+    out.partial     the ledgers of an unfinished run; the same command continues from there
+    out.new         an incomplete folder; not used again
+    out.replaced    the previous folder, between the two moves; `recover` finishes them
 """
 
 import shutil
@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import content_hash
+from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ResourceError
 from palimpsest.files import replacing
@@ -41,18 +41,18 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Description:
-    """What a folder says about itself.
+    """Contents of ``palimpsest.json``.
 
     Attributes:
         base: name, fingerprint, dtype and device of the unedited model.
         editor: settings of the sequence.
-        contexts: prefixes drawn from the unedited model.
+        contexts: prefixes sampled from the unedited model.
         steps: batches written so far.
-        facts: all facts held, in the order they were written; each has an id.
-        unedited: layer -> hash of W_0.
-        fingerprint: of the edited model as saved; empty in a run that was not finished.
-        versions: of the packages that wrote it.
-        format: of this description.
+        facts: current facts, in the order in which they were written; each has an id.
+        unedited: layer -> SHA-256 of W_0.
+        fingerprint: of the edited model as saved; empty in an unfinished run.
+        versions: of the packages that wrote the folder.
+        format: number of the format of this description.
     """
 
     base: dict[str, str]
@@ -67,12 +67,12 @@ class Description:
 
 
 def is_edited(folder: Path) -> bool:
-    """Whether a folder says that it holds an edited model, or a run that was not finished."""
+    """Whether a folder has a description, and so holds an edited model or an unfinished run."""
     return (folder / DESCRIPTION).is_file()
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """The folder of the same name and a suffix."""
+    """Path next to a folder, with a suffix added to its name: ``<folder>.<suffix>``."""
     return folder.with_name(f"{folder.name}.{suffix}")
 
 
@@ -82,13 +82,13 @@ def ledger_path(folder: Path, layer: int) -> Path:
 
 
 def write_ledgers(folder: Path, about: Description, ledgers: Mapping[int, EditLedger]) -> None:
-    """Write the ledgers and then the description, each under a temporary name first.
+    """Write the ledgers and then the description, each atomically.
 
-    A process that dies in between leaves ledgers with more facts than the description names; `read_ledgers`
-    drops them.
+    If the process dies in between, ledgers hold more facts than the description names; `read_ledgers` drops
+    these.
 
     Raises:
-        ResourceError: if a file cannot be written; each file is then as it was or complete.
+        ResourceError: if a file cannot be written; each file is then unchanged or complete.
     """
     for layer, ledger in ledgers.items():
         ledger.save(ledger_path(folder, layer))
@@ -98,10 +98,10 @@ def write_ledgers(folder: Path, about: Description, ledgers: Mapping[int, EditLe
 
 
 def read_description(folder: Path) -> Description:
-    """What a folder says about itself.
+    """Read the description of a folder.
 
     Raises:
-        LedgerError: if it holds no edited model, or one of another format.
+        LedgerError: if the folder holds no edited model, or one of another format.
         ResourceError: if the description cannot be read or is damaged.
     """
     path = folder / DESCRIPTION
@@ -129,18 +129,18 @@ def read_description(folder: Path) -> Description:
 
 
 def read_ledgers(folder: Path, about: Description, device: torch.device | str) -> dict[int, EditLedger]:
-    """Layer -> ledger, each holding exactly the facts that the description names.
+    """Read the ledgers of a folder, layer -> ledger, each with exactly the facts that the description names.
 
     Raises:
         ResourceError: if a file is missing or damaged.
-        LedgerError: if it is no ledger, one of another layer or model, or one that lacks a fact.
+        LedgerError: if a file is no ledger, belongs to another layer or model, or lacks a fact.
     """
     names = {fact.id for fact in about.facts}
     found = {}
     for layer in about.editor.layers:
         path = ledger_path(folder, layer)
         ledger = EditLedger.load(path, site=f"layer {layer}", device=device)
-        if content_hash(ledger.base) != about.unedited.get(layer):
+        if tensor_sha256(ledger.base) != about.unedited.get(layer):
             raise LedgerError(
                 f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
                 "differs from the one this folder was made from; restore the folder from an intact copy"
@@ -159,10 +159,10 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
 def write_folder(
     out: Path, model: EditableModel, about: Description, ledgers: Mapping[int, EditLedger]
 ) -> None:
-    """Put a complete folder in the place of ``out``, or leave that as it was.
+    """Write a complete folder to ``out``; after an error an existing ``out`` is unchanged.
 
     Raises:
-        ResourceError: if it cannot be written, or ``out`` exists and holds no edited model.
+        ResourceError: if the folder cannot be written, or ``out`` exists and holds no edited model.
     """
     refuse_others(out)
     staging = beside(out, "new")
@@ -179,10 +179,10 @@ def write_folder(
 
 
 def refuse_others(out: Path) -> None:
-    """Refuse to write over what is no edited model.
+    """Check that ``out`` may be written: it does not exist, or holds an edited model.
 
     Raises:
-        ResourceError: if ``out`` exists and holds none.
+        ResourceError: otherwise.
     """
     if out.exists() and not is_edited(out):
         raise ResourceError(
@@ -206,7 +206,7 @@ def recover(out: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a run that was not finished, the description first, so that half of it is never read."""
+    """Remove an unfinished run, the description first, so that a partly removed one is never read."""
     (folder / DESCRIPTION).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 

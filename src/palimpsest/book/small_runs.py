@@ -1,0 +1,126 @@
+"""Small runs of a page under a revision, for comparing two revisions.
+
+A run is made in a checkout of its revision, on one thread, with nothing computed before but the second
+moments of keys: these take longest, depend on the model alone, and are shared by the pages of one revision.
+Records and traces are kept in ``build/confirm``.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from palimpsest import paths
+from palimpsest.book.canonical import Use
+from palimpsest.book.definitions import Definition
+from palimpsest.book.dependencies import Vocabulary, dependencies, short_hash
+from palimpsest.book.execution import Traced, nbval_run, trace_file
+from palimpsest.book.parameters import parameters_cell, read_parameters
+from palimpsest.book.profiles import find_notebook
+from palimpsest.book.provenance import git
+from palimpsest.errors import NotebookError
+from palimpsest.results import records
+
+RESOURCES = ("models", "resources", "text")
+"""Folders of the cache whose content is fetched and pinned; whatever else is there was computed."""
+
+STATISTICS = "statistics"
+"""Folder of the cache that the pages of one revision share."""
+
+COMPUTES_STATISTICS = Definition("memory.moments", "key_statistics")
+"""What fills it; that code counts as executed in a page if any page of the revision ran it."""
+
+
+def small_run(page: str, revision: str) -> tuple[dict[str, Any], Traced]:
+    """Record and trace of a page's smoke run under a revision.
+
+    Whatever the revision, the sizes are those of the present notebook.
+
+    Raises:
+        NotebookError: if it fails, or the revision's notebook has other parameters.
+    """
+    sizes = parameters_cell(find_notebook(page))
+    shared = paths.build_dir() / "confirm" / revision
+    kept = shared / f"{page}-{short_hash(sizes)[:8]}"
+    record = kept / f"{page}.json"
+    if not record.is_file():
+        (shared / STATISTICS).mkdir(parents=True, exist_ok=True)
+        with (
+            worktree(revision) as root,
+            _little_computed(shared / STATISTICS) as cache,
+            tempfile.TemporaryDirectory(dir=shared, prefix=".") as place,
+        ):
+            staging = Path(place) / page
+            staging.mkdir()
+            settings = {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
+            settings |= {"PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+            source = root / "notebooks" / f"{page}.ipynb"
+            _resize(source, sizes)
+            nbval_run(source, staging, settings)
+            shutil.rmtree(kept, ignore_errors=True)
+            staging.rename(kept)
+    return records.read(record), _with_shared(Traced.read(trace_file(kept)), shared)
+
+
+def _with_shared(traced: Traced, shared: Path) -> Traced:
+    """The trace of a page, with the code that computed what the pages share."""
+    graph = dependencies(paths.root() / "src" / "palimpsest")
+    if COMPUTES_STATISTICS.module not in graph.package.modules:
+        return traced
+    behind = {str(d) for d in graph.reached((Use(COMPUTES_STATISTICS),), Vocabulary()).definitions}
+    ran = {name for file in shared.glob("*/trace.json") for name in Traced.read(file).functions}
+    return Traced(traced.files, traced.functions | (behind & ran), traced.asked)
+
+
+def _resize(source: Path, sizes: str) -> None:
+    """Give a revision's notebook the parameters cell of the present one."""
+    names = set(read_parameters(source))
+    notebook = nbformat.read(source, as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = sizes
+    nbformat.write(notebook, source)
+    if names != set(read_parameters(source)):
+        raise NotebookError(
+            f"{source.stem}: its parameters have other names than at that revision, so that small runs "
+            "cannot be "
+            "compared; run it"
+        )
+
+
+@contextmanager
+def worktree(revision: str) -> Iterator[Path]:
+    """A checkout of a revision, removed at the end of the block.
+
+    Raises:
+        NotebookError: if git cannot make it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "checkout"
+        try:
+            git("worktree", "add", "--detach", str(place), revision)
+        except subprocess.CalledProcessError as error:
+            raise NotebookError(
+                f"revision {revision} cannot be checked out: {error.stderr.strip()}"
+            ) from error
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            git("worktree", "prune")
+
+
+@contextmanager
+def _little_computed(statistics: Path) -> Iterator[Path]:
+    """A cache with what was fetched and second moments, so that a run computes everything else."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in RESOURCES:
+            if (paths.cache_dir() / name).is_dir():
+                (Path(folder) / name).symlink_to(paths.cache_dir() / name, target_is_directory=True)
+        (Path(folder) / STATISTICS).symlink_to(statistics, target_is_directory=True)
+        yield Path(folder)

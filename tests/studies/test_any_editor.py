@@ -1,0 +1,144 @@
+"""Every study takes any editor of weights, and tells apart two of them with the same settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from palimpsest.editors import AlphaEdit, Memit, base
+from palimpsest.editors.base import WeightEditor
+from palimpsest.errors import ProfileError
+from palimpsest.evaluation.drift import Reference, reference
+from palimpsest.network.model import EditableModel
+from palimpsest.studies.norms import norm_trace
+from palimpsest.studies.stream import Stream
+from palimpsest.studies.trajectory import Watch, trajectory
+from tests.editing import CONTEXTS, same_bits, small, snapshot, stub_texts, texts
+from tests.editors.test_contract import WRITING
+from tests.sequences import drawn
+from tests.studies.test_trajectory import CASES
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BATCHES = [[case.request for case in CASES[i : i + 2]] for i in (0, 2, 4)]
+
+
+@pytest.fixture(autouse=True)
+def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
+    monkeypatch.setattr(base, "optimise_targets", drawn())
+
+
+@pytest.fixture
+def model() -> EditableModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def text(model: EditableModel) -> Reference:
+    return reference(model, tokens=64, window=16, texts=texts())
+
+
+@pytest.fixture
+def stream(model: EditableModel, text: Reference) -> Stream:
+    wordings = {case.request.id: [f"Where {case.request.subject}"] for case in CASES}
+    return Stream(model, CASES, 2, text, validation=wordings)
+
+
+Studies = dict[str, Callable[[WeightEditor], pd.DataFrame]]
+
+
+@pytest.fixture
+def studies(model: EditableModel, text: Reference, stream: Stream) -> Studies:
+    return {
+        "norms": lambda editor: norm_trace(model, editor, BATCHES),
+        "trajectory": lambda editor: trajectory(model, editor, CASES, Watch(batch=2, every=1), text),
+        "stream": stream.outcome,
+    }
+
+
+def weight_editor(name: str, **overrides: Any) -> WeightEditor:
+    editor = small(name, **overrides)
+    assert isinstance(editor, WeightEditor)
+    return editor
+
+
+def steps_without_a_score(name: str) -> dict[str, Any]:
+    """Studies that begin a sequence without a score take AlphaEdit+ without its smoothing."""
+    return {"smoothing": None} if small(name).score_rule else {}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_norms_and_trajectory_of_any_editor(name: str, studies: Studies, model: EditableModel) -> None:
+    editor, before = weight_editor(name, **steps_without_a_score(name)), snapshot(model)
+    norms, run = studies["norms"](editor), studies["trajectory"](editor)
+    assert same_bits(model, before)
+    for table, column in ((norms, "norm"), (run, "metric")):
+        assert sorted(set(table["step"])) == [1, 2, 3]
+        assert (table["edits"] == 2 * table["step"]).all()
+        assert "stopped" not in set(table[column])
+        assert (table.loc[table[column].isin(["step_norm", "total_norm"]), "value"] > 0).all()
+        assert (table[column] == "step_norm").sum() == (table[column] == "total_norm").sum() == 3
+    again = run[run["metric"] != "seconds"]
+    moved = again.set_index(["step", "metric"])["value"]
+    for step, layer_norms in norms[norms["norm"].isin(["step_norm", "total_norm"])].groupby("step"):
+        for row in layer_norms.itertuples():
+            assert moved[step, row.norm] == pytest.approx(row.value)
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_stream_of_any_editor(name: str, studies: Studies, model: EditableModel) -> None:
+    """With a score where the editor asks for one; lengths of values where it has values."""
+    editor, before = weight_editor(name), snapshot(model)
+    table = studies["stream"](editor)
+    assert same_bits(model, before)
+    assert not table.duplicated(["of", "key", "metric"]).any()
+    found = table.set_index(["metric", "key"])["value"]
+    assert found["edits"].to_dict() == {"1": 2.0, "2": 4.0, "3": 6.0}
+    assert (found["step_norm"] > 0).all()
+    assert found["total_norm"]["1"] == pytest.approx(found["step_norm"]["1"], rel=1e-5)
+    assert (found["total_norm"]["3"] - found["total_norm"]["1"]) != 0
+    valued = {case.id for case in CASES} if hasattr(editor, "targets") else set()
+    assert set(table.loc[table["metric"] == "value_norm", "key"]) == valued
+
+
+def test_where_no_score_is_handed_over_the_editor_says_so(studies: Studies) -> None:
+    for study in ("norms", "trajectory"):
+        with pytest.raises(ProfileError, match="smoothing chooses a step length by a score"):
+            studies[study](weight_editor("alphaedit_plus"))
+
+
+class Twin(Memit):
+    """Another method with the very settings of MEMIT."""
+
+    def edit(self, *given: Any) -> Any:
+        return weight_editor("memit", preserve_weight=1e6).edit(*given)
+
+
+@pytest.mark.parametrize("study", ["norms", "trajectory", "stream"])
+def test_two_methods_with_the_same_settings_are_two_runs(study: str, studies: Studies) -> None:
+    plain = weight_editor("memit")
+    assert isinstance(plain, Memit)
+    names = ("layers", "preserve_weight", "statistics_tokens", "targets", "contexts")
+    other = Twin(**{name: getattr(plain, name) for name in names})
+    tables = [studies[study](editor) for editor in (plain, other)]
+    column = "norm" if study == "norms" else "metric"
+    steps = [table.loc[table[column] == "step_norm", "value"].to_numpy() for table in tables]
+    assert (steps[0] > 1.5 * steps[1]).all()
+
+
+def test_the_editors_of_one_stream_share_what_is_prepared_alike(stream: Stream) -> None:
+    """And no editor is given the projectors of another one's rule."""
+    first, second = weight_editor("alphaedit"), weight_editor("alphaedit", ridge=2.0)
+    other, plain = weight_editor("alphaedit", threshold=0.9), weight_editor("memit")
+    assert stream._prepared(first) is stream._prepared(second)
+    assert stream._prepared(first) is not stream._prepared(other)
+    for editor, number in ((first, 0.5), (other, 0.9)):
+        assert isinstance(editor, AlphaEdit)
+        rule = stream._prepared(editor).projectors[1].rule
+        assert rule is not None
+        assert rule.parameter == number
+    assert stream._prepared(plain).projectors == {}
