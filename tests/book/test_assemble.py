@@ -79,6 +79,13 @@ def test_the_box_at_the_end_says_how_it_was_made(clone: Clone) -> None:
         assert row in box
 
 
+def test_the_box_names_the_revision_that_a_result_was_confirmed_with(clone: Clone) -> None:
+    clone.pretend_run(confirmed=[{"revision": "def"}])
+    assemble("laptop")
+    text = "made with abc, confirmed at smoke size with def"
+    assert f"| confirmed | {text} |" in page(clone).cells[-1].source
+
+
 def test_a_run_without_a_record_still_has_a_box(clone: Clone) -> None:
     box = provenance_box({}, {}, load_profile("laptop"))
     assert "| model | name = tiny |" in box

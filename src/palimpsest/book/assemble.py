@@ -18,7 +18,7 @@ from palimpsest.book.audit import write_audit
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
-from palimpsest.book.standing import NOT_RUN, stale
+from palimpsest.book.standing import NOT_RUN, confirmation, stale
 from palimpsest.book.verdicts import write_verdicts
 from palimpsest.results import records
 
@@ -151,6 +151,7 @@ def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], set
         "device": facts.pop("device", provenance.get("device", "")),
         **{key: _pairs(value) for key, value in facts.items()},
         "code revision": provenance.get("code_revision", "unknown"),
+        "confirmed": confirmation(provenance),
         "content hash": provenance.get("content_hash", "")[:12],
         "versions": _pairs(provenance.get("versions", {})),
         "started": provenance.get("started", ""),

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from palimpsest import paths
+from palimpsest.book.changes import Side, changed_code
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, dependencies
 from palimpsest.book.execution import Traced
@@ -34,9 +35,9 @@ from palimpsest.book.provenance import (
     write_provenance,
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
-from palimpsest.book.small_runs import small_run, worktree
+from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
-from palimpsest.book.standing import changed_definitions, changed_settings, standing
+from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, ProfileError
 
 
@@ -97,11 +98,16 @@ def confirm(name: str, profile: str) -> Confirmed | None:
     now = inputs(source, parameters_for(setting, source), made["files"])
     _only_code(source.stem, made, now)
     before, after = _revisions(source.stem, profile, made)
-    changed = changed_definitions(made["definitions"], now)
+    old, _ = small_run(source.stem, before, made["inputs"]["code"])
+    new, traced = small_run(source.stem, after, now.parts["code"])
+    with worktree(before) as root:
+        sides = [
+            Side(place, source.stem, parameters_for(setting, place / "notebooks" / source.name), traced.asked)
+            for place in (root, paths.root())
+        ]
+        changed = changed_code(*sides)
     relative = tolerance(changed)
-    old, _ = small_run(source.stem, before)
-    new, traced = small_run(source.stem, after)
-    _all_executed(source.stem, changed, now, traced)
+    _all_executed(source.stem, changed, now, with_shared(traced))
     found = list(differences(old, new, _allowed(source.stem, relative)))
     if found:
         raise NotebookError(
@@ -252,12 +258,31 @@ def _users(graph: Dependencies, now: Inputs) -> dict[str, set[str]]:
     return users
 
 
-def _executed(name: str, graph: Dependencies, users: Mapping[str, set[str]], traced: Traced) -> bool:
-    """Whether a definition ran; a constant or a class without functions, if something that names it did."""
+def _executed(
+    name: str,
+    graph: Dependencies,
+    users: Mapping[str, set[str]],
+    traced: Traced,
+    seen: frozenset[str] = frozenset(),
+) -> bool:
+    """Whether a definition ran.
+
+    A constant, or a class without functions, ran if something that names it did; a class also if one below it
+    did.
+    """
     if name == NOTEBOOK or name in traced.functions:
         return True
-    module, _, own = name.rpartition(".")
-    node = graph.package.bindings(module).definitions[own]
-    if any(isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(node)):
+    nodes = {user: _node(graph, user) for user in users[name] - seen}
+    own = _node(graph, name)
+    if isinstance(own, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
-    return not users[name] or bool(users[name] & traced.functions)
+    if isinstance(own, ast.ClassDef) and any(isinstance(n, ast.FunctionDef) for n in own.body):
+        nodes = {user: node for user, node in nodes.items() if isinstance(node, ast.ClassDef)}
+    elif not users[name]:
+        return True  # nothing but the notebook names it
+    return any(_executed(user, graph, users, traced, seen | {name}) for user in nodes)
+
+
+def _node(graph: Dependencies, name: str) -> ast.AST:
+    module, _, own = name.rpartition(".")
+    return graph.package.bindings(module).definitions[own]

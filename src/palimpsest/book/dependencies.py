@@ -181,6 +181,10 @@ class Dependencies:
         pages = (short_hash(self._text(page, known)) for known in (hashes, {}))
         return Reached(own, rows, vocabulary, frozenset(hashes.values()), *pages)
 
+    def within(self, page: Form, vocabulary: Vocabulary) -> set[Definition]:
+        """Definitions that a page's code reaches if rows are asked for with these texts alone."""
+        return self._closure(page, vocabulary)[0]
+
     def _closure(
         self, page: Form, vocabulary: Vocabulary
     ) -> tuple[set[Definition], dict[Definition, tuple[str, ...]]]:

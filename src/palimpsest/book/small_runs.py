@@ -18,7 +18,7 @@ import nbformat
 from palimpsest import paths
 from palimpsest.book.canonical import Use
 from palimpsest.book.definitions import Definition
-from palimpsest.book.dependencies import Vocabulary, dependencies, short_hash
+from palimpsest.book.dependencies import Dependencies, Vocabulary, dependencies, short_hash
 from palimpsest.book.execution import Traced, nbval_run, trace_file
 from palimpsest.book.parameters import parameters_cell, read_parameters
 from palimpsest.book.profiles import find_notebook
@@ -30,30 +30,34 @@ RESOURCES = ("models", "resources", "text")
 """Folders of the cache whose content is fetched and pinned; whatever else is there was computed."""
 
 STATISTICS = "statistics"
-"""Folder of the cache that the pages of one revision share."""
+"""Folder of the cache that pages share, as long as the code that fills it is the same."""
 
 COMPUTES_STATISTICS = Definition("memory.moments", "key_statistics")
-"""What fills it; that code counts as executed in a page if any page of the revision ran it."""
+"""What fills it; that code counts as executed in a page if the small run of any page ran it."""
 
 
-def small_run(page: str, revision: str) -> tuple[dict[str, Any], Traced]:
+def small_run(page: str, revision: str, code: str) -> tuple[dict[str, Any], Traced]:
     """Record and trace of a page's smoke run under a revision.
 
     Whatever the revision, the sizes are those of the present notebook.
+
+    Args:
+        page: name of the notebook.
+        revision: to check out, unless a run of the same code is kept.
+        code: hash of the page's code in that revision.
 
     Raises:
         NotebookError: if it fails, or the revision's notebook has other parameters.
     """
     sizes = parameters_cell(find_notebook(page))
-    shared = paths.build_dir() / "confirm" / revision
-    kept = shared / f"{page}-{short_hash(sizes)[:8]}"
+    kept = paths.build_dir() / "confirm" / f"{page}-{code[:12]}-{short_hash(sizes)[:8]}"
     record = kept / f"{page}.json"
     if not record.is_file():
-        (shared / STATISTICS).mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         with (
             worktree(revision) as root,
-            _little_computed(shared / STATISTICS) as cache,
-            tempfile.TemporaryDirectory(dir=shared, prefix=".") as place,
+            _little_computed(_shared(root)) as cache,
+            tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as place,
         ):
             staging = Path(place) / page
             staging.mkdir()
@@ -64,16 +68,25 @@ def small_run(page: str, revision: str) -> tuple[dict[str, Any], Traced]:
             nbval_run(source, staging, settings)
             shutil.rmtree(kept, ignore_errors=True)
             staging.rename(kept)
-    return records.read(record), _with_shared(Traced.read(trace_file(kept)), shared)
+    return records.read(record), Traced.read(trace_file(kept))
 
 
-def _with_shared(traced: Traced, shared: Path) -> Traced:
-    """The trace of a page, with the code that computed what the pages share."""
+def _shared(root: Path) -> Path:
+    """Folder of second moments that belong to the code of a checkout."""
+    reached = Dependencies(root / "src" / "palimpsest").reached((Use(COMPUTES_STATISTICS),), Vocabulary())
+    folder = (
+        paths.build_dir() / "confirm" / f"{STATISTICS}-{short_hash(' '.join(sorted(reached.hashes)))[:12]}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def with_shared(traced: Traced) -> Traced:
+    """The trace of a page, with the code that computed what the pages share, if any small run did."""
     graph = dependencies(paths.root() / "src" / "palimpsest")
-    if COMPUTES_STATISTICS.module not in graph.package.modules:
-        return traced
     behind = {str(d) for d in graph.reached((Use(COMPUTES_STATISTICS),), Vocabulary()).definitions}
-    ran = {name for file in shared.glob("*/trace.json") for name in Traced.read(file).functions}
+    kept = paths.build_dir() / "confirm"
+    ran = {name for file in kept.glob("*/trace.json") for name in Traced.read(file).functions}
     return Traced(traced.files, traced.functions | (behind & ran), traced.asked)
 
 

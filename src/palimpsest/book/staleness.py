@@ -131,16 +131,16 @@ def _by_row(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _texts(value: Any) -> Iterable[str]:
+def texts_of(value: Any) -> Iterable[str]:
     """All texts in nested lists and mappings, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from (*_texts(key), *_texts(item))
+            yield from (*texts_of(key), *texts_of(item))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from texts_of(item)
 
 
 def reach(
@@ -156,12 +156,12 @@ def reach(
     file = root / "config" / "sequences.yaml"
     rows = _yaml(file) if file.is_file() else {}
     graph = dependencies(root / "src" / "palimpsest")
-    vocabulary = Vocabulary().with_texts([*code.texts, *_texts(parameters)], joined=True)
+    vocabulary = Vocabulary().with_texts([*code.texts, *texts_of(parameters)], joined=True)
     while True:
         found = graph.reached(code.form, vocabulary)
         sequences, models = _asked(known, rows, found.vocabulary)
         architectures = [model.get("architecture", "") for model in models.values()]
-        wider = found.vocabulary.with_texts([*_texts(list(sequences.values())), *architectures])
+        wider = found.vocabulary.with_texts([*texts_of(list(sequences.values())), *architectures])
         if wider == vocabulary:
             return found, {"sequences": sequences, "models": models}
         vocabulary = wider

@@ -61,7 +61,7 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
     if made.get("content_hash") != now.content_hash:
         changed = changed_definitions(made.get("definitions", {}), now)
         return Standing("stale", _reason(made, now, changed), changed=changed)
-    notes = [_confirmed(made), _other_library(made)]
+    notes = [confirmation(made), _other_library(made)]
     kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
     return Standing(kind, note="; ".join(note for note in notes if note))
 
@@ -111,7 +111,7 @@ def _reason(made: Mapping[str, Any], now: Inputs, changed: tuple[str, ...]) -> s
     return "changed since the run: " + (", ".join(shown) or "how the hash is made")
 
 
-def _confirmed(made: Mapping[str, Any]) -> str:
+def confirmation(made: Mapping[str, Any]) -> str:
     """Under which code a result was made and confirmed."""
     steps = made.get("confirmed", [])
     if not steps:
