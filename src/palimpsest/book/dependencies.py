@@ -181,6 +181,11 @@ class Dependencies:
         pages = (short_hash(self._text(page, known)) for known in (hashes, {}))
         return Reached(own, rows, vocabulary, frozenset(hashes.values()), *pages)
 
+    def named(self, name: str) -> list[Definition]:
+        """Definitions of a name, wherever they stand."""
+        modules = self.package.modules
+        return [Definition(m, name) for m in modules if name in self.package.bindings(m).definitions]
+
     def within(self, page: Form, vocabulary: Vocabulary) -> set[Definition]:
         """Definitions that a page's code reaches if rows are asked for with these texts alone."""
         return self._closure(page, vocabulary)[0]

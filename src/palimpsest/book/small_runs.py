@@ -17,7 +17,6 @@ import nbformat
 
 from palimpsest import paths
 from palimpsest.book.canonical import Use
-from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, Vocabulary, dependencies, short_hash
 from palimpsest.book.execution import Traced, nbval_run, trace_file
 from palimpsest.book.parameters import parameters_cell, read_parameters
@@ -32,7 +31,7 @@ RESOURCES = ("models", "resources", "text")
 STATISTICS = "statistics"
 """Folder of the cache that pages share, as long as the code that fills it is the same."""
 
-COMPUTES_STATISTICS = Definition("memory.moments", "key_statistics")
+COMPUTES = "key_statistics"
 """What fills it; that code counts as executed in a page if the small run of any page ran it."""
 
 
@@ -84,7 +83,8 @@ def _shared(root: Path) -> Path:
 def with_shared(traced: Traced) -> Traced:
     """The trace of a page, with the code that computed what the pages share, if any small run did."""
     graph = dependencies(paths.root() / "src" / "palimpsest")
-    behind = {str(d) for d in graph.reached((Use(COMPUTES_STATISTICS),), Vocabulary()).definitions}
+    uses = tuple(Use(definition) for definition in graph.named(COMPUTES))
+    behind = {str(d) for d in graph.reached(uses, Vocabulary()).definitions}
     kept = paths.build_dir() / "confirm"
     ran = {name for file in kept.glob("*/trace.json") for name in Traced.read(file).functions}
     return Traced(traced.files, traced.functions | (behind & ran), traced.asked)
