@@ -255,7 +255,8 @@ def test_a_changed_definition_that_the_small_run_does_not_execute_is_refused(
 @pytest.mark.slow
 def test_a_constant_is_executed_by_what_names_it(again: tuple[Clone, str]) -> None:
     clone, _ = again
-    change(clone, TOY.replace("x - 1", "x - LESS").replace("FACTOR = 2.0", "FACTOR = 4.0 / 2\nLESS = 1.25 - 0.25"))
+    constants = "FACTOR = 4.0 / 2\nLESS = 1.25 - 0.25"
+    change(clone, TOY.replace("x - 1", "x - LESS").replace("FACTOR = 2.0", constants))
     assert refused().startswith("01_tiny: its small run does not execute toy.LESS, toy.thorough, which")
 
 

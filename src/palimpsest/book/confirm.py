@@ -38,7 +38,7 @@ from palimpsest.book.regression import DIGITS, Allowance, differences, load_tole
 from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
-from palimpsest.errors import NotebookError, ProfileError
+from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
 
 
 class Numerical(BaseModel):
@@ -147,7 +147,7 @@ def confirm_all(pages: Sequence[str] | None, profile: str, jobs: int = 1) -> Ite
     def one(name: str) -> tuple[bool, str]:
         try:
             done = confirm(name, profile)
-        except NotebookError as error:
+        except PalimpsestError as error:
             return False, str(error)
         return True, str(done) if done else f"{name}: stands already"
 

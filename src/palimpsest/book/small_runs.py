@@ -72,10 +72,10 @@ def small_run(page: str, revision: str, code: str) -> tuple[dict[str, Any], Trac
 
 def _shared(root: Path) -> Path:
     """Folder of second moments that belong to the code of a checkout."""
-    reached = Dependencies(root / "src" / "palimpsest").reached((Use(COMPUTES_STATISTICS),), Vocabulary())
-    folder = (
-        paths.build_dir() / "confirm" / f"{STATISTICS}-{short_hash(' '.join(sorted(reached.hashes)))[:12]}"
-    )
+    graph = Dependencies(root / "src" / "palimpsest")
+    uses = tuple(Use(definition) for definition in graph.named(COMPUTES))
+    code = short_hash(" ".join(sorted(graph.reached(uses, Vocabulary()).hashes)))
+    folder = paths.build_dir() / "confirm" / f"{STATISTICS}-{code[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -79,8 +79,11 @@ def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
         return configuration(name, model, **chosen)
     found = editor_for(name, model, **chosen)
     if not isinstance(found, WeightEditor):
-        writing = [known for known, row in EDITORS.items() if issubclass(row.editor, WeightEditor)]
-        raise UnknownNameError("sequence or editor of weights", name, [*configurations(), *writing])
+        raise UnknownNameError(
+            "sequence or editor of weights",
+            name,
+            [*configurations(), *(known for known in EDITORS if known != name)],
+        )
     return found
 
 
