@@ -19,7 +19,7 @@ from palimpsest.algebra.spectrum import (
     rank,
     relative,
 )
-from palimpsest.errors import NonFiniteError, ProfileError, ShapeError
+from palimpsest.errors import NonFiniteError, ProfileError, ShapeError, UnknownNameError
 from tests.problems import cases, error, gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -279,3 +279,10 @@ def test_projectors_refuse_what_one_refuses():
         projectors({0: torch.zeros(2, 3, dtype=torch.float64)}, "absolute", 1.0)
     with pytest.raises(NonFiniteError):
         projectors({0: torch.full((2, 2), float("nan"), dtype=torch.float64)}, "absolute", 1.0)
+
+
+def test_an_unknown_rule_is_named_with_those_there_are() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown rule of the projector 'cut'; choose one of: absolute"
+    ):
+        projectors({0: torch.eye(3)}, "cut", 0.1)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palimpsest.book.definitions import Package
 from palimpsest.book.dependencies import TABLES, Dependencies, Vocabulary, notebook_code
 from palimpsest.book.staleness import NOTEBOOK
 from palimpsest.errors import NotebookError
@@ -187,3 +188,12 @@ def test_a_vocabulary_only_grows(one: list[str], other: list[str], key: str) -> 
     assert large.may_ask(key) or not small.may_ask(key)
     assert all(large.may_ask(text) for text in (*one, *other))
     assert large.asked(other) == sorted(other)
+
+
+def test_two_things_imported_under_one_name_are_refused(tmp_path: Path) -> None:
+    cells = ["from palimpsest.start import begin", "from palimpsest.deep import begin"]
+    write_page(tmp_path / "page.ipynb", cells)
+    with pytest.raises(
+        NotebookError, match=r"page.ipynb: begin is imported as palimpsest.start.begin and as palim"
+    ):
+        notebook_code(tmp_path / "page.ipynb", Package(tmp_path / "palimpsest"))

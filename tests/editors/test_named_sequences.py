@@ -1,5 +1,6 @@
 """Named sequences: every row builds, says what its name says, and runs."""
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from palimpsest import paths
 from palimpsest.algebra.postprocess import Prune, Rect
 from palimpsest.editors import base, editor_for, named_sequences
-from palimpsest.editors.named_sequences import configuration, tuned
+from palimpsest.editors.named_sequences import configuration, sequence_of, tuned
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.settings import alphaset_settings
 from palimpsest.editors.steps import steps
@@ -214,3 +215,15 @@ def test_tuned_needs_something_that_writes_weights_and_a_model_with_settings() -
         tuned("nothing", MODEL)
     with pytest.raises(UnknownNameError, match=r"unknown model with settings .* 'nowhere'"):
         tuned("memit_aligned", "nowhere")
+
+
+def test_a_run_of_a_page_names_sequence_values_and_strength() -> None:
+    plain = configuration("memit_naive", MODEL, values="each_step")
+    found = sequence_of("memit_naive each_step 0.5", MODEL)
+    assert found == replace(plain, preserve_weight=0.5 * plain.preserve_weight)
+
+
+@pytest.mark.parametrize("run", ["memit_naive each_step", "memit_naive each_step strong", ""])
+def test_a_run_without_its_three_parts_is_refused(run: str) -> None:
+    with pytest.raises(ProfileError, match=re.escape(f"run {run!r}: write 'sequence values strength'")):
+        sequence_of(run, MODEL)

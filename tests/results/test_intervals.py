@@ -15,6 +15,7 @@ from scipy.stats import binom
 from palimpsest.errors import ScoreError
 from palimpsest.results.intervals import (
     Interval,
+    Resampling,
     bootstrap_mean,
     bootstrap_rows,
     bootstrap_table,
@@ -287,3 +288,16 @@ def test_rows_refuse_too_few_groups_and_odd_numbers() -> None:
         bootstrap_rows(rows, mean, "case", seed=0)
     with pytest.raises(ScoreError, match="level must lie between 0 and 1"):
         bootstrap_rows(table_of_groups(), lambda c: float(c["x"].mean()), "fact", seed=0, level=1.5)
+
+
+def test_resampling_is_the_bootstrap_of_rows_with_the_same_draws() -> None:
+    rows = pd.DataFrame({"fact": list("aabbcc"), "x": range(6), "y": range(6, 12)})
+    resampled = Resampling("fact", 3, 40, rows)
+
+    def statistic(columns):
+        return float(columns["x"].mean())
+
+    expected = bootstrap_rows(rows, statistic, "fact", 3, resamples=40)
+    assert resampled(statistic) == resampled(statistic, ["x"]) == expected
+    part = rows[rows["fact"].ne("a")]
+    assert resampled(statistic, rows=part) == bootstrap_rows(part, statistic, "fact", 3, resamples=40)

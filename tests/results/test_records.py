@@ -8,7 +8,7 @@ import pytest
 from palimpsest.errors import DataError
 from palimpsest.results import records
 from palimpsest.results.intervals import Interval
-from palimpsest.results.records import Results, readable
+from palimpsest.results.records import Results, readable, side
 
 
 @pytest.fixture
@@ -164,3 +164,16 @@ def test_reading_something_else_is_refused(tmp_path: Path, content: str) -> None
     path.write_text(content)
     with pytest.raises(DataError, match=r"x\.json: .*run the notebook again"):
         records.read(path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reference", "found"),
+    [(1, 2, 0, "more"), (-2, -1, 0, "less"), (-1, 1, 0, "neither"), (0, 1, 0, "neither"), (1, 2, 3, "less")],
+)
+def test_a_value_lies_on_a_side_of_a_reference(low: float, high: float, reference: float, found: str) -> None:
+    assert side({"value": 1, "low": low, "high": high}, "more", "less", "neither", reference) == found
+
+
+def test_a_value_without_an_interval_lies_on_no_side() -> None:
+    with pytest.raises(DataError, match=r"the value 3 has no interval to compare with 0.0; record one"):
+        side({"value": 3, "low": None, "high": None}, "more", "less", "neither")

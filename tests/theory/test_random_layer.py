@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.errors import ShapeError
+from palimpsest.errors import ShapeError, UnknownNameError
 from palimpsest.theory.random_layer import UPDATES, Layer, _facts, _outputs, _run, divide, simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,3 +74,8 @@ def test_draws_are_those_of_the_seed() -> None:
 def test_nothing_or_everything_protected_is_refused(protected: int) -> None:
     with pytest.raises(ShapeError, match=f"got {protected}"):
         Layer(d_k=16, protected=protected)
+
+
+def test_an_unknown_rule_is_named_with_those_there_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown rule of the random layer 'simplfied'; choose"):
+        simulate(Layer(), 1, 0, ("simplfied",))

@@ -37,10 +37,12 @@ class Use:
         target: what it stands for.
         row: it is asked for one entry of a table only: ``T[key]``, ``key in T``, ``T.get(key)``, or named in
             the message of an error.
+        field: of that entry, if no more is asked for: ``T[key].field``; empty if nothing but the key is.
     """
 
     target: Target
     row: bool = False
+    field: str | None = None
 
 
 Form = tuple[str | Use, ...]
@@ -96,7 +98,7 @@ class Canonical:
         self._resolve, self._top, self._package = resolve, top, package
         self._named, self._assigned = assigned is not None, assigned or frozenset()
         self._scopes: list[Scope] = []
-        self._asked: set[int] = set()
+        self._asked: dict[int, str | None] = {}
         self._message = 0
 
     def statement(self, node: ast.stmt) -> Form:
@@ -159,11 +161,11 @@ class Canonical:
     def _lookup(self, node: ast.Subscript | ast.Compare | ast.Call) -> Iterator[str | Use]:
         """An expression that may ask a table for one of its entries."""
         if isinstance(node, ast.Subscript):
-            self._asked.add(id(node.value))
+            self._asked.setdefault(id(node.value), None)
         elif isinstance(node, ast.Compare) and isinstance(node.ops[-1], ast.In | ast.NotIn):
-            self._asked.add(id(node.comparators[-1]))
+            self._asked[id(node.comparators[-1])] = ""
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
-            self._asked.add(id(node.func))
+            self._asked[id(node.func)] = None
         yield from self._fields(node)
 
     def _name(self, node: ast.Name | ast.Attribute) -> Iterator[str | Use]:
@@ -175,6 +177,8 @@ class Canonical:
             inner = inner.value
         if not isinstance(inner, ast.Name):
             assert isinstance(node, ast.Attribute)
+            if isinstance(inner, ast.Subscript):
+                self._asked[id(inner.value)] = chain[0]
             yield from self._fields(node)
             return
         dotted = self._dotted(inner.id) if isinstance(inner.ctx, ast.Load) else None
@@ -186,9 +190,14 @@ class Canonical:
             if isinstance(target, Outside):
                 yield f"(outside {target.name})"
             else:
-                yield Use(target, row=bool(self._message) or id(node) in self._asked)
+                yield self._use(target, node)
         for attribute in chain:
             yield f".{attribute}"
+
+    def _use(self, target: Target, node: ast.expr) -> Use:
+        if self._message:
+            return Use(target, row=True, field="")
+        return Use(target, row=id(node) in self._asked, field=self._asked.get(id(node)))
 
     def _dotted(self, name: str) -> str | None:
         """What a name stands for in the scopes around it; None for a local name."""

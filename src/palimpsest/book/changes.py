@@ -41,12 +41,17 @@ class Side:
         self.rows = {definition: set(rows) for definition, rows in found.rows.items()}
         if asked is not None:
             named = Vocabulary().with_texts([*asked, *texts_of(parameters)]).texts
-            methods = {key for d, rows in self.rows.items() if d.name == METHODS for key in rows}
+            methods = {
+                row.rpartition(".")[0] for d, rows in self.rows.items() if d.name == METHODS for row in rows
+            }
             unasked = methods - named
             texts = frozenset(found.vocabulary.texts - unasked)
             within = self.graph.within(code.form, Vocabulary(texts))
             self.reached = [definition for definition in self.reached if definition in within]
-            self.rows = {definition: rows - unasked for definition, rows in self.rows.items()}
+            self.rows = {
+                d: {row for row in rows if row.rpartition(".")[0] not in unasked}
+                for d, rows in self.rows.items()
+            }
 
     def text(self, definition: Definition, names: Mapping[Definition, str] | None) -> str:
         """Code with references replaced by names, or left out; without the name of a class.

@@ -72,7 +72,8 @@ class Code:
 
     Attributes:
         form: its canonical code; of a table, the code around its rows.
-        rows: row -> canonical code, of a table.
+        rows: of a table, ``key.field`` -> canonical code, for rows that are calls with named arguments;
+            ``key.*`` for other rows; and ``key.`` for the key alone.
         texts: texts in it.
     """
 
@@ -141,7 +142,9 @@ class Dependencies:
         value = node.value or ast.Constant(None)
         if definition.name in TABLES and isinstance(value, ast.Dict):
             rows = {ast.literal_eval(k): v for k, v in zip(value.keys, value.values, strict=True) if k}
-            return Code(("(table)",), {key: form.expression(row) for key, row in rows.items()})
+            fields = {f"{key}.{field}": node for key, row in rows.items() for field, node in _row_fields(row)}
+            parts = {name: form.expression(node) for name, node in fields.items()}
+            return Code(("(table)",), {f"{key}.": () for key in rows} | parts)
         place = next((n for n, name in enumerate(_places(node)) if name == definition.name), 0)
         return Code((f"(constant {place})", *form.expression(value)), texts=frozenset(strings(node)))
 
@@ -194,28 +197,18 @@ class Dependencies:
         self, page: Form, vocabulary: Vocabulary
     ) -> tuple[set[Definition], dict[Definition, tuple[str, ...]]]:
         """Definitions that a page reaches, and rows of the tables among them."""
-        found: set[Definition] = set()
-        whole: set[Definition] = set()
+        rows: dict[Definition, set[str]] = {}
         waiting = [part for part in page if isinstance(part, Use)]
         while waiting:
             use = waiting.pop()
             for definition in self._meant(use.target):
                 code = self.code(definition)
-                everything = bool(code.rows) and not use.row and definition not in whole
-                if everything:
-                    whole.add(definition)
-                if definition not in found or everything:
-                    found.add(definition)
-                    keys = code.rows if everything else vocabulary.asked(code.rows)
-                    waiting.extend(code.uses(list(keys)))
-        tables = {
-            definition: tuple(self.code(definition).rows)
-            if definition in whole
-            else tuple(vocabulary.asked(self.code(definition).rows))
-            for definition in found
-            if self.code(definition).rows
-        }
-        return found, tables
+                asked = set(_rows_asked(code.rows, use, vocabulary))
+                if definition not in rows or asked - rows[definition]:
+                    waiting.extend(code.uses(sorted(asked - rows.get(definition, set()))))
+                    rows[definition] = rows.get(definition, set()) | asked
+        tables = {definition: tuple(sorted(asked)) for definition, asked in rows.items() if asked}
+        return set(rows), tables
 
     def _hash(
         self,
@@ -237,6 +230,22 @@ class Dependencies:
             shown = sorted(hashes.get(d, d.name) for d in self._everything[target.name])
             return f"<{' '.join(shown)}>"
         return f"<{hashes.get(target, target.name)}>" if isinstance(target, Definition) else target.name
+
+
+def _row_fields(row: ast.expr) -> list[tuple[str, ast.expr]]:
+    """Named arguments of a call that is a row; the row itself under ``*`` where it is anything else."""
+    if isinstance(row, ast.Call) and row.keywords and not row.args and all(k.arg for k in row.keywords):
+        return [*((str(k.arg), k.value) for k in row.keywords), ("()", row.func)]
+    return [("*", row)]
+
+
+def _rows_asked(rows: Iterable[str], use: Use, vocabulary: Vocabulary) -> Iterator[str]:
+    """Rows of a table that a reference may ask for; all of them if it means the whole table."""
+    for name in rows:
+        key, _, field = name.rpartition(".")
+        wanted = use.field is None or field in ("", use.field) or (use.field and field in ("*", "()"))
+        if not use.row or (vocabulary.may_ask(key) and wanted):
+            yield name
 
 
 def _places(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:

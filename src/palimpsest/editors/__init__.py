@@ -40,13 +40,13 @@ class Method:
 
 
 EDITORS: dict[str, Method] = {
-    "memit": Method(Memit, Style("MEMIT", OKABE_ITO["blue"])),
-    "alphaedit": Method(AlphaEdit, Style("AlphaEdit", OKABE_ITO["vermilion"])),
-    "alphaedit_plus": Method(AlphaEditPlus, Style("AlphaEdit+", OKABE_ITO["black"])),
-    "rome": Method(Rome, Style("ROME", OKABE_ITO["orange"])),
-    "ft": Method(FineTune, Style("FT", OKABE_ITO["sky blue"])),
-    "ft_l": Method(FineTune, Style("FT-L")),
-    "ike": Method(Ike, Style("IKE")),
+    "memit": Method(editor=Memit, style=Style("MEMIT", OKABE_ITO["blue"])),
+    "alphaedit": Method(editor=AlphaEdit, style=Style("AlphaEdit", OKABE_ITO["vermilion"])),
+    "alphaedit_plus": Method(editor=AlphaEditPlus, style=Style("AlphaEdit+", OKABE_ITO["black"])),
+    "rome": Method(editor=Rome, style=Style("ROME", OKABE_ITO["orange"])),
+    "ft": Method(editor=FineTune, style=Style("FT", OKABE_ITO["sky blue"])),
+    "ft_l": Method(editor=FineTune, style=Style("FT-L")),
+    "ike": Method(editor=Ike, style=Style("IKE")),
 }
 """Method name, as in settings, notebooks and records -> class and style."""
 

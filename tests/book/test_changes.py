@@ -1,0 +1,91 @@
+"""Which definitions changed between two checkouts, as far as a page can run them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+from palimpsest.book.changes import Side, changed_code
+from tests.book.pages import write_files, write_page
+
+SOURCE = {
+    "start": (
+        "from palimpsest.deep import helper\n\nSIZE = 3\n\n\ndef begin(x):\n    return helper(x) + SIZE\n"
+    ),
+    "deep": "def helper(x):\n    return x * 2\n",
+    "__init__": "",
+}
+CELLS = ("from palimpsest.start import begin", "begin(1)")
+TABLE = """\
+class Method:
+    def edit(self):
+        return 1
+
+
+class Other:
+    def edit(self):
+        return 2
+
+
+EDITORS = {"one": Method, "two": Other}
+
+
+def editor_for(name):
+    return EDITORS[name]()
+"""
+
+
+def side(
+    root: Path, modules: Mapping[str, str], cells: Iterable[str] = CELLS, asked: Iterable[str] | None = None
+) -> Side:
+    files = {f"src/palimpsest/{name}.py": source for name, source in modules.items()}
+    write_files(root, {"config/models/none.yaml": "{}\n", **files})
+    (root / "notebooks").mkdir()
+    write_page(root / "notebooks" / "page.ipynb", list(cells))
+    return Side(root, "page", {}, asked)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "changed"),
+    [
+        ("start", "SIZE = 3", "SIZE = 4", ("start.SIZE",)),
+        ("deep", "x * 2", "x * 3", ("deep.helper",)),
+        ("start", "helper(x) + SIZE", "helper(x) - SIZE", ("start.begin",)),
+        ("start", "def begin(x):", 'def begin(x):\n    """Words."""', ()),
+    ],
+)
+def test_only_the_definition_whose_own_code_differs_is_changed(
+    tmp_path: Path, module: str, old: str, new: str, changed: tuple[str, ...]
+) -> None:
+    before = side(tmp_path / "old", SOURCE)
+    after = side(tmp_path / "new", {**SOURCE, module: SOURCE[module].replace(old, new)})
+    assert changed_code(before, after) == changed
+
+
+def test_what_moved_or_was_renamed_is_not_changed_nor_is_what_names_it(tmp_path: Path) -> None:
+    moved = {
+        "start": SOURCE["start"].replace("palimpsest.deep", "palimpsest.far").replace("helper", "twice"),
+        "far": SOURCE["deep"].replace("helper", "twice"),
+        "__init__": "",
+    }
+    assert changed_code(side(tmp_path / "old", SOURCE), side(tmp_path / "new", moved)) == ()
+
+
+def test_a_renamed_class_is_the_same_class(tmp_path: Path) -> None:
+    source = {"__init__": "", "start": "class Rule:\n    size = 1\n\n\ndef begin(x):\n    return Rule()\n"}
+    renamed = {name: text.replace("Rule", "Cut") for name, text in source.items()}
+    assert changed_code(side(tmp_path / "old", source), side(tmp_path / "new", renamed)) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "changed"), [(("one",), ()), (("two",), ("start.Other",)), (None, ("start.Other",))]
+)
+def test_a_method_that_was_not_asked_for_does_not_count(
+    tmp_path: Path, asked: tuple[str, ...] | None, changed: tuple[str, ...]
+) -> None:
+    cells = ("from palimpsest.start import editor_for", "editor_for('one')", "title = 'one and two'")
+    before = side(tmp_path / "old", {"__init__": "", "start": TABLE}, cells, asked)
+    after = side(
+        tmp_path / "new", {"__init__": "", "start": TABLE.replace("return 2", "return 3")}, cells, asked
+    )
+    assert changed_code(before, after) == changed
