@@ -89,3 +89,10 @@ def test_a_method_that_was_not_asked_for_does_not_count(
         tmp_path / "new", {"__init__": "", "start": TABLE.replace("return 2", "return 3")}, cells, asked
     )
     assert changed_code(before, after) == changed
+
+
+def test_code_that_is_reached_for_the_first_time_is_not_changed_by_that(tmp_path: Path) -> None:
+    source = {**SOURCE, "deep": SOURCE["deep"] + "\n\ndef other(x):\n    return x\n"}
+    uses = source["start"].replace("import helper", "import helper, other").replace("+ SIZE", "+ other(SIZE)")
+    before, after = side(tmp_path / "old", source), side(tmp_path / "new", {**source, "start": uses})
+    assert changed_code(before, after) == ("start.begin",)

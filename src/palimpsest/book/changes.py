@@ -78,7 +78,8 @@ class Side:
 
 def changed_code(old: Side, new: Side) -> tuple[str, ...]:
     """Definitions of the new side whose code is not that of one of the old side, with their module."""
-    before = {definition: old.text(definition, None) for definition in old.reached}
+    namesakes = (d for definition in new.reached for d in old.graph.named(definition.name))
+    before = {definition: old.text(definition, None) for definition in (*old.reached, *namesakes)}
     matched: dict[Definition, Definition] = {}
     for definition in new.reached:
         blank = new.text(definition, None)
