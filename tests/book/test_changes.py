@@ -36,13 +36,13 @@ def editor_for(name):
 
 
 def side(
-    root: Path, modules: Mapping[str, str], cells: Iterable[str] = CELLS, asked: Iterable[str] | None = None
+    root: Path, modules: Mapping[str, str], cells: Iterable[str] = CELLS, ran: Iterable[str] | None = None
 ) -> Side:
     files = {f"src/palimpsest/{name}.py": source for name, source in modules.items()}
     write_files(root, {"config/models/none.yaml": "{}\n", **files})
     (root / "notebooks").mkdir()
     write_page(root / "notebooks" / "page.ipynb", list(cells))
-    return Side(root, "page", {}, asked)
+    return Side(root, "page", {}, ran)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,16 @@ def test_a_renamed_class_is_the_same_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "changed"), [(("one",), ()), (("two",), ("start.Other",)), (None, ("start.Other",))]
+    ("ran", "changed"),
+    [(("start.Method",), ()), (("start.Other",), ("start.Other",)), (None, ("start.Other",))],
 )
-def test_a_method_that_was_not_asked_for_does_not_count(
-    tmp_path: Path, asked: tuple[str, ...] | None, changed: tuple[str, ...]
+def test_a_method_that_did_not_run_does_not_count(
+    tmp_path: Path, ran: tuple[str, ...] | None, changed: tuple[str, ...]
 ) -> None:
     cells = ("from palimpsest.start import editor_for", "editor_for('one')", "title = 'one and two'")
-    before = side(tmp_path / "old", {"__init__": "", "start": TABLE}, cells, asked)
+    before = side(tmp_path / "old", {"__init__": "", "start": TABLE}, cells, ran)
     after = side(
-        tmp_path / "new", {"__init__": "", "start": TABLE.replace("return 2", "return 3")}, cells, asked
+        tmp_path / "new", {"__init__": "", "start": TABLE.replace("return 2", "return 3")}, cells, ran
     )
     assert changed_code(before, after) == changed
 

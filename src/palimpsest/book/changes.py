@@ -1,8 +1,8 @@
 """Definitions whose code differs between two checkouts, as far as a page can run them.
 
 A definition that only moved or was renamed is not changed, nor is one that names it: renamed definitions are
-matched by their code. Rows of EDITORS count if the small run asked for them or the page's parameters name
-them: other methods are reached by name alone.
+matched by their code. A method counts if the small run ran it or the page's parameters name it: others are
+reached by name alone.
 """
 
 import re
@@ -28,30 +28,35 @@ class Side:
         root: of the checkout.
         page: name of the notebook.
         parameters: of the result.
-        asked: rows that the small run asked for; every row that can be asked for if None.
+        ran: functions and classes that ran in the small run, to leave out methods that did not; all count if
+            None.
     """
 
     def __init__(
-        self, root: Path, page: str, parameters: Mapping[str, Any], asked: Iterable[str] | None = None
+        self, root: Path, page: str, parameters: Mapping[str, Any], ran: Iterable[str] | None = None
     ) -> None:
         self.graph = Dependencies(root / "src" / "palimpsest")
         code = notebook_code(root / "notebooks" / f"{page}.ipynb", self.graph.package)
         found, _ = reach(code, parameters, root)
         self.reached = list(found.definitions)
         self.rows = {definition: set(rows) for definition, rows in found.rows.items()}
-        if asked is not None:
-            named = Vocabulary().with_texts([*asked, *texts_of(parameters)]).texts
-            methods = {
-                row.rpartition(".")[0] for d, rows in self.rows.items() if d.name == METHODS for row in rows
-            }
-            unasked = methods - named
-            texts = frozenset(found.vocabulary.texts - unasked)
-            within = self.graph.within(code.form, Vocabulary(texts))
+        if ran is not None:
+            idle = self._idle({name.rpartition(".")[2] for name in ran})
+            idle -= Vocabulary().with_texts(texts_of(parameters)).texts
+            within = self.graph.within(code.form, Vocabulary(frozenset(found.vocabulary.texts - idle)))
             self.reached = [definition for definition in self.reached if definition in within]
-            self.rows = {
-                d: {row for row in rows if row.rpartition(".")[0] not in unasked}
-                for d, rows in self.rows.items()
-            }
+            self.rows = {d: {row for row in rows if _key(row) not in idle} for d, rows in self.rows.items()}
+
+    def _idle(self, ran: set[str]) -> set[str]:
+        """Methods of whose classes nothing ran."""
+        tables = [definition for definition in self.rows if definition.name == METHODS]
+        used: dict[str, set[str]] = {}
+        for table in tables:
+            for row in self.rows[table]:
+                targets = (part.target for part in self.graph.code(table).rows[row] if isinstance(part, Use))
+                classes = {target.name for target in targets if isinstance(target, Definition)}
+                used[_key(row)] = used.get(_key(row), set()) | classes
+        return {key for key, classes in used.items() if not classes & ran}
 
     def text(self, definition: Definition, names: Mapping[Definition, str] | None) -> str:
         """Code with references replaced by names, or left out; without the name of a class.
@@ -74,6 +79,10 @@ class Side:
         target = use.target
         known = names.get(target, str(target)) if names is not None and isinstance(target, Definition) else ""
         return f"<{known}>"
+
+
+def _key(row: str) -> str:
+    return row.rpartition(".")[0]
 
 
 def changed_code(old: Side, new: Side) -> tuple[str, ...]:

@@ -102,7 +102,12 @@ def confirm(name: str, profile: str) -> Confirmed | None:
     new, traced = small_run(source.stem, after, now.parts["code"])
     with worktree(before) as root:
         sides = [
-            Side(place, source.stem, parameters_for(setting, place / "notebooks" / source.name), traced.asked)
+            Side(
+                place,
+                source.stem,
+                parameters_for(setting, place / "notebooks" / source.name),
+                traced.functions,
+            )
             for place in (root, paths.root())
         ]
         changed = changed_code(*sides)
