@@ -54,7 +54,8 @@ def efficacy(room: Room) -> float:
 def test_facts_are_written_and_taken_out_again(name: str, room: Room) -> None:
     editor = editor_for(name, "smollm2-135m", statistics_tokens=TOKENS)
     assert efficacy(room) == 0  # it knows the facts, so it prefers none of the new objects
-    made, room.state = edit(editor, room.model, [case.request for case in room.cases], room.state)
+    begun = room.state and room.state.prepared
+    made, room.state = edit(editor, room.model, [case.request for case in room.cases], begun)
     assert same_bits(room.model, room.weights)
     with installed(room.model, made):
         assert efficacy(room) >= 0.9

