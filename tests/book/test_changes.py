@@ -97,3 +97,16 @@ def test_code_that_is_reached_for_the_first_time_is_not_changed_by_that(tmp_path
     uses = source["start"].replace("import helper", "import helper, other").replace("+ SIZE", "+ other(SIZE)")
     before, after = side(tmp_path / "old", source), side(tmp_path / "new", {**source, "start": uses})
     assert changed_code(before, after) == ("start.begin",)
+
+
+def test_of_two_helpers_of_one_name_each_is_matched_with_itself(tmp_path: Path) -> None:
+    helpers = {name: f"def _rows(x):\n    return x + {n}\n" for n, name in enumerate(("deep", "start"))}
+    uses = "\n\ndef begin(x):\n    return _rows(x)\n"
+    source = {
+        "__init__": "",
+        "deep": helpers["deep"] + uses.replace("begin", "helper"),
+        "start": helpers["start"] + uses,
+    }
+    cells = ("from palimpsest.start import begin", "from palimpsest.deep import helper", "begin(helper(1))")
+    before, after = side(tmp_path / "old", source, cells), side(tmp_path / "new", source, cells)
+    assert changed_code(before, after) == ()

@@ -15,7 +15,6 @@ from palimpsest.book.regression import (
     check_against_carried,
     differences,
     load_tolerances,
-    tolerances_file,
 )
 from palimpsest.errors import DataError
 from palimpsest.files import as_json, write_atomically
@@ -126,7 +125,6 @@ def test_allowances_that_cannot_be_read_are_an_error_that_names_the_file(
         load_tolerances()
 
 
-@pytest.mark.skipif(not tolerances_file().is_file(), reason="no values of the smoke profile are carried yet")
 def test_the_carried_allowances_say_why() -> None:
     tolerances = load_tolerances()
     assert all(row.reason for page in tolerances.pages.values() for row in page.values())

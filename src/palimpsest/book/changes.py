@@ -94,7 +94,8 @@ def changed_code(old: Side, new: Side) -> tuple[str, ...]:
         blank = new.text(definition, None)
         same = [d for d, text in before.items() if text == blank]
         namesake = [d for d in before if d.name == definition.name]
-        candidates = [d for d in same if d.name == definition.name] or namesake or same
+        itself = [definition] if definition in before else []
+        candidates = itself or [d for d in same if d.name == definition.name] or namesake or same
         if candidates:
             matched[definition] = candidates[0]
     olds, news = {d: str(d) for d in old.reached}, {d: str(matched.get(d, d)) for d in new.reached}

@@ -203,11 +203,8 @@ def _carrying(page: str, profile: str) -> str:
     """The revision that brought the provenance as it is; empty where it is not committed."""
     file = str(path_of(page, results_of(profile)))
     try:
-        return (
-            ""
-            if git("status", "--porcelain", "--", file)
-            else git("log", "-1", "--format=%h", "--abbrev=12", "--", file)
-        )
+        changed = git("status", "--porcelain", "--", file)
+        return "" if changed else git("log", "-1", "--format=%h", "--abbrev=12", "--", file)
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -246,8 +243,7 @@ def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced
     if missed:
         raise NotebookError(
             f"{page}: its small run does not execute {', '.join(missed)}, which changed, and so proves "
-            "nothing of it; "
-            "run the page"
+            "nothing of it; run the page"
         )
 
 

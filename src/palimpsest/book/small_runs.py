@@ -1,8 +1,8 @@
 """Small runs of a page under a revision, for comparing two revisions.
 
 A run is made in a checkout of its revision, on one thread, with nothing computed before but the second
-moments of keys: these take longest, depend on the model alone, and are shared by the pages of one revision.
-Records and traces are kept in ``build/confirm``.
+moments of keys: these take longest and depend on the model alone, so that pages share them while the code
+that computes them is the same. Records and traces are kept in ``build/confirm`` by the hash of the page's code.
 """
 
 import shutil
