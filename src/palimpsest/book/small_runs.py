@@ -2,7 +2,7 @@
 
 A run is made in a checkout of its revision, on one thread, with nothing computed before but the second
 moments of keys: these take longest and depend on the model alone, so that pages share them while the code
-that computes them is the same. Records and traces are kept in ``build/confirm`` by the hash of the page's code.
+that computes them is the same. Records and traces are kept in ``build/confirm`` by the hash of a page's code.
 """
 
 import shutil
