@@ -177,6 +177,15 @@ def test_a_state_of_another_method_is_refused(name: str, other: str) -> None:
     assert same_bits(model, before)
 
 
+@pytest.mark.parametrize("name", ["alphaedit", "alphaedit_plus"])
+def test_a_projector_of_another_rule_is_refused(name: str) -> None:
+    model = tiny_model("llama")
+    prepared = small(name, threshold=0.5).prepare(model, Prepared(CONTEXTS))
+    assert small(name, threshold=0.5).prepare(model, prepared).projectors == prepared.projectors
+    with pytest.raises(StateError, match="has rule 'energy' at 0.5, and this editor asks for 'energy' at 0.9"):
+        small(name, threshold=0.9).prepare(model, prepared)
+
+
 def test_a_state_of_no_method_is_refused() -> None:
     with pytest.raises(StateError, match=r"Memit goes on from a MemitState and was given a State: "):
         edit(small("memit"), tiny_model("llama"), REQUESTS, State(Prepared(CONTEXTS)))

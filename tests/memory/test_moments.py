@@ -17,7 +17,7 @@ from palimpsest.memory.moments import SecondMoment, collect, key_statistics
 from palimpsest.network import activations
 from palimpsest.network.apply import WeightDelta, installed
 from palimpsest.network.model import EditableModel, Site, read_weight
-from palimpsest.network.tokens import encode, pad
+from palimpsest.network.tokens import encode, pad, token_windows
 from palimpsest.resources import held_out_texts, statistics_texts
 from tests.editing import KINDS, double, plain_states, stub_texts, texts
 from tests.problems import gaussian
@@ -138,7 +138,7 @@ def test_special_tokens_are_those_the_tokenizer_puts_before_a_text() -> None:
     some = texts(3)
     begin = model.tokenizer.convert_tokens_to_ids(BEGIN)
     total = sum(len(encode(model.tokenizer, text)) for text in some)
-    windows = moments_module.token_windows(model, some, total, window=8)
+    windows = token_windows(model.tokenizer, some, total, window=8)
     assert list(chain(*windows)) == list(chain(*(encode(model.tokenizer, text) for text in some)))
     assert sum(window.count(begin) for window in windows) == len(some)
     assert all(begin not in window[1:] for window in windows)

@@ -8,7 +8,7 @@ import yaml
 
 from palimpsest import paths
 from palimpsest.book.audit import PREFIXES, write_audit
-from palimpsest.book.verdicts import write, write_verdicts
+from palimpsest.book.verdicts import write_verdicts
 from palimpsest.errors import DataError
 from palimpsest.results.claims import KINDS, PUBLISHED, Claim, load_claims, profiles_with_results, verdict
 from palimpsest.results.printed_audit import Audit, Rows, agreement, load_audit, prefix
@@ -445,7 +445,7 @@ def test_the_page_holds_every_claim_and_one_column_a_profile(tmp_path):
 
 def test_the_counts_add_up(tmp_path):
     record(tmp_path / "results", "laptop", "03_alphaedit_plus_lemmas", LEMMAS)
-    write(tmp_path / "results", tmp_path / "verdicts.md")
+    write_verdicts(tmp_path / "results", tmp_path / "verdicts.md")
     page = (tmp_path / "verdicts.md").read_text("utf-8")
     totals = next(line for line in page.splitlines() if line.startswith("| all |"))
     counts = [int(cell or 0) for cell in totals.split("|")[2:-1] for cell in [cell.strip()]]
@@ -457,7 +457,7 @@ def test_the_counts_add_up(tmp_path):
 
 def test_the_page_is_the_same_when_nothing_changed(tmp_path):
     for name in ("a.md", "b.md"):
-        write(tmp_path / "results", tmp_path / name)
+        write_verdicts(tmp_path / "results", tmp_path / name)
     assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from palimpsest.editors import AlphaEdit, Memit, base
 from palimpsest.editors.base import WeightEditor
-from palimpsest.errors import ProfileError
+from palimpsest.errors import ProfileError, ScoreError
 from palimpsest.evaluation.drift import Reference, reference
 from palimpsest.network.model import EditableModel
 from palimpsest.studies.norms import norm_trace
@@ -67,7 +67,7 @@ def weight_editor(name: str, **overrides: Any) -> WeightEditor:
 
 
 def steps_without_a_score(name: str) -> dict[str, Any]:
-    """Studies that begin a sequence without a score take AlphaEdit+ without its smoothing."""
+    """Norms have requests and no cases, hence no score: AlphaEdit+ without its smoothing."""
     return {"smoothing": None} if small(name).score_rule else {}
 
 
@@ -105,10 +105,20 @@ def test_a_stream_of_any_editor(name: str, studies: Studies, model: EditableMode
     assert set(table.loc[table["metric"] == "value_norm", "key"]) == valued
 
 
-def test_where_no_score_is_handed_over_the_editor_says_so(studies: Studies) -> None:
-    for study in ("norms", "trajectory"):
-        with pytest.raises(ProfileError, match="smoothing chooses a step length by a score"):
-            studies[study](weight_editor("alphaedit_plus"))
+def test_where_no_score_can_be_made_it_is_said(studies: Studies) -> None:
+    with pytest.raises(ProfileError, match="smoothing chooses a step length by a score"):
+        studies["norms"](weight_editor("alphaedit_plus"))
+    with pytest.raises(ScoreError, match="validation"):
+        studies["trajectory"](weight_editor("alphaedit_plus"))
+
+
+def test_a_trajectory_scores_for_an_editor_that_chooses(studies: Studies, model: EditableModel) -> None:
+    before = snapshot(model)
+    choosing = weight_editor("alphaedit_plus", smoothing={"threshold": 0.0, "select": "edit_prompts"})
+    run = studies["trajectory"](choosing)
+    assert same_bits(model, before)
+    assert sorted(set(run["step"])) == [1, 2, 3]
+    assert "stopped" not in set(run["metric"])
 
 
 class Twin(Memit):

@@ -11,8 +11,9 @@ from palimpsest.algebra.spectrum import rank
 from palimpsest.datasets import percentile_reached
 from palimpsest.errors import NonFiniteError, ShapeError
 from palimpsest.memory.keys import subject_hidden, subject_keys
-from palimpsest.memory.moments import collect, text_keys, token_windows
+from palimpsest.memory.moments import collect, text_keys
 from palimpsest.network.model import read_weight
+from palimpsest.network.tokens import token_windows
 from palimpsest.studies.difficulty import difficulty_of, pair_conflict, past_conflict
 from tests.editing import CONTEXTS, KINDS, REQUESTS, double, texts
 from tests.problems import gaussian
@@ -34,7 +35,7 @@ def test_measure_is_the_direct_computation(kind: str) -> None:
     model = double(kind)
     values = gaussian(3, 32, len(REQUESTS))
     kept = {0: torch.cat(list(text_keys(model, 0, 200, texts())), 1)}
-    moment = collect(model, [3], token_windows(model, texts(), 300, 64))[3]
+    moment = collect(model, [3], token_windows(model.tokenizer, texts(), 300, 64))[3]
     projector = null_space(moment, rank(20))
     frame = difficulty_of(
         model, REQUESTS, LAYERS, values, CONTEXTS, {0: kept[0].split(50, 1)}, {3: projector}
@@ -144,11 +145,11 @@ def test_streamed_keys_are_those_that_statistics_sum(kind: str) -> None:
     model = tiny_model(kind)
     blocks = list(text_keys(model, 2, 333, texts(), window=24, batch_size=5))
     assert len(blocks) > 1
-    moment = collect(model, [2], token_windows(model, texts(), 333, 24), batch_size=5)[2]
+    moment = collect(model, [2], token_windows(model.tokenizer, texts(), 333, 24), batch_size=5)[2]
     keys = torch.cat(blocks, 1).double()
     assert keys.shape[1] == moment.count == 333
     torch.testing.assert_close(keys @ keys.T, moment.total, rtol=1e-12, atol=1e-12)
-    several = collect(model, [2, 1], token_windows(model, texts(), 333, 24), batch_size=5)
+    several = collect(model, [2, 1], token_windows(model.tokenizer, texts(), 333, 24), batch_size=5)
     assert torch.equal(several[2].total, moment.total)
 
 

@@ -273,6 +273,23 @@ def test_a_step_that_cannot_be_made_leaves_the_one_before(
         assert column(table, metric)[kept].to_dict() == pytest.approx(column(whole, metric).to_dict())
 
 
+def test_a_last_step_that_cannot_be_made_is_noted(
+    stream: Stream, model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Post-processing after the last batch fails: what the batches left is measured."""
+
+    def failing(*_: Any) -> None:
+        raise NonFiniteError("too large")
+
+    before, sequence = snapshot(model), make(retain="none", post=Prune(of="total", when="end"))
+    plain = stream.outcome(make(retain="none"))
+    monkeypatch.setattr(Sequential, "finish", failing)
+    table = stream.outcome(sequence)
+    assert same_bits(model, before)
+    assert column(table, "stopped").to_dict() == {"4": 1.0}
+    assert column(table, "hidden_end").to_dict() == column(plain, "hidden_end").to_dict()
+
+
 def test_an_error_on_the_way_leaves_the_model_and_no_file(
     stream: Stream, model: EditableModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,24 @@ def test_facts_written_one_by_one_leave_no_bit_behind(
     assert differing(undone.model, never.model) > 0
 
 
+def test_facts_before_a_batch_that_fails_are_as_if_written_alone() -> None:
+    """The weights are those of the ledger of the facts held, bit by bit, also after an error midway."""
+    some, calls = facts(6), [0]
+
+    def stop() -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+
+    stopped, wanted = EditedModel(tiny_model("llama"), EDITOR), told(tiny_model("llama"), some[:4], 2)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.edit(some, 2, stop)
+    assert list(stopped.facts) == [fact.id for fact in some[:4]]
+    assert differing(stopped.model, wanted.model) == 0
+    stopped.edit(some[4:], 2)  # and it goes on
+    assert differing(stopped.model, told(tiny_model("llama"), some, 2).model) == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_forgotten_is_the_unedited_model_bit_by_bit(kind: str) -> None:
     model = tiny_model(kind)

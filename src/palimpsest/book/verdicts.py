@@ -32,17 +32,6 @@ Found = dict[str, list[Verdict]]
 
 
 def write_verdicts(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
-    """Generate the verdicts page and, beside it, the summary that the introduction includes.
-
-    Args:
-        results_root: folder with one folder of records for each profile.
-        out_path: the Markdown page to write; ``verdict_summary.txt`` is written beside it.
-        profiles: one column each; by default every profile with results.
-    """
-    write(results_root, out_path, profiles)
-
-
-def write(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
     """Generate the page at ``out_path`` and ``verdict_summary.txt`` beside it.
 
     Args:

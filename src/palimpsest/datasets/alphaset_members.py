@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from palimpsest.datasets.rewordings import as_request, origin, seeded
+from palimpsest.datasets.cases import seeded
+from palimpsest.datasets.rewordings import as_request, origin
 from palimpsest.errors import DataError
 from palimpsest.types import EvalCase
 

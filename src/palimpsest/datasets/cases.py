@@ -132,7 +132,8 @@ def _first(
     """The first ``n`` cases that can be made, in the seed's order."""
     if n is not None and n < 1:
         raise DataError(f"{n} cases were asked for; ask for at least 1, or leave n out for all")
-    drawn = [(rng.random(), fact.id, fact, rng) for fact, rng in _seeded(pool, seed)]
+    generators = [(fact, seeded(fact.id, seed)) for fact in pool]
+    drawn = [(rng.random(), fact.id, fact, rng) for fact, rng in generators]
     cases: list[EvalCase] = []
     for _, _, fact, rng in sorted(drawn, key=lambda row: row[:2]):
         if len(cases) == n:
@@ -148,14 +149,10 @@ def _first(
     return cases
 
 
-def _seeded(pool: Sequence[Fact], seed: int) -> list[tuple[Fact, np.random.Generator]]:
-    """Each fact with its own generator, seeded by the seed and the fact's id alone."""
-
-    def generator(fact: Fact) -> np.random.Generator:
-        name = int.from_bytes(sha256(fact.id.encode()).digest()[:8], "big")
-        return np.random.default_rng([seed, name])
-
-    return [(fact, generator(fact)) for fact in pool]
+def seeded(case_id: str, seed: int) -> np.random.Generator:
+    """A generator seeded by the seed and the id of a case alone."""
+    name = int.from_bytes(sha256(case_id.encode()).digest()[:8], "big")
+    return np.random.default_rng([seed, name])
 
 
 def _other_object(facts: FactSet, fact: Fact, rng: np.random.Generator) -> str | None:

@@ -6,10 +6,8 @@ The held-out wording is the same for a fact and for its rewording, and never bec
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
-import numpy as np
-
+from palimpsest.datasets.cases import seeded
 from palimpsest.errors import DataError, RequestError
 from palimpsest.types import EditRequest, EvalCase
 
@@ -22,12 +20,6 @@ def origin(case_id: str) -> str:
     for ending in (REWORDED, REWRITTEN, QUESTION):
         case_id = case_id.removesuffix(ending)
     return case_id
-
-
-def seeded(case_id: str, seed: int) -> np.random.Generator:
-    """A generator seeded by the seed and the id of a case alone, as in `palimpsest.datasets.cases`."""
-    name = int.from_bytes(sha256(case_id.encode()).digest()[:8], "big")
-    return np.random.default_rng([seed, name])
 
 
 def as_request(case: EvalCase, text: str) -> EditRequest | None:

@@ -175,10 +175,20 @@ def with_projectors(
     """Add projectors for the layers that have none yet; without a rule nothing is added.
 
     Raises:
+        StateError: if a layer has a projector that was made by another rule or threshold.
         ProfileError: if the rule protects every direction of a layer.
     """
     if rule is None:
         return prepared
+    for layer in layers:
+        held = prepared.projectors.get(layer)
+        made = held.rule if held is not None else None
+        if made is not None and (made.name, made.parameter) != (rule, threshold):
+            raise StateError(
+                f"layer {layer}: the projector handed on has rule {made.name!r} at {made.parameter:g}, and "
+                f"this editor asks for {rule!r} at {threshold:g}; hand on a Prepared without projectors, or "
+                "give both editors the same rule and threshold"
+            )
     missing = {layer: prepared.moments[layer] for layer in layers if layer not in prepared.projectors}
     fresh = projectors(missing, rule, threshold)
     return replace(prepared, projectors={**prepared.projectors, **fresh})

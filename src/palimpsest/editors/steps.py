@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from palimpsest.editors import check
-from palimpsest.editors.base import State, WeightEditor, step_norms
+from palimpsest.editors.base import Score, State, WeightEditor, step_norms
 from palimpsest.network.apply import WeightDelta, commit, restored
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.types import EditRequest
@@ -31,7 +31,10 @@ class Step:
 
 
 def steps(
-    model: EditableModel, editor: WeightEditor, batches: Sequence[Sequence[EditRequest]]
+    model: EditableModel,
+    editor: WeightEditor,
+    batches: Sequence[Sequence[EditRequest]],
+    score: Score | None = None,
 ) -> Iterator[Step]:
     """Commit batch after batch and yield after each; at the end the unedited weights are restored.
 
@@ -39,6 +42,7 @@ def steps(
         model: the unedited model; it may be evaluated between the steps, but its weights must not be written.
         editor: any weight editor.
         batches: requests of each step.
+        score: for editors with a ``score_rule``.
 
     Yields:
         One Step per batch, with its edit and all earlier ones in force, and a last one without requests if
@@ -49,7 +53,7 @@ def steps(
         RequestError: if a batch is empty or has the same subject and prompt twice.
         As `palimpsest.editors.base.Editor.edit`; the weights are restored.
     """
-    state: State | None = None
+    state = editor.begin(score=score)
     unedited = {layer: read_weight(model, layer).clone() for layer in editor.layers}
     with restored(model, editor.layers):
         for number, requests in enumerate(batches):
@@ -58,7 +62,7 @@ def steps(
             commit(model, edit)
             edit = with_total(model, edit, unedited)
             yield Step(number, tuple(requests), edit, state)
-        final = None if state is None else editor.finish(model, state)
+        final = editor.finish(model, state) if batches else None
         if final is not None:
             edit, state = final
             commit(model, edit)

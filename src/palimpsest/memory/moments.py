@@ -20,7 +20,7 @@ from palimpsest.errors import NonFiniteError, ResourceError, ShapeError
 from palimpsest.files import replacing
 from palimpsest.network.activations import capture
 from palimpsest.network.model import EditableModel, Site, fingerprint
-from palimpsest.network.tokens import encode, pad
+from palimpsest.network.tokens import pad, token_windows
 from palimpsest.paths import cache_dir
 from palimpsest.resources import PINS, statistics_texts
 
@@ -153,7 +153,8 @@ def key_statistics(
         else:
             missing.append((layer, path))
     if missing:
-        windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
+        read = texts if texts is not None else statistics_texts()
+        windows = token_windows(model.tokenizer, read, tokens, window)
         fresh = collect(model, [layer for layer, _ in missing], windows, batch_size, source)
         for layer, path in missing:
             fresh[layer].save(path)
@@ -201,7 +202,8 @@ def text_keys(
     Raises:
         ShapeError: if the texts hold fewer tokens than requested.
     """
-    windows = token_windows(model, texts if texts is not None else statistics_texts(), tokens, window)
+    read = texts if texts is not None else statistics_texts()
+    windows = token_windows(model.tokenizer, read, tokens, window)
     for blocks in _blocks(model, [layer], windows, batch_size):
         yield blocks[layer]
 
@@ -217,25 +219,6 @@ def _blocks(
         states = capture(model, batch, sites)
         # (windows, t, d_k), of which the mask keeps b real tokens: (b, d_k) -> (d_k, b)
         yield {site.layer: states[site][batch.mask].T for site in states}
-
-
-def token_windows(model: EditableModel, texts: Sequence[str], tokens: int, window: int) -> list[list[int]]:
-    """Texts cut into windows of token ids, exactly ``tokens`` ids in all.
-
-    Raises:
-        ShapeError: if the texts hold fewer tokens than requested.
-    """
-    windows: list[list[int]] = []
-    left = tokens
-    for text in texts:
-        ids = encode(model.tokenizer, text)
-        for start in range(0, len(ids), window):
-            piece = ids[start : start + min(window, left)]
-            windows.append(piece)
-            left -= len(piece)
-            if left == 0:
-                return windows
-    raise ShapeError(f"the texts hold {tokens - left} tokens, {tokens} were asked for; ask for fewer")
 
 
 def _moved(moment: SecondMoment, device: torch.device) -> SecondMoment:

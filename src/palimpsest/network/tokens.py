@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from palimpsest.errors import RequestError
+from palimpsest.errors import RequestError, ShapeError
 from palimpsest.types import SLOT
 
 
@@ -53,6 +53,31 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         ids.pop()
     return ids
+
+
+def token_windows(tokenizer: Any, texts: Sequence[str], tokens: int, window: int) -> list[list[int]]:
+    """Texts cut into windows of token ids, exactly ``tokens`` ids in all.
+
+    Args:
+        tokenizer: of the model that is to read them.
+        texts: cut in their order; the last window ends where enough ids are collected.
+        tokens: number of ids.
+        window: ids in a whole window.
+
+    Raises:
+        ShapeError: if the texts hold fewer tokens than requested.
+    """
+    windows: list[list[int]] = []
+    left = tokens
+    for text in texts:
+        ids = encode(tokenizer, text)
+        for start in range(0, len(ids), window):
+            piece = ids[start : start + min(window, left)]
+            windows.append(piece)
+            left -= len(piece)
+            if left == 0:
+                return windows
+    raise ShapeError(f"the texts hold {tokens - left} tokens, {tokens} were asked for; ask for fewer")
 
 
 def encode_target(tokenizer: Any, target: str) -> list[int]:

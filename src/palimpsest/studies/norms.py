@@ -44,6 +44,7 @@ def norm_trace(
         layer. If a step fails, a last row has norm ``stopped`` of ``model`` with value 1.
 
     Raises:
+        ProfileError: if the editor needs a score; take `palimpsest.studies.trajectory` then.
         ResourceError: if the stored table is damaged or cannot be written.
     """
     settings: Any = editor

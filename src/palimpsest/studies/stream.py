@@ -164,9 +164,12 @@ class Stream:
                 yield from self._hidden(editor, "hidden_written", batch)
                 for record in evaluate(self.model, batch, self.written) if self.written else ():
                     yield "fact", record.case, f"{record.metric}_written", record.value
-            final = None if state is None else editor.finish(self.model, state)
-            if final is not None:
-                commit(self.model, final[0])
+            try:
+                final = None if state is None else editor.finish(self.model, state)
+                if final is not None:
+                    commit(self.model, final[0], made_here=True)
+            except (NonFiniteError, SingularProblemError):
+                yield "step", str(number + 1), "stopped", 1.0
             yield from self._hidden(editor, "hidden_end", self.cases)
             yield from self._scores()
             yield from self._drift()

@@ -19,6 +19,7 @@ from palimpsest.editors.steps import Step, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.keys import subject_hidden
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.types import EvalCase
@@ -80,7 +81,8 @@ def trajectory(
         the perplexity out of range).
 
     Raises:
-        ScoreError: if the cases do not fill whole batches.
+        ScoreError: if the cases do not fill whole batches, or the editor scores validation wordings, which
+            these cases do not have.
         ResourceError: if the stored table is damaged or cannot be written.
     """
     if not cases or len(cases) % watch.batch:
@@ -106,8 +108,10 @@ def _rows(
 ) -> Iterator[_Row]:
     batches = [cases[i : i + watch.batch] for i in range(0, len(cases), watch.batch)]
     began, at, number, written = time.perf_counter(), 1, 0, 0
+    requests = [[case.request for case in batch] for batch in batches]
+    score = score_by(editor.score_rule, cases) if editor.score_rule else None
     try:
-        for step in steps(model, editor, [[case.request for case in batch] for batch in batches]):
+        for step in steps(model, editor, requests, score):
             at = number = step.number + 1
             written = min(number * watch.batch, len(cases))
             last = number >= len(batches)

@@ -112,16 +112,18 @@ class EditedModel:
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
         self._check_written()
-        for start in range(0, len(named), batch):
-            some = named[start : start + batch]
-            delta, state = self.editor.edit(self.model, some, self._state)
-            commit(self.model, delta, made_here=True)
-            self._state = state
-            self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
-            self.facts |= {request.id: request for request in some}
-            if after is not None:
-                after()
-        self._write(self.ledgers)
+        try:
+            for start in range(0, len(named), batch):
+                some = named[start : start + batch]
+                delta, state = self.editor.edit(self.model, some, self._state)
+                commit(self.model, delta, made_here=True)
+                self._state = state
+                self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
+                self.facts |= {request.id: request for request in some}
+                if after is not None:
+                    after()
+        finally:
+            self._write(self.ledgers)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove facts from the model, as if they had never been written.
