@@ -1,8 +1,10 @@
-"""Shape and type checks inside the package, and how many random examples a property is tried on.
+"""Shape and type checks inside the package, how many random examples a property is tried on, and which
+combinations of method and family run when.
 
 The import hook must run before the first import of the package, hence here and not in a fixture:
 every jaxtyping annotation (shapes, dtypes) and every ordinary annotation of ``palimpsest`` is then
-checked at each call. A plain ``import palimpsest`` outside the tests is not slowed by it.
+checked at each call. A plain ``import palimpsest`` outside the tests is not slowed by it. The inner loop
+(``PALIMPSEST_QUICK=1``, as `make check` sets it) does without these checks and tries fewer examples.
 """
 
 import os
@@ -17,11 +19,16 @@ from jaxtyping import install_import_hook
 
 from tests import typecheck
 
-install_import_hook("palimpsest", f"{typecheck.__name__}.check")
+QUICK = os.environ.get("PALIMPSEST_QUICK") == "1"
+if not QUICK:
+    install_import_hook("palimpsest", f"{typecheck.__name__}.check")
 
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "normal", max_examples=30, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "quick", max_examples=8, deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE
 )
 settings.register_profile(
     "nightly", max_examples=300, deadline=None, print_blob=True, suppress_health_check=_SLOW_IS_FINE
@@ -34,8 +41,8 @@ def _nightly(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Examples per property: HYPOTHESIS_PROFILE, else 300 under ``-m nightly``, else 30."""
-    default = "nightly" if _nightly(config) else "normal"
+    """Examples per property: HYPOTHESIS_PROFILE, else 300 under ``-m nightly``, 8 if quick, else 30."""
+    default = "nightly" if _nightly(config) else "quick" if QUICK else "normal"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", default))
 
 

@@ -1,6 +1,7 @@
 """Requests, contexts, texts and a statistics stub that the tests of editing share."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +21,22 @@ KINDS = ("llama", "gpt2")
 every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 _OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in FAMILIES if kind != "llama"]
 every_family = pytest.mark.parametrize("kind", ["llama", *_OTHERS])
+
+
+def sampled(methods: Iterable[str]) -> pytest.MarkDecorator:
+    """Every method on the first family in `make check`, on one other in `make test`, on all nightly.
+
+    The other family changes from one method to the next, so that each is met by a third of the methods.
+    """
+    first, *others = FAMILIES
+    pairs = []
+    for at, name in enumerate(methods):
+        pairs.append(pytest.param(name, first))
+        for turn, kind in enumerate(others):
+            mark = pytest.mark.slow if turn == at % len(others) else pytest.mark.nightly
+            pairs.append(pytest.param(name, kind, marks=mark))
+    return pytest.mark.parametrize(("name", "kind"), pairs)
+
 
 EXACT = dict.fromkeys(FAMILIES, 1e-7) | {"gptj": 1e-4}
 """Family -> tolerance of two float64 passes: transformers computes the attention of GPT-J in float32."""

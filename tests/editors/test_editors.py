@@ -55,10 +55,10 @@ from tests.editing import (
     REQUESTS,
     begun,
     double,
-    every_family,
     every_kind,
     plain_states,
     same_bits,
+    sampled,
     snapshot,
     stub_texts,
 )
@@ -121,8 +121,7 @@ def nothing_to_do(
     return Targets(states, torch.zeros_like(states), torch.zeros(len(requests), settings.steps))
 
 
-@every_editor
-@every_family
+@sampled(MAKE)
 def test_contract(name: str, kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     editor: Editor = MAKE[name]()
     model = tiny_model(kind, bos=kind == "llama")

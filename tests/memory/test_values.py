@@ -13,7 +13,7 @@ from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.memory import values as targets_module
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
-from palimpsest.network.model import EditableModel, Site, read_weight
+from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.network.tokens import encode, encode_target
 from palimpsest.paths import cache_dir
 from palimpsest.types import EditRequest
@@ -141,9 +141,20 @@ def test_equal_to_the_twin_in_one_pass_and_in_two(
     agree(double(kind), TargetSettings(steps=4, lr=0.3))
 
 
-@every_family
-@pytest.mark.parametrize("reference", ["hidden", "value"])
-@pytest.mark.parametrize("chunk", [16, 3])
+WAYS = [("hidden", 16), ("value", 3), ("value", 16), ("hidden", 3)]
+"""Where values are measured from, and rows of a pass; families beside the first try the first two."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "chunk"),
+    [
+        pytest.param(
+            kind, *way, marks=() if kind == "llama" else pytest.mark.slow if at < 2 else pytest.mark.nightly
+        )
+        for kind in FAMILIES
+        for at, way in enumerate(WAYS)
+    ],
+)
 def test_equal_to_the_twin(kind: str, reference: Any, chunk: int) -> None:
     """Subjects at the start, middle and end, targets of several tokens, contexts; one chunk and two."""
     settings = replace(SHORT, reference=reference, clamp=5.0, kl=0.5, decay=3.0)
