@@ -82,6 +82,7 @@ class Clone:
         (root / "pyproject.toml").touch()
         shutil.copytree(PACKAGE, self.toy.parent, ignore=shutil.ignore_patterns("__pycache__"))
         (root / DATA).write_text("a,b,c\n")
+        (root / "data/claims.yaml").write_text("papers: []\nclaims: []\n")
         (root / "results/smoke/tolerances.yaml").write_text(yaml.safe_dump(TOLERANCES))
         self.write_toy()
         self.write_notebook()

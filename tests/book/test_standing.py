@@ -7,16 +7,19 @@ import pytest
 from typer.testing import CliRunner
 
 from palimpsest import cli
+from palimpsest.book.confirm import confirm
 from palimpsest.book.provenance import (
     UNKNOWN,
     code_revision,
     in_history,
     other_versions,
     read_provenance,
+    record_hashes,
     versions,
 )
 from palimpsest.book.staleness import NOTEBOOK, Inputs
 from palimpsest.book.standing import NOT_RUN, Standing, changed_definitions, stale, standing
+from palimpsest.errors import NotebookError
 from tests.clone import DATA, Clone, make_clone
 
 
@@ -55,6 +58,20 @@ def test_a_result_without_provenance_or_record_was_not_run(ran: Clone, missing: 
     (ran.root / "results/laptop" / missing).unlink()
     assert standing("01_tiny", "laptop") == Standing("not run", NOT_RUN)
     assert (shown(), stale("01_tiny", "laptop")) == ("not run", "not run yet in this profile")
+
+
+def test_a_record_that_is_not_the_one_vouched_for_is_named(ran: Clone) -> None:
+    folder = ran.root / "results" / "laptop"
+    ran.write_provenance({**ran.provenance(), "records": record_hashes("01_tiny", folder)})
+    assert shown() == "up to date"
+    (folder / "01_tiny.json").write_bytes((folder / "01_tiny.json").read_bytes() + b"\n")
+    (folder / "01_tiny.extra.parquet").touch()
+    assert shown() == (
+        "stale (01_tiny.extra.parquet, 01_tiny.json: not what the run wrote; take it back from the history, "
+        "or run the page)"
+    )
+    with pytest.raises(NotebookError, match=r"01_tiny\.json: not what the run wrote, so nothing to confirm"):
+        confirm("01_tiny", "laptop")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"', "\x00"])

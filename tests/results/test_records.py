@@ -63,9 +63,10 @@ def test_saving_twice_gives_the_same_bytes(results: Results, staging: Path) -> N
     assert {p.name: p.read_bytes() for p in staging.iterdir()} == first
 
 
-def test_without_a_runner_the_repository_not_the_current_folder_is_used(
+def test_without_a_runner_nothing_is_written_into_the_repositorys_results(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What no runner vouches for goes into the working folder."""
     repository, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
     (repository / "config" / "profiles").mkdir(parents=True)
     (repository / "pyproject.toml").touch()
@@ -73,8 +74,8 @@ def test_without_a_runner_the_repository_not_the_current_folder_is_used(
     monkeypatch.chdir(elsewhere)
     monkeypatch.delenv(records.STAGING, raising=False)
     monkeypatch.setenv("PALIMPSEST_ROOT", str(repository))
-    assert results.save() == repository / "results" / "smoke" / "01_one_edit.json"
-    assert list(elsewhere.iterdir()) == []
+    assert results.save() == elsewhere / "palimpsest-results" / "smoke" / "01_one_edit.json"
+    assert not (repository / "results").exists()
 
 
 def test_a_failed_write_leaves_the_earlier_file(

@@ -30,6 +30,7 @@ from palimpsest.book.provenance import (
     git,
     hashes_of,
     in_history,
+    not_vouched,
     path_of,
     read_provenance,
     write_provenance,
@@ -96,6 +97,10 @@ def confirm(name: str, profile: str) -> Confirmed | None:
     if state.kind == "not run" or "definitions" not in made:
         raise NotebookError(f"{source.stem}: {state.reason}; run it")
     now = inputs(source, parameters_for(setting, source), made["files"])
+    if other := not_vouched(source.stem, folder, made):
+        raise NotebookError(
+            f"{source.stem}: {', '.join(other)}: not what the run wrote, so nothing to confirm; run it"
+        )
     _only_code(source.stem, made, now)
     before, after = _revisions(source.stem, profile, made)
     old, _ = small_run(source.stem, before, made["inputs"]["code"])

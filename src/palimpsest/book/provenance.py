@@ -17,7 +17,7 @@ from typing import Any
 
 from palimpsest import paths
 from palimpsest.book.staleness import SCHEME, Inputs
-from palimpsest.files import as_json, write_atomically
+from palimpsest.files import as_json, file_sha256, write_atomically
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 DECISIVE = ("torch", "transformers", "numpy")
@@ -59,6 +59,29 @@ def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
 def write_provenance(stem: str, folder: Path, content: Mapping[str, Any]) -> None:
     """Write the provenance of a result in one go."""
     write_atomically(path_of(stem, folder), as_json(dict(content)))
+
+
+def record_files(stem: str, folder: Path) -> list[Path]:
+    """A result's record and tables, which its provenance vouches for."""
+    return [
+        path
+        for path in (folder / f"{stem}.json", *sorted(folder.glob(f"{stem}.*.parquet")))
+        if path.is_file()
+    ]
+
+
+def record_hashes(stem: str, folder: Path) -> dict[str, str]:
+    """Name of each of a result's files -> sha256."""
+    return {path.name: file_sha256(path) for path in record_files(stem, folder)}
+
+
+def not_vouched(stem: str, folder: Path, made: Mapping[str, Any]) -> list[str]:
+    """Files of a result that are not those its provenance vouches for: changed, added or missing."""
+    vouched = made.get("records")
+    if vouched is None:  # older than these hashes
+        return []
+    now = record_hashes(stem, folder)
+    return sorted(name for name in vouched.keys() | now.keys() if vouched.get(name) != now.get(name))
 
 
 def hashes_of(found: Inputs, files: Mapping[str, str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from palimpsest.book.profiles import (
     parameters_for,
     results_of,
 )
-from palimpsest.book.provenance import Measured, provenance, read_provenance, write_provenance
+from palimpsest.book.provenance import Measured, provenance, read_provenance, record_hashes, write_provenance
 from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError
@@ -131,15 +131,13 @@ def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced) -
     if missed:
         raise NotebookError(
             f"{source.stem} ran {', '.join(missed)}, which its hash does not cover: call what it needs by a "
-            "name "
-            "that is imported, not by a text"
+            "name that is imported, not by a text"
         )
     missed = sorted(key for key in traced.asked if not found.vocabulary.may_ask(key))
     if missed:
         raise NotebookError(
             f"{source.stem} asked for the settings of {', '.join(missed)}, which its hash does not cover: "
-            "spell "
-            "the name out in the notebook or in a parameter"
+            "spell the name out in the notebook or in a parameter"
         )
 
 
@@ -164,8 +162,9 @@ def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, 
         os.replace(path, target / name)
     for name in old.keys() - new.keys():
         old[name].unlink()
+    vouched = {**made, "records": record_hashes(stem, target)}
     if changed or read_provenance(stem, target).get("content_hash") != made["content_hash"]:
-        write_provenance(stem, target, made)
+        write_provenance(stem, target, vouched)
     return changed
 
 

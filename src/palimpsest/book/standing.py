@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for, results_of
-from palimpsest.book.provenance import in_history, other_versions, read_provenance
+from palimpsest.book.provenance import in_history, not_vouched, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
 
 NOT_RUN = "not run yet in this profile"
@@ -50,12 +50,16 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
     made = read_provenance(source.stem, place)
     if not made or not (place / f"{source.stem}.json").is_file():
         return Standing("not run", NOT_RUN)
+    if other := not_vouched(source.stem, place, made):
+        return Standing(
+            "stale",
+            f"{', '.join(other)}: not what the run wrote; take it back from the history, or run the page",
+        )
     if made.get("scheme", 1) != SCHEME:
         return Standing(
             "stale",
             f"its provenance is of scheme {made.get('scheme', 1)} and hashes of today's scheme {SCHEME} "
-            "cannot be "
-            "compared with it",
+            "cannot be compared with it",
         )
     now = inputs(source, parameters_for(setting, source), made.get("files", []))
     if made.get("content_hash") != now.content_hash:

@@ -32,6 +32,8 @@ SCHEMA = 1
 
 STAGING = "PALIMPSEST_RESULTS"
 """Environment variable: the folder where the runner collects the files of a run in progress."""
+OWN = "palimpsest-results"
+"""Folder, in the working folder, of results that no runner vouches for."""
 
 DIGITS = 6
 """Significant digits of stored numbers: linear algebra rounds differently in each run, even on one thread."""
@@ -189,9 +191,13 @@ class Results:
         self.tables[name] = frame.map(lambda x: float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x)
 
     def save(self) -> Path:
-        """Write all files, each atomically; returns the path of the JSON file."""
+        """Write all files, each atomically; returns the path of the JSON file.
+
+        The runner of `palimpsest run` says where; its results are those of the book. Without it, in Jupyter
+        Lab or under papermill alone, they go to ``palimpsest-results/<profile>`` in the working folder.
+        """
         staging = os.environ.get(STAGING)
-        folder = Path(staging) if staging else paths.results_dir(self.profile)
+        folder = Path(staging) if staging else Path.cwd() / OWN / self.profile
         for name, frame in self.tables.items():
             content = frame.to_parquet(None, index=False, compression="zstd")
             write_atomically(folder / f"{self.notebook}.{name}.parquet", content)
