@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -135,6 +136,7 @@ def test_a_warning_fails_the_build_and_a_clean_page_builds(
 ) -> None:
     config = (ROOT / "_config.yml").read_text()
     (clone.root / "_config.yml").write_text(config)
+    shutil.copytree(ROOT / "book/static", clone.root / "book/static")
     (clone.root / "book/_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
     (clone.root / "book/references.bib").touch()
     intro = clone.root / "book/intro.md"
@@ -161,6 +163,7 @@ def test_a_warning_fails_the_build_and_a_clean_page_builds(
         ("{cite:t}`someone`", ["raw MyST: '{cite:t}`'"]),
         ("(label)=", ["raw MyST: '(label)='"]),
         ("| method | value | |:--|--:| | MEMIT | 1 |", ["raw table: '|:--|'"]),
+        ("Interval(mean=0.27, low=0.1, high=0.4)", ["raw object: 'Interval(mean='"]),
     ],
 )
 def test_markup_that_reached_the_reader(text: str, faults: list[str]) -> None:
@@ -190,6 +193,7 @@ def test_what_counts_as_leaving_the_disk() -> None:
 
 
 BROKEN_PAGE = """<html data-theme="light"><body><p id="a">$$ x $$</p><a href="#b">b</a><img src="no.png">
+<figure><img alt="_images/x.png" src="data:,"></figure><p style="width: 1000px">wide</p>
 <script>console.error("planted"); fetch("http://127.0.0.1:9/x").catch(() => 0); undefinedName;</script>"""
 
 
@@ -201,6 +205,8 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
     html = tmp_path / "html"
     html.mkdir()
     (html / "page.html").write_text(BROKEN_PAGE)
+    (html / "_pages").mkdir()
+    (html / "_pages" / "result.html").write_text('<html data-theme="light"><body>text')
     (html / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=gone.html" />')
     (html / "search.html").write_text('<html data-theme="light"><div id="search-results">')
     browser = find_browser()
@@ -216,9 +222,13 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
         "page.html: link to a missing anchor",
         "index.html: link to a missing file",
         "search.html (light): finds nothing for 'edit'",
+        "page.html (light): picture without a description: data:,",
+        "page.html (light, 390 px): ",
+        "_pages/result.html (dark): a page of results without the verdicts of its claims",
     ):
         assert planted in faults
     assert (tmp_path / "shots/dark/page.png").is_file()
+    assert (tmp_path / "shots/light/page__phone.png").is_file()
 
 
 def test_the_check_needs_a_book(clone: Clone) -> None:

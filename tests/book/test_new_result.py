@@ -75,7 +75,7 @@ def copy(tmp_path: Path) -> Copy:
     made.replace("data/claims.yaml", row, row.replace("not_run: no notebook yet\n", RULE, 1))
     made.insert(
         "book/_toc.yml",
-        "      - file: book/_pages/14_comparison\n",
+        '      - file: book/_pages/14_comparison\n        title: "14 A first comparison"\n',
         f"      - file: book/_pages/{NAME}\n",
     )
     made.put("tests/theory/test_preserved_keys.py", TEST)
@@ -99,4 +99,4 @@ def test_a_result_is_a_notebook_a_row_and_a_test(copy: Copy) -> None:
     assert copy.says(VERDICT).splitlines() == [NAME, f"{NAME} not run"]
     done = copy.run("-m", "palimpsest.cli", "run", NAME, "--profile", "smoke")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert copy.says(VERDICT).splitlines() == [NAME, f"{NAME} proved"]
+    assert copy.says(VERDICT).splitlines() == [NAME, f"{NAME} verified numerically"]

@@ -15,12 +15,14 @@ from nbformat import NotebookNode
 
 from palimpsest import paths
 from palimpsest.book.audit import write_audit
+from palimpsest.book.badges import strip
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
 from palimpsest.book.standing import NOT_RUN, confirmation, stale
 from palimpsest.book.verdicts import write_verdicts
 from palimpsest.results import records
+from palimpsest.results.claims import judged, load_claims
 
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
@@ -39,7 +41,8 @@ def assemble(profile: str) -> list[Path]:
     for folder in (pages, generated):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    written = [write_page(name, setting, pages) for name in known_notebooks()]
+    strips = claim_strips()
+    written = [write_page(name, setting, pages, strips[name]) for name in known_notebooks()]
     for writer, out in generators(generated):
         writer(out)
         written.append(out)
@@ -54,8 +57,15 @@ def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
     ]
 
 
-def write_page(name: str, setting: Profile, folder: Path) -> Path:
-    """Write one page, the executed notebook with the additions of the build, or a stub if it was not run."""
+def write_page(name: str, setting: Profile, folder: Path, claims: str = "") -> Path:
+    """Write one page, the executed notebook with the additions of the build, or a stub if it was not run.
+
+    Args:
+        name: of the notebook.
+        setting: profile whose result is shown.
+        folder: where the page goes.
+        claims: badges of the claims that it tests, as Markdown.
+    """
     source = nbformat.read(find_notebook(name), as_version=4)
     reason = stale(name, setting)
     if reason == NOT_RUN or not (results_of(setting.name) / f"{name}.ipynb").is_file():
@@ -67,12 +77,23 @@ def write_page(name: str, setting: Profile, folder: Path) -> Path:
     page = with_current_sources(executed, source, stands=reason is None) or executed
     record_file = results / f"{name}.json"
     record = records.read(record_file) if record_file.is_file() else {}
-    add_after_title(page, banner(setting, reason, record) + other_profiles(name, setting.name, record))
+    above = claims + banner(setting, reason, record)
+    add_after_title(page, above + other_profiles(name, setting.name, record))
     box = provenance_box(record, read_provenance(name, results), setting)
     page.cells.append(_markdown(box, "provenance"))
     path = folder / f"{name}.ipynb"
     nbformat.write(page, path)
     return path
+
+
+def claim_strips() -> dict[str, str]:
+    """Name of a notebook -> badges of the claims that it tests."""
+    claims = load_claims()
+    found = judged(claims)
+    return {
+        name: strip([claim for claim in claims.claims if claim.notebook == name], found)
+        for name in known_notebooks()
+    }
 
 
 def title_of(notebook: NotebookNode) -> str:

@@ -1,7 +1,9 @@
 """Check of the built book: every page is opened from disk in a headless browser, and faults are reported.
 
-Faults are remote requests, console errors, broken links and anchors, formulas and MyST roles left as raw
-text, images that do not load, and a search without results. Screenshots in light and dark mode are kept.
+Faults are remote requests, console errors, broken links and anchors, formulas, MyST roles and Python objects
+left as raw text, images that do not load or have no description, pages wider than the window, pages of
+results without the verdicts of their claims, and a search without results. Pages are opened at the width of a
+screen and of a phone, and screenshots in light and dark mode are kept.
 """
 
 import re
@@ -34,6 +36,8 @@ NOT_RUN = (
     "(apt-get install chromium) or Google Chrome, and run 'make test' again"
 )
 SCHEMES = ("light", "dark")
+WIDTHS = (1400, 390)
+"""Of the window in pixels: a screen, and a phone."""
 SEARCH_WORD = "edit"
 
 # JavaScript: text of the page outside code and outside formulas set by MathJax.
@@ -47,9 +51,14 @@ _TEXT = """() => {
   return found.join('\\n');
 }"""
 _FACTS = """() => ({
-  links: [...document.querySelectorAll('a[href]')].map(a => a.href),
+  links: [...document.querySelectorAll('a[href]')].map(
+    a => new URL(a.getAttribute('href'), document.baseURI).href),
   ids: [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name),
   broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+  undescribed: [...document.querySelectorAll('figure img')].filter(
+    i => !i.alt || i.alt.includes('_images/')).map(i => i.src),
+  wider: document.documentElement.scrollWidth - window.innerWidth,
+  strips: document.querySelectorAll('.verdict-strip').length,
   math: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
   theme: document.documentElement.dataset.theme,
 })"""
@@ -63,6 +72,7 @@ RAW = {
     "raw TeX": re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$\$|\$[^\s$][^$\n]{0,80}\$"),
     "raw MyST": re.compile(r"\{[a-z]+(:[a-z]+)?\}`|:::\{|```|^\([\w-]+\)=$", re.MULTILINE),
     "raw table": re.compile(r"\|:?-{2,}:?\|"),
+    "raw object": re.compile(r"\b(Interval|Judgement|Verdict)\(\w+="),
 }
 
 
@@ -101,9 +111,14 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
         with _tab(browser, scheme, report) as tab:
             for path in pages:
                 name = path.relative_to(html).as_posix()
-                _visit(tab, path, f"{name} ({scheme})", scheme, report)
                 picture = name.removesuffix(".html").replace("/", "__")
+                tab.set_viewport_size({"width": WIDTHS[0], "height": 900})
+                _visit(tab, path, f"{name} ({scheme})", scheme, report)
                 tab.screenshot(path=screenshots / scheme / f"{picture}.png", full_page=True)
+                tab.set_viewport_size({"width": WIDTHS[1], "height": 844})
+                wider = tab.evaluate(_FACTS)["wider"]
+                report.faults += too_wide(wider, f"{name} ({scheme}, {WIDTHS[1]} px)")
+                tab.screenshot(path=screenshots / scheme / f"{picture}__phone.png")
             _search(tab, html, scheme, report)
     report.faults += broken_links(report)
     return report
@@ -126,7 +141,7 @@ def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
     """A browser tab that adds remote requests and errors to the report."""
     with sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=browser, args=list(FLAGS))
-        tab = running.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()
+        tab = running.new_context(color_scheme=scheme).new_page()
 
         def note(wrong: bool, kind: str, text: str) -> None:
             if wrong:
@@ -151,10 +166,19 @@ def _visit(tab: Page, path: Path, where: str, scheme: str, report: Report) -> No
     report.anchors[path.as_uri()] = set(facts["ids"])
     report.links.setdefault(path.as_uri(), set()).update(facts["links"])
     report.faults += [f"{where}: picture does not load: {source}" for source in facts["broken"]]
+    report.faults += [f"{where}: picture without a description: {source}" for source in facts["undescribed"]]
+    report.faults += too_wide(facts["wider"], where)
+    if path.parent.name == "_pages" and not facts["strips"]:
+        report.faults.append(f"{where}: a page of results without the verdicts of its claims")
     report.faults += [f"{where}: MathJax cannot read: {text}" for text in facts["math"]]
     report.faults += [f"{where}: {fault}" for fault in raw_markup(tab.evaluate(_TEXT))]
     if facts["theme"] != scheme:
         report.faults.append(f"{where}: the page's theme is {facts['theme']!r}")
+
+
+def too_wide(pixels: int, where: str) -> list[str]:
+    """Fault of a page that is wider than its window by so many pixels."""
+    return [f"{where}: {pixels} pixels wider than the window"] if pixels > 0 else []
 
 
 def raw_markup(text: str) -> list[str]:

@@ -1,176 +1,105 @@
 """The verdicts page: every claim with its verdict, the reason and the recorded values; no number is typed."""
 
+import html
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from palimpsest.book.badges import anchor, badge, claims_map, raw
+from palimpsest.book.claim_details import detail
 from palimpsest.files import write_atomically
-from palimpsest.results import records
-from palimpsest.results.claims import (
-    PUBLISHED,
-    Claim,
-    Claims,
-    Paper,
-    Verdict,
-    load_claims,
-    load_records,
-    profiles_with_results,
-    verdict,
-)
-from palimpsest.results.printed_audit import agreement, load_audit
-from palimpsest.results.rules import (
-    LABELS,
-)
+from palimpsest.results.claims import Claim, Claims, Paper, Verdict, headline, judged, load_claims
+from palimpsest.results.rules import LABELS
 from palimpsest.results.tables import table
 
-KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
+DISAGREE = ("wrong as printed", "biased", "opposite here")
+"""Labels of claims that are listed again where the papers do not hold."""
 
-DISAGREE = ("wrong as printed", "contradicted")
-
-Found = dict[str, list[Verdict]]
+Found = Mapping[str, Sequence[Verdict]]
 """Id of a claim -> one verdict for each profile, in the order of the profiles."""
 
 
-def write_verdicts(results_root: Path, out_path: Path, profiles: Sequence[str] | None = None) -> None:
-    """Generate the page at ``out_path`` and ``verdict_summary.txt`` beside it.
+def write_verdicts(results_root: Path, out_path: Path) -> None:
+    """Generate the page at ``out_path``, and beside it the map and the labels that other pages include.
 
     Args:
         results_root: folder with one folder of records for each profile.
-        out_path: the Markdown file to write.
-        profiles: one column each; by default every profile with results.
+        out_path: the Markdown file to write; ``claims_map.txt`` and ``labels.txt`` go beside it.
     """
-    chosen = list(profiles or profiles_with_results(results_root))
-    claims, found = load_claims(), {}
-    results = {profile: load_records(results_root, profile) for profile in chosen}
-    for claim in claims.claims:
-        found[claim.id] = [verdict(claim, results[profile], profile) for profile in chosen]
-    page, summary = _page(claims, found, chosen), _summary(claims, found, chosen)
-    write_atomically(out_path, page.encode())
-    write_atomically(out_path.with_name("verdict_summary.txt"), summary.encode())
+    claims = load_claims()
+    found = judged(claims, results_root)
+    write_atomically(out_path, _page(claims, found).encode())
+    write_atomically(out_path.with_name("labels.txt"), _labels().encode())
+    write_atomically(out_path.with_name("claims_map.txt"), claims_map(claims, found).encode())
 
 
-def _page(claims: Claims, found: Found, profiles: Sequence[str]) -> str:
+def _page(claims: Claims, found: Found) -> str:
     parts = [
         "(verdicts)=\n# Verdicts",
-        "Every claim the project sets out to test, with the verdict that its rule computes from the "
-        "recorded results. Nothing on this page is written by hand. {doc}`../how_to_read` explains "
-        "the labels and the rules; {doc}`audit` holds the checks of the printed numbers.",
-        "## How many",
-        _counts(claims, found, profiles),
+        "Every claim that this project sets out to test, with the verdict that its rule computes from the "
+        "recorded results. {doc}`../how_to_read` explains the labels and the rules, {doc}`audit` holds the "
+        "checks of the printed numbers. Buttons choose verdicts; the head of a column sorts by it.",
+        raw(_table(claims, found)),
+        "## By source",
+        _counts(claims, found),
+        "(disagreements)=\n## Where a paper does not hold",
+        _disagreements(claims, found),
     ]
-    parts += [_paper(paper, claims.of(paper.id), found, profiles) for paper in claims.papers]
-    parts.append(_disagreements(claims, found))
+    parts += [_paper(paper, claims.of(paper.id), found) for paper in claims.papers]
     return "\n\n".join(parts) + "\n"
 
 
-def _counts(claims: Claims, found: Found, profiles: Sequence[str]) -> str:
-    """One table for each profile: a row for each paper, a column for each label."""
-    parts = []
-    for position, profile in enumerate(profiles):
-        groups = [(paper.title, claims.of(paper.id)) for paper in claims.papers]
-        rows = []
-        for title, group in [*groups, ("all", claims.claims)]:
-            counts = Counter(found[claim.id][position].label for claim in group)
-            rows.append([title, *(str(counts[label] or "") for label in LABELS), str(len(group))])
-        parts.append(f"Profile `{profile}`:\n\n" + table(["source", *LABELS, "claims"], rows))
-    return "\n\n".join(parts)
-
-
-def _summary(claims: Claims, found: Found, profiles: Sequence[str]) -> str:
-    """Short table for the introduction: number of claims with each label under the first profile."""
-    counts = Counter(verdicts[0].label for verdicts in found.values())
-    rows = [[label, str(counts[label]), LABELS[label]] for label in LABELS if counts[label]]
-    head = ["verdict", "claims", "meaning"]
+def _table(claims: Claims, found: Found) -> str:
+    """All claims as one HTML table, which a script can filter and sort."""
+    titles = {paper.id: paper.title for paper in claims.papers}
+    labels = {claim.id: headline(claim, found[claim.id]).label for claim in claims.claims}
+    rows = "\n".join(_row(claim, titles[claim.paper], labels[claim.id]) for claim in claims.claims)
+    head = "".join(f"<th>{name}</th>" for name in ("id", "claim", "source", "verdict", "page"))
+    shown = html.escape(json.dumps([label for label in LABELS if label in labels.values()]))
     return (
-        f"Of {len(claims.claims)} claims, under the profile `{profiles[0]}` "
-        f"({{ref}}`all of them <verdicts>`):\n\n{table(head, rows)}\n"
+        f'<div class="claims-scroll"><table class="claims" data-labels="{shown}">'
+        f"<thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
     )
 
 
-def _paper(paper: Paper, claims: Sequence[Claim], found: Found, profiles: Sequence[str]) -> str:
+def _row(claim: Claim, title: str, label: str) -> str:
+    page = f'<a href="../_pages/{claim.notebook}.html">{claim.notebook[:2]}</a>' if claim.notebook else ""
+    statement, place = html.escape(" ".join(claim.statement.split())), html.escape(claim.place)
+    return (
+        f'<tr data-label="{html.escape(label)}"><td><a href="#{anchor(claim.id)}">{claim.id}</a></td>'
+        f"<td>{statement}</td><td>{html.escape(title)}, {place}</td>"
+        f'<td data-key="{list(LABELS).index(label):02d}">{badge(label)}</td><td>{page}</td></tr>'
+    )
+
+
+def _counts(claims: Claims, found: Found) -> str:
+    """A row for each source, a column for each label that occurs."""
+    labels = {claim.id: headline(claim, found[claim.id]).label for claim in claims.claims}
+    shown = [label for label in LABELS if label in labels.values()]
     rows = []
-    for claim in claims:
-        verdicts = [_label(claim, item) for item in found[claim.id]]
-        row = [f"{{ref}}`{claim.id} <claim-{claim.id}>`", claim.place, claim.statement]
-        rows.append([*row, *verdicts, _reason(found[claim.id]), _notebook(claim)])
-    head = ["id", "place", "claim", *(f"`{name}`" for name in profiles), "found", "page"]
+    for title, group in [*((p.title, claims.of(p.id)) for p in claims.papers), ("all", claims.claims)]:
+        counts = Counter(labels[claim.id] for claim in group)
+        rows.append([title, *(str(counts[label] or "") for label in shown), str(len(group))])
+    return table(["source", *shown, "claims"], rows)
+
+
+def _labels() -> str:
+    """All labels with their meaning."""
+    return table(["verdict", "meaning"], [[badge(label), told] for label, told in LABELS.items()]) + "\n"
+
+
+def _paper(paper: Paper, claims: Sequence[Claim], found: Found) -> str:
     source = f"Source: {{cite:t}}`{paper.cite}`.\n\n" if paper.cite else ""
-    details = "\n\n".join(_detail(claim, found[claim.id]) for claim in claims)
-    return (
-        f"## {paper.title}\n\n{source}{table(head, rows)}\n\n"
-        f"### Behind each verdict: {paper.title}\n\n{details}"
-    )
-
-
-def _label(claim: Claim, item: Verdict) -> str:
-    if item.label in DISAGREE:
-        return f"{{ref}}`{item.label} <disagreement-{claim.id}>`"
-    return item.label
-
-
-def _reason(verdicts: Sequence[Verdict]) -> str:
-    """Reason of the verdict under the first profile that has one."""
-    return next((item.reason for item in verdicts if item.label != "not run"), "")
-
-
-def _values(verdicts: Sequence[Verdict]) -> str:
-    """Recorded values of the first profile that has any, as text."""
-    shown = next((item.values for item in verdicts if item.values), {})
-    return "; ".join(f"`{name}` {records.readable(entry)}" for name, entry in shown.items())
-
-
-def _notebook(claim: Claim) -> str:
-    if claim.notebook is None:
-        return "{doc}`audit <audit>`" if claim.rule is not None else ""
-    return f"{{doc}}`{claim.notebook[:2]} <../_pages/{claim.notebook}>`"
-
-
-def _detail(claim: Claim, verdicts: Sequence[Verdict]) -> str:
-    """Paragraph on one claim, with the label by which other pages refer to it."""
-    told = [f"**{claim.id}** ({KINDS[claim.kind]}; {claim.place})."]
-    for item in verdicts[:1] if verdicts[0].profile == PUBLISHED else verdicts:
-        told.append(f"*{item.label}* ({item.profile}): {item.reason}.")
-    if _values(verdicts):
-        told.append(f"Values: {_values(verdicts)}.")
-    if claim.mathematics:
-        told.append(f"On paper: {claim.mathematics}")
-    if claim.audit is not None:
-        told.append(_checks(claim))
-    return f"(claim-{claim.id})=\n" + " ".join(" ".join(told).split())
-
-
-def _checks(claim: Claim) -> str:
-    assert claim.audit is not None
-    rows = claim.audit.pick(load_audit())
-    agree, total = agreement(rows)
-    if not total:
-        return f"Printed numbers: none of {len(rows)} can be checked, they exist only in a figure."
-    return f"Printed numbers: {agree} of {total} {{doc}}`checks <audit>` agree."
+    return f"## {paper.title}\n\n{source}" + "\n\n".join(detail(claim, found[claim.id]) for claim in claims)
 
 
 def _disagreements(claims: Claims, found: Found) -> str:
-    parts = ["(disagreements)=\n## Where the print does not hold"]
+    lines = []
     for claim in claims.claims:
-        clashes = [item for item in found[claim.id] if item.label in DISAGREE]
-        if clashes:
-            parts.append(_disagreement(claim, clashes))
-    if len(parts) == 1:
-        parts.append("No result recorded so far disagrees with a printed claim.")
-    return "\n\n".join(parts)
-
-
-def _disagreement(claim: Claim, clashes: Sequence[Verdict]) -> str:
-    seen = clashes[:1] if clashes[0].profile == PUBLISHED else clashes
-    lines = [
-        f"(disagreement-{claim.id})=\n### {claim.id}: {claim.place}",
-        f"Claim: {' '.join(claim.statement.split())}",
-        *(f"Found ({item.profile}): *{item.label}*; {item.reason}." for item in seen),
-    ]
-    if _values(seen):
-        lines.append(f"Values: {_values(seen)}.")
-    if claim.mathematics:
-        lines.append(f"What holds: {' '.join(claim.mathematics.split())}")
-    page = _notebook(claim)
-    if page:
-        lines.append(f"Shown in {page}.")
-    return "\n\n".join(lines)
+        label = headline(claim, found[claim.id]).label
+        if label in DISAGREE:
+            said = " ".join((claim.mathematics or claim.statement).split())
+            lead = "" if claim.mathematics else "Claimed: "
+            lines.append(f"- {{ref}}`{claim.id} <claim-{claim.id}>` {badge(label)} {lead}{said}")
+    return "\n".join(lines) or "No result recorded so far disagrees with a printed claim."

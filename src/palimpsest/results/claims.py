@@ -7,6 +7,7 @@ can be recomputed from the records alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date as Day
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,19 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from palimpsest import paths
 from palimpsest.errors import DataError
 from palimpsest.results import records
+from palimpsest.results.effects import Count, Effect, Limit, Parts
 from palimpsest.results.printed_audit import Audit, Row, Rows, load_audit
 from palimpsest.results.rules import (
+    UNTESTED,
     Absent,
+    Bias,
     Bound,
-    Conditions,
     Counterexample,
-    Effect,
     Entry,
     Identity,
     Judgement,
     Misprint,
     MissingIntervalError,
-    PublishedSize,
     Readings,
 )
 
@@ -39,12 +40,14 @@ Rule = (
     Identity
     | Bound
     | Misprint
+    | Bias
     | Counterexample
     | Absent
     | Effect
-    | PublishedSize
+    | Limit
+    | Count
+    | Parts
     | Readings
-    | Conditions
     | Audit
 )
 
@@ -66,11 +69,30 @@ class Paper(BaseModel):
     """Keys in ``book/references.bib``; empty for the group that compares papers."""
 
 
+class Awaited(BaseModel):
+    """What is still to be run before a claim is tested in the paper's regime."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    page: str = Field(pattern=r"^[0-9]{2}$")
+    """Number of the page that will run it."""
+    what: str = Field(min_length=5)
+    all: bool = False
+    """No label is earned before that; by default only "absent here" and "undecided" are not."""
+
+
+class Changed(BaseModel):
+    """A rule or limit that was changed after its run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    on: Day = Field(alias="date")
+    why: str = Field(min_length=10)
+
+
 class Claim(BaseModel):
     """One row of ``data/claims.yaml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str = Field(pattern=r"^[PALNUX][0-9]{2}$")
+    id: str = Field(pattern=r"^[PALNUX][0-9]{2}[b-z]?$")
     paper: str
     place: str = Field(min_length=1)
     kind: Literal["T", "N", "Q"]
@@ -78,8 +100,16 @@ class Claim(BaseModel):
     statement: str = Field(min_length=20)
     notebook: str | None = None
     rule: Annotated[Rule, Field(discriminator="kind")] | None = None
-    not_run: str | None = None
+    not_run: str | None = Field(None, min_length=5)
     """Why there is no rule yet."""
+    untested: str | None = Field(None, min_length=5)
+    """Why the claim is not tested in the paper's regime, where there is no rule to try."""
+    profile: str | None = None
+    """The profile whose records decide; by default the first with a label."""
+    paper_ran: str = ""
+    """Model and size of the paper's own run, for a claim about an effect."""
+    awaits: Awaited | None = None
+    changed: tuple[Changed, ...] = ()
     mathematics: str = ""
     """What mathematics says about the claim, without a computation."""
     shows: tuple[str, ...] = ()
@@ -89,12 +119,14 @@ class Claim(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "Claim":
-        if (self.rule is None) == (self.not_run is None):
-            raise ValueError("give either a rule or a reason in not_run")
+        if sum(given is not None for given in (self.rule, self.not_run, self.untested)) != 1:
+            raise ValueError("give one of a rule, a reason in not_run, and a reason in untested")
         if self.rule is not None and self.notebook is None and not isinstance(self.rule, Audit):
             raise ValueError("a rule needs the notebook whose values it judges")
         if self.kind == "T" and not self.mathematics:
             raise ValueError("a theorem (kind T) needs a note under mathematics")
+        if isinstance(self.rule, Effect | Limit | Count | Parts) and not self.paper_ran:
+            raise ValueError("a rule about an effect needs paper_ran: model and size of the paper's own run")
         return self
 
 
@@ -120,6 +152,7 @@ class Verdict:
         profile: of the records, or ``PUBLISHED``.
         reason: one sentence that explains the label.
         values: recorded values to print with it.
+        parts: of a statement with several effects: name, label and reason of each.
     """
 
     claim: str
@@ -127,6 +160,7 @@ class Verdict:
     profile: str
     reason: str
     values: Values = field(default_factory=dict)
+    parts: tuple[tuple[str, Judgement], ...] = ()
 
 
 def load_claims(path: Path | None = None) -> Claims:
@@ -232,7 +266,8 @@ def verdict(
     values = results.get(claim.notebook or "", {})
     if claim.rule is None:
         shown = {name: values[name] for name in claim.shows if name in values}
-        return Verdict(claim.id, "not run", profile, claim.not_run or "", shown)
+        label = "not run" if claim.not_run else UNTESTED
+        return Verdict(claim.id, label, profile, claim.not_run or claim.untested or "", shown)
     names = claim.rule.names()
     where = f"results/{profile}/{claim.notebook}.json"
     absent = [name for name in names if name not in values]
@@ -242,8 +277,9 @@ def verdict(
     if absent:
         reason = f"value {', '.join(absent)} missing in {where}"
         return Verdict(claim.id, "not run", profile, reason, shown)
-    label, reason = _judge(claim, values, where)
-    return Verdict(claim.id, label, profile, reason, shown)
+    label, reason = _awaited(claim, _judge(claim, values, where))
+    parts = tuple(claim.rule.judged(values)) if isinstance(claim.rule, Parts) and label != "not run" else ()
+    return Verdict(claim.id, label, profile, reason, shown, parts)
 
 
 def _judge(claim: Claim, values: Values, where: str) -> Judgement:
@@ -255,3 +291,39 @@ def _judge(claim: Claim, values: Values, where: str) -> Judgement:
         return Judgement("not run", f"{error} in {where}")
     except DataError as error:
         raise DataError(f"claim {claim.id}, {where}: {error}") from error
+
+
+def _awaited(claim: Claim, found: Judgement) -> Judgement:
+    """A label that was not earned in the paper's regime becomes "not tested in the paper's regime"."""
+    early = claim.awaits is not None and (
+        found.label in ("absent here", "undecided") or (claim.awaits.all and found.label != "not run")
+    )
+    if not early or claim.awaits is None:
+        return found
+    return Judgement(UNTESTED, f"page {claim.awaits.page} will run {claim.awaits.what}; here: {found.reason}")
+
+
+def headline(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that stands for a claim: of its deciding profile, else the first that was run.
+
+    Args:
+        claim: the claim.
+        verdicts: one for each profile, in the order of preference.
+    """
+    run = [item for item in verdicts if item.label != "not run"] or list(verdicts)
+    return next((item for item in run if item.profile == claim.profile), run[0])
+
+
+def judged(claims: Claims, results_root: Path | None = None) -> dict[str, list[Verdict]]:
+    """Id of a claim -> one verdict for each profile with results, in the order of `profiles_with_results`.
+
+    Args:
+        claims: to judge.
+        results_root: folder with one folder of records for each profile; by default that of the checkout.
+    """
+    root = results_root or paths.results_root()
+    results = {profile: load_records(root, profile) for profile in profiles_with_results(root)}
+    return {
+        claim.id: [verdict(claim, found, profile) for profile, found in results.items()]
+        for claim in claims.claims
+    }

@@ -79,6 +79,8 @@ class Audit(BaseRule):
         """Compare the share of agreeing rows, among those that can be checked, with ``share``."""
         agree, total = agreement(self.rows.pick(audit))
         told = f"{agree} of {total} checks of the printed numbers agree"
+        if not total:
+            return Judgement("undecided", "none of the printed numbers can be checked")
         if agree >= self.share * total:
             return Judgement("reproduced", told)
         if self.corrected is not None:
@@ -86,4 +88,4 @@ class Audit(BaseRule):
             told += f"; the corrected form fits {right} of {of}"
             if right >= self.share * of:
                 return Judgement("wrong as printed", told)
-        return Judgement("contradicted" if 2 * agree < total else "direction only", told)
+        return Judgement("opposite here" if 2 * agree < total else "direction only", told)

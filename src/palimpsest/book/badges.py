@@ -1,0 +1,100 @@
+"""Badges of verdicts as HTML: a coloured label in words, the strip at a page's head, the map of claims.
+
+Colours are those of ``book/static/palimpsest.css``, one class for each label; the label itself is always
+written out, so that no meaning rests on a colour.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+
+from palimpsest.results.claims import Claim, Claims, Verdict, headline
+from palimpsest.results.rules import LABELS
+
+VERDICTS = "_generated/verdicts.html"
+"""Address of the verdicts page inside ``book/``."""
+SIDE, GAP, NAME_WIDTH, A_ROW = 34, 4, 190, 12
+"""Of the map, in units of its view box: side of a square, gap, width of the names, squares in a row."""
+
+
+def css_class(label: str) -> str:
+    """CSS classes of a label's badge."""
+    return f"verdict verdict-{label.replace(' ', '-').replace(chr(39), '')}"
+
+
+def badge(label: str, text: str = "", link: str = "") -> str:
+    """A badge, with another text or a link if these are given."""
+    inside = html.escape(text or label)
+    if link:
+        return f'<a class="{css_class(label)}" href="{html.escape(link)}">{inside}</a>'
+    return f'<span class="{css_class(label)}">{inside}</span>'
+
+
+def anchor(claim: str) -> str:
+    """Id of a claim's paragraph on the verdicts page."""
+    return f"claim-{claim.lower()}"
+
+
+def raw(markup: str) -> str:
+    """HTML as a block of a Markdown page."""
+    return f"```{{raw}} html\n{markup}\n```\n"
+
+
+def strip(claims: Sequence[Claim], found: Mapping[str, Sequence[Verdict]], up: str = "../") -> str:
+    """The claims of one page with their verdicts, each a link to where it is explained.
+
+    Args:
+        claims: that the page tests.
+        found: id of a claim -> its verdicts.
+        up: path from the page to ``book/``.
+    """
+    badges = [
+        badge(label, f"{claim.id} {label}", f"{up}{VERDICTS}#{anchor(claim.id)}")
+        for claim in claims
+        for label in [headline(claim, found[claim.id]).label]
+    ]
+    if not badges:
+        everything = f'<a href="{up}{VERDICTS}">all verdicts</a>'
+        return raw(f'<p class="verdict-strip">No claim of a paper is tested here; see {everything}.</p>')
+    return raw('<p class="verdict-strip">Claims tested here: ' + " ".join(badges) + "</p>")
+
+
+def claims_map(claims: Claims, found: Mapping[str, Sequence[Verdict]], up: str = "") -> str:
+    """All claims as coloured squares, rows of them for each source, each square a link to its claim.
+
+    Args:
+        claims: all claims.
+        found: id of a claim -> its verdicts.
+        up: path from the page to ``book/``.
+    """
+    parts, top = [], 0
+    for paper in claims.papers:
+        group = claims.of(paper.id)
+        parts.append(
+            f'<text class="map-name" x="0" y="{top + SIDE * 0.65:g}">{html.escape(paper.title)}</text>'
+        )
+        for place, claim in enumerate(group):
+            x = NAME_WIDTH + place % A_ROW * (SIDE + GAP)
+            y = top + place // A_ROW * (SIDE + GAP)
+            parts.append(_square(claim, headline(claim, found[claim.id]).label, x, y, up))
+        top += ((len(group) - 1) // A_ROW + 1) * (SIDE + GAP) + 2 * GAP
+    width = NAME_WIDTH + A_ROW * (SIDE + GAP)
+    svg = (
+        f'<svg class="claims-map" viewBox="0 0 {width} {top}" role="img" '
+        f'aria-label="All claims by source, coloured by verdict">{"".join(parts)}</svg>'
+    )
+    return raw(f"{svg}\n{_legend(claims, found)}")
+
+
+def _square(claim: Claim, label: str, x: int, y: int, up: str) -> str:
+    said = html.escape(f"{claim.id}: {label}. {' '.join(claim.statement.split())}")
+    return (
+        f'<a href="{up}{VERDICTS}#{anchor(claim.id)}"><title>{said}</title>'
+        f'<rect class="{css_class(label)}" x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" rx="4"/>'
+        f'<text class="{css_class(label)}" x="{x + SIDE / 2:g}" y="{y + SIDE * 0.62:g}">{claim.id}</text></a>'
+    )
+
+
+def _legend(claims: Claims, found: Mapping[str, Sequence[Verdict]]) -> str:
+    labels = [headline(claim, found[claim.id]).label for claim in claims.claims]
+    shown = [f"{badge(label)} {labels.count(label)}" for label in LABELS if label in labels]
+    return '<p class="verdict-strip">' + " ".join(f"<span>{item}</span>" for item in shown) + "</p>"

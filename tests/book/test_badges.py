@@ -1,0 +1,125 @@
+"""Badges of verdicts, the strip at a page's head, the map, and the sections of the verdicts page."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from palimpsest import paths
+from palimpsest.book import badges
+from palimpsest.book.claim_details import detail
+from palimpsest.results.claims import (
+    PUBLISHED,
+    Awaited,
+    Changed,
+    Claim,
+    Verdict,
+    headline,
+    judged,
+    load_claims,
+)
+from palimpsest.results.effects import Effect, Parts
+from palimpsest.results.rules import LABELS, UNTESTED, Judgement
+
+STYLE = (paths.book_dir() / "static" / "palimpsest.css").read_text("utf-8")
+CLAIMS = load_claims()
+FOUND = judged(CLAIMS)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_every_label_has_a_colour_on_which_it_can_be_read(label: str) -> None:
+    name = badges.css_class(label).split()[-1]
+    found = re.search(rf"\.{name} {{ --ground: (#\w{{6}}); --ink: (#\w{{6}})", STYLE)
+    assert found is not None
+    lighter, darker = sorted(map(luminance, found.groups()), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def test_no_two_labels_have_the_same_colour() -> None:
+    grounds = re.findall(r"\.verdict-[a-z-]+ { --ground: (#\w{6})", STYLE)
+    assert len(set(grounds)) == len(grounds) == len(LABELS)
+
+
+def test_a_badge_escapes_what_it_says() -> None:
+    assert badges.badge("not run") == '<span class="verdict verdict-not-run">not run</span>'
+    assert "&lt;b&gt;" in badges.badge("not run", "<b>")
+    linked = badges.badge(UNTESTED, link="a.html#b")
+    assert linked.startswith('<a class="verdict verdict-not-tested-in-the-papers-regime" href="a.html#b">')
+
+
+def test_the_strip_links_every_claim_of_a_page() -> None:
+    tested = [claim for claim in CLAIMS.claims if claim.notebook == "05_memorize_the_latest"]
+    shown = badges.strip(tested, FOUND)
+    assert shown.count("href=") == len(tested) > 1
+    for claim in tested:
+        assert f'href="../_generated/verdicts.html#claim-{claim.id.lower()}"' in shown
+        assert f"{claim.id} {headline(claim, FOUND[claim.id]).label}".replace("'", "&#x27;") in shown
+
+
+def test_a_page_without_claims_says_so() -> None:
+    assert "No claim of a paper is tested here" in badges.strip([], FOUND)
+
+
+def test_the_map_has_a_square_for_every_claim() -> None:
+    shown = badges.claims_map(CLAIMS, FOUND)
+    svg = ElementTree.fromstring(re.search(r"<svg.*?</svg>", shown, re.DOTALL)[0])  # type: ignore[index]
+    links = [element.attrib["href"] for element in svg.iter("a")]
+    assert links == [f"{badges.VERDICTS}#claim-{claim.id.lower()}" for claim in CLAIMS.claims]
+    boxes = [(float(r.attrib["x"]), float(r.attrib["y"])) for r in svg.iter("rect")]
+    assert len(set(boxes)) == len(links)
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    assert all(x + badges.SIDE <= width and y + badges.SIDE <= height for x, y in boxes)
+    assert str(next(title.text for title in svg.iter("title"))).startswith("P01: ")
+
+
+PART = {"name": "the first <effect>", "rule": Effect(value="a", direction="positive", worth=1)}
+CLAIM = Claim(
+    id="P01",
+    paper="alphaedit_plus",
+    place="Table 1",
+    kind="N",
+    statement="Something rises & something falls.",
+    notebook="03_alphaedit_plus_lemmas",
+    rule=Parts(parts=[PART, PART | {"name": "the second"}], shows=("b",)),
+    paper_ran="one model.",
+    awaits=Awaited(page="16", what="the paper's regime"),
+    changed=[Changed(date="2026-01-02", why="a limit had no source")],
+)
+ENTRY = {"value": 2.0, "low": 1.0, "high": 3.0, "unit": "percent", "over": "cases", "n": 30}
+
+
+def told(**fields: object) -> str:
+    given = {"claim": "P01", "label": "undecided", "profile": "laptop", "reason": "because"}
+    return detail(CLAIM, [Verdict(**{**given, **fields})])  # type: ignore[arg-type]
+
+
+def test_a_section_says_what_was_claimed_found_and_changed() -> None:
+    text = told(values={"a": ENTRY, "b": ENTRY}, parts=(("the first <effect>", Judgement("undecided", "2")),))
+    assert '<details class="claim" id="claim-p01"><summary>P01 <span class="verdict' in text
+    assert "Something rises &amp; something falls." in text
+    assert "Table 1; published numbers, page {doc}`03 <../_pages/03_alphaedit_plus_lemmas>`." in text
+    assert "*Undecided* (profile laptop): each part is judged alone." in text
+    assert "| the first <effect> |" in text
+    assert "In the paper: one model." in text
+    assert "Recorded: `b` 2.0 [1.0, 3.0] over 30 cases." in text
+    assert "Changed on 2026-01-02, after its run: a limit had no source." in text
+    assert text.rstrip().endswith("</details>\n```")
+
+
+def test_a_section_of_one_effect_gives_its_reason() -> None:
+    assert "*Undecided* (profile laptop): because." in told()
+    assert "(profile" not in told(profile=PUBLISHED)
+    assert "Recorded" not in told()
+
+
+def test_what_is_awaited_is_said_before_the_parts() -> None:
+    parts = (("one", Judgement("undecided", "x")),)
+    text = told(label=UNTESTED, reason="page 16 will run it; here: one: undecided, x", parts=parts)
+    assert "*Not tested in the paper's regime* (profile laptop): page 16 will run it." in text

@@ -1,0 +1,114 @@
+"""Published numbers that are typed into ``data/claims.yaml``, computed again from the published tables."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import yaml
+
+from palimpsest import paths
+from palimpsest.results.published import published
+
+
+def typed(node: Any) -> Iterator[tuple[str, str]]:
+    """Name of a value and its published number as it is typed, of every rule that has one."""
+    if isinstance(node, dict):
+        if "published" in node:
+            yield node["value"], node["published"]
+        for inner in node.values():
+            yield from typed(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from typed(inner)
+
+
+def rows_of_the_file() -> list[tuple[str, str]]:
+    text = (paths.root() / "data" / "claims.yaml").read_text("utf-8")
+    return list(typed(yaml.load(text, yaml.BaseLoader)["claims"]))  # texts: 0.30 keeps its last digit
+
+
+def mean(paper: str, table: int | str, **filters: Any) -> float:
+    """Mean over the models and data sets of the rows that are left; one method and setting."""
+    rows = published(paper, table, **filters)
+    assert len(rows.groupby(["method", "setting", "metric"])) == 1
+    return float(rows["value"].mean())
+
+
+def fall(dataset: str) -> float:
+    return mean("alphaedit_plus", "figures", dataset=dataset, metric="Score_decrease")
+
+
+def without(part: str) -> float:
+    """AlphaEdit+ with all its parts less without one, mean over both models."""
+    full, less = (mean("alphaedit_plus", 3, setting=at, metric="Score") for at in ("full", f"without {part}"))
+    return full - less
+
+
+def runtime_ratio() -> float:
+    rows = published("alphaedit_plus", 2, metric="Runtime").pivot(
+        index="dataset", columns="method", values="value"
+    )
+    return float((rows["AlphaEdit+"] / rows["AlphaEdit"]).max())
+
+
+def gap(table: int, method: str, metric: str, other: str, first: str = "SE;aligned") -> float:
+    """One way of editing less another on CounterFact, mean over the models of the table."""
+    where = {"dataset": "CounterFact", "method": method, "metric": metric}
+    return mean("labyrinth", table, setting=first, **where) - mean("labyrinth", table, setting=other, **where)
+
+
+def above_zsre(dataset: str, metric: str) -> float:
+    """Mean of a set less that of ZsRE."""
+    one, other = (mean("alphaedit_plus", 1, dataset=of, metric=metric) for of in (dataset, "ZsRE"))
+    return one - other
+
+
+def clamped(method: str) -> float:
+    """Mean norm at a clamp of 0.75 over that at 4."""
+    tight, loose = (
+        mean("uncertainty", 5, method=method, metric="mean_right_vector_norm", setting=f"single edit;{at}")
+        for at in ("clamp=0.75", "clamp=4.0")
+    )
+    return tight / loose
+
+
+def rise(method: str, table: int = 3) -> float:
+    return mean("uncertainty", table, method=method, metric="delta_U")
+
+
+NAIVE, UNCORRECTED = "SE;naive", "SE;no_error_correction"
+COMPUTED = {
+    "p08_alphaset1_drop": lambda: fall("AlphaSet1"),
+    "p08_alphaset2_drop": lambda: fall("AlphaSet2"),
+    "p08_alphaset3_drop": lambda: fall("AlphaSet3"),
+    "mean_alphaset1_conflict_preserved": lambda: above_zsre("AlphaSet1", "avg_s_K0"),
+    "mean_alphaset2_conflict_past": lambda: above_zsre("AlphaSet2", "avg_s_Kp"),
+    "p11_largest_ratio": runtime_ratio,
+    "p12_without_perturbation": lambda: without("P_tilde"),
+    "p12_without_weighting": lambda: without("Lambda_p"),
+    "p12_without_smoothing": lambda: without("smoothing"),
+    "l08_rect_steps_minus_once_generalisation": lambda: gap(3, "RECT", "Generalization", "OTE;aligned"),
+    "l09_memit_aligned_minus_naive_efficacy": lambda: gap(5, "MEMIT", "Efficacy", NAIVE),
+    "l09_alphaedit_aligned_minus_naive_efficacy": lambda: gap(5, "AlphaEdit", "Efficacy", NAIVE),
+    "l09_rect_aligned_minus_naive_efficacy": lambda: gap(5, "RECT", "Efficacy", NAIVE),
+    "l09_prune_aligned_minus_naive_efficacy": lambda: gap(5, "PRUNE", "Efficacy", NAIVE),
+    "l09_rect_aligned_minus_uncorrected_efficacy": lambda: gap(5, "RECT", "Efficacy", UNCORRECTED),
+    "l10_aligned_minus_uncorrected_generalisation": lambda: gap(6, "RECT-20%", "Generalization", UNCORRECTED),
+    "u03_single_ratio_rome": lambda: clamped("ROME"),
+    "u03_single_ratio_memit": lambda: clamped("MEMIT"),
+    "u03_single_ratio_alphaedit": lambda: clamped("AlphaEdit"),
+    "above_rome": lambda: rise("ROME"),
+    "above_memit": lambda: rise("MEMIT"),
+    "above_alphaedit": lambda: rise("AlphaEdit"),
+    "above_ft": lambda: rise("FT", table=4),
+}
+"""Name of our value -> the published counterpart."""
+
+
+@pytest.mark.parametrize(("name", "number"), rows_of_the_file(), ids=lambda given: given)
+def test_typed_numbers_are_those_of_the_tables(name: str, number: str) -> None:
+    exponent = Decimal(number).as_tuple().exponent
+    assert isinstance(exponent, int)
+    half_of_the_last_digit = 0.5 * 10.0**exponent
+    assert COMPUTED[name]() == pytest.approx(float(number), abs=half_of_the_last_digit + 1e-9)
