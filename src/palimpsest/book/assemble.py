@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from palimpsest import paths
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
+from palimpsest.book.gallery import write_gallery
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
@@ -43,15 +44,16 @@ def assemble(profile: str) -> list[Path]:
         folder.mkdir(parents=True)
     strips = claim_strips()
     written = [write_page(name, setting, pages, strips[name]) for name in known_notebooks()]
-    for writer, out in generators(generated):
+    for writer, out in generators(generated, profile):
         writer(out)
         written.append(out)
     return written
 
 
-def generators(folder: Path) -> list[tuple[Callable[[Path], Any], Path]]:
+def generators(folder: Path, profile: str) -> list[tuple[Callable[[Path], Any], Path]]:
     """(function that writes a generated page, its path) for each generated page."""
     return [
+        (lambda out: write_gallery(profile, out), folder / "figures.md"),
         (lambda out: write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
         (write_audit, folder / "audit.md"),
     ]

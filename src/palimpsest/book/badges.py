@@ -12,7 +12,7 @@ from palimpsest.results.rules import LABELS
 
 VERDICTS = "_generated/verdicts.html"
 """Address of the verdicts page inside ``book/``."""
-SIDE, GAP, NAME_WIDTH, A_ROW = 34, 4, 190, 12
+SIDE, GAP, NAME_WIDTH, A_ROW = 34, 4, 208, 12
 """Of the map, in units of its view box: side of a square, gap, width of the names, squares in a row."""
 
 

@@ -1,0 +1,46 @@
+"""The gallery shows every figure of the executed pages once."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from palimpsest import paths
+from palimpsest.book.gallery import figures, first_sentence, write_gallery
+from palimpsest.book.profiles import known_notebooks, results_of
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentence"),
+    [
+        (":name: a-figure\n\nLeft: one thing. Right: another.", "Left: one thing."),
+        ("As in Fig. 3 of the paper. More.", "As in Fig. 3 of the paper."),
+        ("Means over facts", "Means over facts."),
+        ("Of {glue:text}`n_text` facts. More.", ""),
+        (":name: a-figure\n\n", ""),
+    ],
+)
+def test_the_first_sentence_of_a_caption(caption: str, sentence: str) -> None:
+    assert first_sentence(caption) == sentence
+
+
+def test_the_gallery_holds_every_figure_of_every_page(tmp_path: Path) -> None:
+    write_gallery("laptop", tmp_path / "figures.md")
+    text = (tmp_path / "figures.md").read_text("utf-8")
+    pictures = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    shown = {
+        name: text.count("```{glue:figure}")
+        for name in known_notebooks()
+        for text in [(paths.notebooks_dir() / f"{name}.ipynb").read_text("utf-8")]
+    }
+    assert text.count("```{figure} figures/") == len(pictures) == sum(shown.values())
+    for name, count in shown.items():
+        executed = nbformat.read(results_of("laptop") / f"{name}.ipynb", as_version=4)
+        assert len(list(figures(executed))) == count
+        assert text.count(f":target: ../_pages/{name}.html") == count
+    assert "{glue" not in text
+
+
+def test_what_was_not_run_has_no_figure(tmp_path: Path) -> None:
+    write_gallery("gpu-gpt2-xl", tmp_path / "figures.md")
+    assert "{figure}" not in (tmp_path / "figures.md").read_text("utf-8")
