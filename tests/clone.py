@@ -83,6 +83,7 @@ class Clone:
         shutil.copytree(PACKAGE, self.toy.parent, ignore=shutil.ignore_patterns("__pycache__"))
         (root / DATA).write_text("a,b,c\n")
         (root / "data/claims.yaml").write_text("papers: []\nclaims: []\n")
+        (root / "book/headlines.yaml").write_text("[]\n")
         (root / "results/smoke/tolerances.yaml").write_text(yaml.safe_dump(TOLERANCES))
         self.write_toy()
         self.write_notebook()

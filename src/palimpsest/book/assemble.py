@@ -17,6 +17,7 @@ from palimpsest import paths
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
 from palimpsest.book.gallery import write_gallery
+from palimpsest.book.headlines import write_headlines
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
@@ -44,6 +45,7 @@ def assemble(profile: str) -> list[Path]:
         folder.mkdir(parents=True)
     strips = claim_strips()
     written = [write_page(name, setting, pages, strips[name]) for name in known_notebooks()]
+    write_headlines(profile, generated / "headlines.txt")
     for writer, out in generators(generated, profile):
         writer(out)
         written.append(out)
