@@ -62,7 +62,7 @@ test: fetch lint ## everything, about half an hour on two cores
 
 lab: fetch ## Jupyter Lab with a kernel that sees the package
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3 (Palimpsest)"
-	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
+	$(BIN)/jupyter lab --config config/jupyter_lab_config.py $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
 
 bench: fetch ## speed and memory of the library
 	$(BIN)/python scripts/bench.py
