@@ -121,5 +121,5 @@ def test_a_section_of_one_effect_gives_its_reason() -> None:
 
 def test_what_is_awaited_is_said_before_the_parts() -> None:
     parts = (("one", Judgement("undecided", "x")),)
-    text = told(label=UNTESTED, reason="page 16 will run it; here: one: undecided, x", parts=parts)
-    assert "*Not tested in the paper's regime* (profile laptop): page 16 will run it." in text
+    text = told(label=UNTESTED, reason="still to come on page 16: it; so far: one: undecided, x", parts=parts)
+    assert "*Not tested in the paper's regime* (profile laptop): still to come on page 16: it." in text

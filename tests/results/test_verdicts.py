@@ -150,7 +150,7 @@ def test_what_was_not_seen_before_the_papers_regime_is_not_tested(wanted):
     some, every = (verdict(awaiting(all=flag), values, "laptop") for flag in (False, True))
     assert some.label == (UNTESTED if wanted in ("absent here", "undecided") else wanted)
     assert every.label == UNTESTED
-    assert every.reason == f"page 16 will run more edits; here: {plain.reason}"
+    assert every.reason == f"still to come on page 16: more edits; so far: {plain.reason}"
     assert every.values == plain.values
 
 

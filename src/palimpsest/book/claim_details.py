@@ -55,7 +55,7 @@ def _found(item: Verdict) -> str:
     where = "" if item.profile == PUBLISHED else f" (profile {item.profile})"
     reason = item.reason
     if item.parts:
-        reason = reason.partition("; here: ")[0] if "; here: " in reason else "each part is judged alone"
+        reason = reason.partition("; so far: ")[0] if "; so far: " in reason else "each part is judged alone"
     return f"*{item.label[0].upper()}{item.label[1:]}*{where}: {_line(reason)}."
 
 

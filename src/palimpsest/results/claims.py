@@ -300,7 +300,9 @@ def _awaited(claim: Claim, found: Judgement) -> Judgement:
     )
     if not early or claim.awaits is None:
         return found
-    return Judgement(UNTESTED, f"page {claim.awaits.page} will run {claim.awaits.what}; here: {found.reason}")
+    return Judgement(
+        UNTESTED, f"still to come on page {claim.awaits.page}: {claim.awaits.what}; so far: {found.reason}"
+    )
 
 
 def headline(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:

@@ -53,6 +53,11 @@ def ends(values: Mapping[str, Entry], name: str) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def over(entry: Entry) -> str:
+    """Over how many cases or runs an interval is, as it stands behind one; empty if that was not recorded."""
+    return f" over {entry['n']} {entry['over']}" if entry.get("n") and entry.get("over") else ""
+
+
 class Effect(BaseRule):
     """A difference or ratio with a direction and, optionally, a published size."""
 
@@ -159,7 +164,7 @@ class Effect(BaseRule):
         if found is None or found[1] == found[2]:
             told = f"{number(values, self.value) if found is None else found[0]:.3g}"
         else:
-            told = f"{found[0]:.3g} [{found[1]:.3g}, {found[2]:.3g}]"
+            told = f"{found[0]:.3g} [{found[1]:.3g}, {found[2]:.3g}]{over(values[self.value])}"
         return told if self.published is None else f"{told}, published {self.published:.3g}"
 
 
@@ -205,7 +210,7 @@ class Limit(BaseRule):
         low, high = self.interval(values)
         lower = -math.inf if self.at_least is None else self.at_least
         upper = math.inf if self.at_most is None else self.at_most
-        ends_told = f" [{low:.3g}, {high:.3g}]" if low < high else ""
+        ends_told = f" [{low:.3g}, {high:.3g}]{over(values[self.value])}" if low < high else ""
         told = f"{number(values, self.value):.3g}{ends_told}, {self._wanted()} is claimed"
         if lower <= low and high <= upper:
             return Judgement("reproduced", told)

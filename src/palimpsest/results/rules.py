@@ -16,15 +16,17 @@ from palimpsest.errors import DataError
 UNTESTED = "not tested in the paper's regime"
 
 LABELS: dict[str, str] = {
-    "verified numerically": "the statement holds on every problem tried, to the precision of float64",
-    "wrong as printed": "a counter-example is computed, and the form that holds is shown",
+    "verified numerically": "the statement held on every random problem tried, within the stated tolerance",
+    "wrong as printed": "a computation contradicts what is printed; the note gives the form that holds",
     "biased": "an estimator misses what it estimates, by an amount that is computed",
     "reproduced": "direction and size agree with the paper within the limits of the rule",
-    "direction only": "the same direction, but another size, or no size to compare with",
-    "opposite here": "the whole interval lies on the other side",
-    "absent here": "the interval excludes every effect worth naming",
-    "undecided": "the interval holds no effect and the claimed one, or this run could not have seen it",
-    UNTESTED: "what was run here differs from the paper where it matters; another page will run it",
+    "direction only": "the direction agrees; the size differs, or none is published",
+    "opposite here": "the result contradicts the claim: the whole interval lies on the other side or outside "
+    "the limit, or most printed numbers disagree",
+    "absent here": "the interval excludes even the smallest effect worth naming",
+    "undecided": "the interval includes both no effect and one worth naming, or the run was too small to "
+    "see the published one",
+    UNTESTED: "what was run differs from the paper where it matters; the page named is to run it",
     "not run": "not tested yet; the reason is given",
 }
 
