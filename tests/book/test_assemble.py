@@ -205,6 +205,8 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
     html = tmp_path / "html"
     html.mkdir()
     (html / "page.html").write_text(BROKEN_PAGE)
+    (html / "book" / "_generated").mkdir(parents=True)
+    (html / "book" / "_generated" / "verdicts.html").write_text('<table class="claims"><tbody><tr><td>P01')
     (html / "_pages").mkdir()
     (html / "_pages" / "result.html").write_text('<html data-theme="light"><body>text')
     (html / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=gone.html" />')
@@ -224,6 +226,7 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
         "search.html (light): finds nothing for 'edit'",
         "page.html (light): picture without a description: data:,",
         "page.html (light, 390 px): ",
+        "verdicts.html (dark): the filter of the claims does not work",
         "_pages/result.html (dark): a page of results without the verdicts of its claims",
     ):
         assert planted in faults

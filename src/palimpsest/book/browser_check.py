@@ -2,8 +2,8 @@
 
 Faults are remote requests, console errors, broken links and anchors, formulas, MyST roles and Python objects
 left as raw text, images that do not load or have no description, pages wider than the window, pages of
-results without the verdicts of their claims, and a search without results. Pages are opened at the width of a
-screen and of a phone, and screenshots in light and dark mode are kept.
+results without the verdicts of their claims, a search without results and a filter without effect. Pages are
+opened at the width of a screen and of a phone, and screenshots in light and dark mode are kept.
 """
 
 import re
@@ -67,6 +67,8 @@ _SETTLED = """async () => {
   await Promise.allSettled([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }));
 }"""
 
+_CLAIMS = "[...document.querySelectorAll('table.claims tbody tr')].filter(row => !row.hidden).length"
+
 _REDIRECT = re.compile(r'http-equiv="refresh"[^>]*url=([^">]+)', re.IGNORECASE)
 RAW = {
     "raw TeX": re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$\$|\$[^\s$][^$\n]{0,80}\$"),
@@ -120,6 +122,7 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
                 report.faults += too_wide(wider, f"{name} ({scheme}, {WIDTHS[1]} px)")
                 tab.screenshot(path=screenshots / scheme / f"{picture}__phone.png")
             _search(tab, html, scheme, report)
+            _filter(tab, html, scheme, report)
     report.faults += broken_links(report)
     return report
 
@@ -192,6 +195,20 @@ def _search(tab: Page, html: Path, scheme: str, report: Report) -> None:
         tab.wait_for_selector("#search-results li a", timeout=10_000)
     except BrowserTimeout:
         report.faults.append(f"search.html ({scheme}): finds nothing for {SEARCH_WORD!r}")
+
+
+def _filter(tab: Page, html: Path, scheme: str, report: Report) -> None:
+    """Whether the table of claims can be filtered, where there is one."""
+    page = html / "book" / "_generated" / "verdicts.html"
+    if not page.is_file():
+        return
+    tab.goto(page.as_uri())
+    every = tab.evaluate(_CLAIMS)
+    button = tab.query_selector(".claims-filter button")
+    if button is not None:
+        button.click()
+    if button is None or not 0 < tab.evaluate(_CLAIMS) < every:
+        report.faults.append(f"verdicts.html ({scheme}): the filter of the claims does not work")
 
 
 def broken_links(report: Report) -> list[str]:
