@@ -35,7 +35,7 @@ def test_an_architecture_is_its_row_and_a_tiny_model(copy: Copy) -> None:
     passed, failed = copy.tests(*TESTS, "-k", "mistral or every_family")
     assert failed == set()
     assert "test_every_family_has_a_tiny_model" in passed
-    assert {"test_orientation[mistral]", "test_contract[mistral-alphaedit]"} <= passed
+    assert {"test_orientation[mistral]", "test_contract[alphaedit-mistral]"} <= passed
     kinds = {name.partition("[")[0] for name in passed if "mistral" in name}
     assert len(kinds) > 10
 
