@@ -43,7 +43,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint ## the inner loop, about two minutes: linters, types, fast tests without shape checks
+check: lint ## the inner loop, two and a half minutes: linters, types, fast tests without shape checks
 	PALIMPSEST_QUICK=1 $(PYTEST) -q -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook once, at smoke size, against the values that are carried

@@ -458,6 +458,7 @@ def test_non_finite_input_is_refused(name, bad):
         LeastSquares(**fields)
 
 
+@pytest.mark.slow  # `make check` does without these checks
 def test_shape_annotations_are_checked_in_tests():
     # The import hook of conftest.py is live: an integer matrix is no Float tensor.
     with pytest.raises(TypeCheckError, match="keys"):
