@@ -39,33 +39,36 @@ def raw(markup: str) -> str:
     return f"```{{raw}} html\n{markup}\n```\n"
 
 
-def strip(claims: Sequence[Claim], found: Mapping[str, Sequence[Verdict]], up: str = "../") -> str:
+def labels_of(claims: Sequence[Claim], found: Mapping[str, Sequence[Verdict]]) -> dict[str, str]:
+    """Id of each claim -> the label that stands for it."""
+    return {claim.id: headline(claim, found[claim.id]).label for claim in claims}
+
+
+def strip(claims: Sequence[Claim], found: Mapping[str, Sequence[Verdict]]) -> str:
     """The claims of one page with their verdicts, each a link to where it is explained.
 
     Args:
         claims: that the page tests.
         found: id of a claim -> its verdicts.
-        up: path from the page to ``book/``.
     """
     badges = [
-        badge(label, f"{claim.id} {label}", f"{up}{VERDICTS}#{anchor(claim.id)}")
-        for claim in claims
-        for label in [headline(claim, found[claim.id]).label]
+        badge(label, f"{name} {label}", f"../{VERDICTS}#{anchor(name)}")
+        for name, label in labels_of(claims, found).items()
     ]
     if not badges:
-        everything = f'<a href="{up}{VERDICTS}">all verdicts</a>'
+        everything = f'<a href="../{VERDICTS}">all verdicts</a>'
         return raw(f'<p class="verdict-strip">No claim of a paper is tested here; see {everything}.</p>')
     return raw('<p class="verdict-strip">Claims tested here: ' + " ".join(badges) + "</p>")
 
 
-def claims_map(claims: Claims, found: Mapping[str, Sequence[Verdict]], up: str = "") -> str:
+def claims_map(claims: Claims, found: Mapping[str, Sequence[Verdict]]) -> str:
     """All claims as coloured squares, rows of them for each source, each square a link to its claim.
 
     Args:
         claims: all claims.
         found: id of a claim -> its verdicts.
-        up: path from the page to ``book/``.
     """
+    labels = labels_of(claims.claims, found)
     parts, top = [], 0
     for paper in claims.papers:
         group = claims.of(paper.id)
@@ -75,26 +78,25 @@ def claims_map(claims: Claims, found: Mapping[str, Sequence[Verdict]], up: str =
         for place, claim in enumerate(group):
             x = NAME_WIDTH + place % A_ROW * (SIDE + GAP)
             y = top + place // A_ROW * (SIDE + GAP)
-            parts.append(_square(claim, headline(claim, found[claim.id]).label, x, y, up))
+            parts.append(_square(claim, labels[claim.id], x, y))
         top += ((len(group) - 1) // A_ROW + 1) * (SIDE + GAP) + 2 * GAP
     width = NAME_WIDTH + A_ROW * (SIDE + GAP)
     svg = (
         f'<svg class="claims-map" viewBox="0 0 {width} {top}" role="img" '
         f'aria-label="All claims by source, coloured by verdict">{"".join(parts)}</svg>'
     )
-    return raw(f"{svg}\n{_legend(claims, found)}")
+    return raw(f"{svg}\n{_legend(list(labels.values()))}")
 
 
-def _square(claim: Claim, label: str, x: int, y: int, up: str) -> str:
+def _square(claim: Claim, label: str, x: int, y: int) -> str:
     said = html.escape(f"{claim.id}: {label}. {' '.join(claim.statement.split())}")
     return (
-        f'<a href="{up}{VERDICTS}#{anchor(claim.id)}"><title>{said}</title>'
+        f'<a href="{VERDICTS}#{anchor(claim.id)}"><title>{said}</title>'
         f'<rect class="{css_class(label)}" x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" rx="4"/>'
         f'<text class="{css_class(label)}" x="{x + SIDE / 2:g}" y="{y + SIDE * 0.62:g}">{claim.id}</text></a>'
     )
 
 
-def _legend(claims: Claims, found: Mapping[str, Sequence[Verdict]]) -> str:
-    labels = [headline(claim, found[claim.id]).label for claim in claims.claims]
+def _legend(labels: Sequence[str]) -> str:
     shown = [f"{badge(label)} {labels.count(label)}" for label in LABELS if label in labels]
     return '<p class="verdict-strip">' + " ".join(f"<span>{item}</span>" for item in shown) + "</p>"

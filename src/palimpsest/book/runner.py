@@ -36,7 +36,14 @@ from palimpsest.book.profiles import (
     parameters_for,
     results_of,
 )
-from palimpsest.book.provenance import Measured, provenance, read_provenance, record_hashes, write_provenance
+from palimpsest.book.provenance import (
+    Measured,
+    provenance,
+    read_provenance,
+    record_files,
+    record_hashes,
+    write_provenance,
+)
 from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError
@@ -147,9 +154,8 @@ def _device(record: Path) -> str:
 
 def _files(stem: str, folder: Path) -> dict[str, Path]:
     """A notebook's result files but its provenance, by name."""
-    wanted = (f"{stem}.ipynb", f"{stem}.json")
-    found = [folder / name for name in wanted if (folder / name).is_file()]
-    return {path.name: path for path in [*found, *sorted(folder.glob(f"{stem}.*.parquet"))]}
+    copy = folder / f"{stem}.ipynb"
+    return {path.name: path for path in [*([copy] if copy.is_file() else []), *record_files(stem, folder)]}
 
 
 def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, Any]) -> bool:

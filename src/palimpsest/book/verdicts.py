@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palimpsest.book.badges import anchor, badge, claims_map, raw
+from palimpsest.book.badges import anchor, badge, claims_map, labels_of, raw
 from palimpsest.book.claim_details import detail
 from palimpsest.files import write_atomically
-from palimpsest.results.claims import Claim, Claims, Paper, Verdict, headline, judged, load_claims
+from palimpsest.results.claims import Claim, Claims, Paper, Verdict, judged, load_claims
 from palimpsest.results.rules import LABELS
 from palimpsest.results.tables import table
 
@@ -53,7 +53,7 @@ def _page(claims: Claims, found: Found) -> str:
 def _table(claims: Claims, found: Found) -> str:
     """All claims as one HTML table, which a script can filter and sort."""
     titles = {paper.id: paper.title for paper in claims.papers}
-    labels = {claim.id: headline(claim, found[claim.id]).label for claim in claims.claims}
+    labels = labels_of(claims.claims, found)
     rows = "\n".join(_row(claim, titles[claim.paper], labels[claim.id]) for claim in claims.claims)
     head = "".join(f"<th>{name}</th>" for name in ("id", "claim", "source", "verdict", "page"))
     shown = html.escape(json.dumps([label for label in LABELS if label in labels.values()]))
@@ -75,7 +75,7 @@ def _row(claim: Claim, title: str, label: str) -> str:
 
 def _counts(claims: Claims, found: Found) -> str:
     """A row for each source, a column for each label that occurs."""
-    labels = {claim.id: headline(claim, found[claim.id]).label for claim in claims.claims}
+    labels = labels_of(claims.claims, found)
     shown = [label for label in LABELS if label in labels.values()]
     rows = []
     for title, group in [*((p.title, claims.of(p.id)) for p in claims.papers), ("all", claims.claims)]:
@@ -95,10 +95,9 @@ def _paper(paper: Paper, claims: Sequence[Claim], found: Found) -> str:
 
 
 def _disagreements(claims: Claims, found: Found) -> str:
-    lines = []
+    lines, labels = [], labels_of(claims.claims, found)
     for claim in claims.claims:
-        label = headline(claim, found[claim.id]).label
-        if label in DISAGREE:
+        if (label := labels[claim.id]) in DISAGREE:
             said = " ".join((claim.mathematics or claim.statement).split())
             lead = "" if claim.mathematics else "Claimed: "
             lines.append(f"- {{ref}}`{claim.id} <claim-{claim.id}>` {badge(label)} {lead}{said}")

@@ -295,14 +295,12 @@ def _judge(claim: Claim, values: Values, where: str) -> Judgement:
 
 def _awaited(claim: Claim, found: Judgement) -> Judgement:
     """A label that was not earned in the paper's regime becomes "not tested in the paper's regime"."""
-    early = claim.awaits is not None and (
-        found.label in ("absent here", "undecided") or (claim.awaits.all and found.label != "not run")
-    )
-    if not early or claim.awaits is None:
+    awaits = claim.awaits
+    if awaits is None or found.label == "not run":
         return found
-    return Judgement(
-        UNTESTED, f"still to come on page {claim.awaits.page}: {claim.awaits.what}; so far: {found.reason}"
-    )
+    if not awaits.all and found.label not in ("absent here", "undecided"):
+        return found
+    return Judgement(UNTESTED, f"still to come on page {awaits.page}: {awaits.what}; so far: {found.reason}")
 
 
 def headline(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
