@@ -72,12 +72,14 @@ document.addEventListener("DOMContentLoaded", () => {
   // A link to a claim opens it.
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (target && target.matches("details.claim")) target.open = true;
+    if (!target || !target.matches("details.claim")) return;
+    target.open = true;
+    target.scrollIntoView();
   };
-  addEventListener("hashchange", open);
-  open();
 
   const place = table.closest(".claims-scroll") || table;
   place.before(bar, count);
   show();
+  addEventListener("hashchange", open);
+  open(); // after the buttons, which move what lies below them
 });

@@ -43,7 +43,7 @@ def _page(claims: Claims, found: Found) -> str:
         raw(_table(claims, found)),
         "## By source",
         _counts(claims, found),
-        "(disagreements)=\n## Where a paper does not hold",
+        "(disagreements)=\n## Where a claim does not hold",
         _disagreements(claims, found),
     ]
     parts += [_paper(paper, claims.of(paper.id), found) for paper in claims.papers]
