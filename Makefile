@@ -33,9 +33,11 @@ fetch: $(READY) ## download and verify the embedded model and texts, once
 
 book: fetch ## run stale notebooks under PROFILE (default laptop), build the HTML book
 	$(PALIMPSEST) run-all --profile $(PROFILE)
+	$(PALIMPSEST) render --profile $(PROFILE) --jobs 2
 	$(PALIMPSEST) book --profile $(PROFILE)
 
-html: $(READY) ## build the book from the records the repository carries; runs no notebook
+html: $(READY) ## build the book from the records the repository carries; computes nothing
+	$(PALIMPSEST) render --profile $(PROFILE) --jobs 2
 	$(PALIMPSEST) book --profile $(PROFILE)
 
 lint: $(READY)
@@ -53,7 +55,7 @@ test: fetch lint ## everything, about half an hour on two cores
 	@mkdir -p build
 	$(PYTEST) -m "not nightly" | tee build/pytest.log
 	$(MAKE) notebooks
-	$(PALIMPSEST) book --profile laptop
+	$(MAKE) html PROFILE=laptop
 	@status=0; $(PALIMPSEST) check-book --profile laptop > build/browser.log || status=$$?; \
 	cat build/browser.log; \
 	echo "pytest:        $$(tail -n 1 build/pytest.log)"; \

@@ -98,7 +98,7 @@ class Clone:
         dependencies.cache_clear()
 
     def write_notebook(
-        self, prose: str = "Twice is {glue:text}`doubled_text`.", work: str = WORK, save: str = SAVE
+        self, prose: str = "What is twice a number?", work: str = WORK, save: str = SAVE
     ) -> None:
         """The notebook, with another text or other code if wanted."""
         cells = [

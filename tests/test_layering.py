@@ -235,6 +235,7 @@ def test_the_walls_can_be_seen_through_a_window(name: str, source: str, fault: s
     assert any(line.startswith(fault) for line in found) if fault else found == []
 
 
+@pytest.mark.slow
 def test_light_modules_do_not_load_torch() -> None:
     ground = [name for group in GROUND for name in group]
     light = [name for name in modules() if wing(name) in TORCH_FREE] + [*ground, "cli"]

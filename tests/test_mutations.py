@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from palimpsest.book.definitions import Bindings, Definition
-from palimpsest.book.dependencies import TABLES, Code, Dependencies, NotebookCode, Vocabulary, notebook_code
+from palimpsest.book.dependencies import TABLES, Code, Dependencies, Vocabulary
+from palimpsest.book.page_code import NotebookCode, notebook_code
 from palimpsest.book.profiles import find_notebook, load_profile, parameters_for
 from palimpsest.book.staleness import reach
 

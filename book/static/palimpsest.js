@@ -46,6 +46,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = badge.className;
+    button.style.cssText = badge.style.cssText;
     button.dataset.label = name;
     button.textContent = `${name} ${rows.filter((row) => label(row) === name).length}`;
     button.addEventListener("click", () => {

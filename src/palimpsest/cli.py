@@ -236,6 +236,24 @@ def confirm(
 
 @app.command()
 @_clear_errors
+def render(
+    pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
+    profile: Profile = "laptop",
+    jobs: Annotated[int, typer.Option(min=1, help="Pages at once.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for copies to look at; results are left alone.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw figures, tables and sentences again from the carried records, where their code has changed."""
+    from palimpsest.book.render import render_all
+
+    for line in render_all(pages or None, profile, jobs, out):
+        typer.echo(line)
+
+
+@app.command()
+@_clear_errors
 def check_notebooks(
     pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once, sharing the cores.")] = 1,

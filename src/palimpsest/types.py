@@ -12,13 +12,41 @@ Axes, used in every annotation and docstring:
 Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 """
 
+import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from palimpsest.errors import RequestError
 
 SLOT = "{}"
+
+
+class Shown:
+    """Base of objects that a prompt shows in one line and Jupyter as a small table."""
+
+    def shown(self) -> dict[str, object]:
+        """What a reader wants to know of the object, by name, in the order of importance."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what is shown of it")
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {value}" for name, value in self.shown().items())
+        return f"{type(self).__name__}({parts})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+            for name, value in self.shown().items()
+        )
+        return f"<table><caption>{html.escape(type(self).__name__)}</caption><tbody>{rows}</tbody></table>"
+
+
+def span(layers: Iterable[int]) -> str:
+    """Layers as a text: ``5 to 8`` for neighbouring ones, ``3, 5`` for others."""
+    numbers = sorted(layers)
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers)) or "none"
 
 
 def _mentions(text: str, subject: str) -> int:

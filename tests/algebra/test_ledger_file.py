@@ -141,6 +141,7 @@ def run_and_kill(path: Path, steps: int) -> int:
     return int([line for line in reported if line.strip()][-1])
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path):
     path = tmp_path / "a.safetensors"
     names = [f"{step}-{i}" for step in range(STEPS) for i in range(PER_STEP)]

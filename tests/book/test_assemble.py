@@ -6,7 +6,7 @@ import pytest
 
 from palimpsest.book import assemble as assembly
 from palimpsest.book import browser_check
-from palimpsest.book.assemble import add_after_title, assemble, banner, provenance_box
+from palimpsest.book.assemble import assemble, banner, provenance_box
 from palimpsest.book.browser_check import Report, broken_links, check, find_browser, is_local, raw_markup
 from palimpsest.book.build import build
 from palimpsest.book.offline import source
@@ -32,26 +32,25 @@ def test_what_was_not_run_gets_a_stub_that_keeps_its_label(clone: Clone) -> None
     text = (clone.root / "book/_pages/01_tiny.md").read_text()
     assert text.startswith("(tiny)=\n# A tiny result: not run yet in this profile\n")
     assert "make book PROFILE=laptop" in text
-    assert "glue" not in text
 
 
 def test_a_page_names_its_profile_between_title_and_text(clone: Clone) -> None:
     clone.pretend_run()
     assert [path.name for path in assemble("laptop")] == ["01_tiny.ipynb"]
     cells = page(clone).cells
-    assert [cell.id for cell in cells[:3]] == ["title", "banner", "after-title"]
+    assert [cell.id for cell in cells[:4]] == ["title", "verdict-strip", "after-title", "banner"]
     assert cells[0].source == "(tiny)=\n# A tiny result"
-    assert "Profile laptop: tiny" in cells[1].source
-    assert "a test of the machinery" in cells[1].source
-    assert "Stale" not in cells[1].source
-    assert cells[2].source == "Twice is {glue:text}`doubled_text`."
+    assert cells[2].source == "What is twice a number?"
+    assert "Profile laptop: tiny" in cells[3].source
+    assert "a test of the machinery" in cells[3].source
+    assert "Stale" not in cells[3].source
 
 
 def test_a_stale_page_says_so_and_why(clone: Clone) -> None:
     clone.pretend_run()
     clone.write_toy("FACTOR = 2.0", "FACTOR = 3.0")
     assemble("laptop")
-    text = page(clone).cells[1].source
+    text = page(clone).cells[3].source
     assert "{admonition} Stale" in text
     assert "changed since the run: code (toy.FACTOR)" in text
 
@@ -61,7 +60,7 @@ def test_a_page_shows_the_present_prose(clone: Clone) -> None:
     clone.write_notebook(prose="Corrected words.")
     assemble("laptop")
     assert page(clone).cells[2].source == "Corrected words."
-    assert "Stale" not in page(clone).cells[1].source
+    assert "Stale" not in page(clone).cells[3].source
 
 
 def test_the_box_at_the_end_says_how_it_was_made(clone: Clone) -> None:
@@ -98,7 +97,7 @@ def test_other_profiles_stand_beside_but_not_smoke(clone: Clone) -> None:
     clone.pretend_run("gpu-big", doubled=400.0)
     clone.pretend_run("smoke", doubled=1.0)
     assemble("laptop")
-    text = page(clone).cells[1].source
+    text = page(clone).cells[3].source
     assert "Also run in: gpu-big" in text
     assert "| value | laptop | gpu-big |" in text
     assert "| doubled | 4 \\[3, 5\\] | 400 \\[399, 401\\] |" in text
@@ -111,12 +110,6 @@ def test_pages_of_an_earlier_build_are_removed(clone: Clone) -> None:
     assert [path.name for path in (clone.root / "book/_pages").iterdir()] == ["01_tiny.ipynb"]
 
 
-def test_without_a_title_the_banner_comes_first() -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text", id="a")])
-    add_after_title(notebook, "banner")
-    assert [cell.source for cell in notebook.cells] == ["banner", "text"]
-
-
 def test_the_generated_pages_are_those_of_the_contents() -> None:
     names = [out.name for _, out in assembly.generators(Path(), "laptop")]
     contents = (ROOT / "book/_toc.yml").read_text()
@@ -125,6 +118,14 @@ def test_the_generated_pages_are_those_of_the_contents() -> None:
 
 def test_a_banner_without_a_reason_is_not_stale(clone: Clone) -> None:
     assert "Stale" not in banner(load_profile("laptop"), None)
+    assert "To read" not in banner(load_profile("laptop"), None)
+    assert "To read: 4 min." in banner(load_profile("laptop"), None, minutes=4)
+
+
+def test_a_page_that_older_code_has_drawn_says_how_to_draw_it(clone: Clone) -> None:
+    clone.pretend_run()
+    assemble("laptop")
+    assert "`palimpsest render 01_tiny --profile laptop` draws the page again" in page(clone).cells[3].source
 
 
 # The build
@@ -194,7 +195,13 @@ def test_what_counts_as_leaving_the_disk() -> None:
 
 BROKEN_PAGE = """<html data-theme="light"><body><p id="a">$$ x $$</p><a href="#b">b</a><img src="no.png">
 <figure><img alt="_images/x.png" src="data:,"></figure><p style="width: 1000px">wide</p>
+<article class="bd-article"><p style="color: #999">pale words</p></article>
 <script>console.error("planted"); fetch("http://127.0.0.1:9/x").catch(() => 0); undefinedName;</script>"""
+
+RESULT = """<html data-theme="light"><body><article class="bd-article">two words
+<div class="cell" style="width: 900px; overflow: hidden"><div class="cell_input"><pre>x = 1</pre></div></div>
+<details><summary></summary><div class="cell_input"><pre>folded words do not count</pre></div></details>
+"""
 
 
 @pytest.mark.slow
@@ -208,7 +215,7 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
     (html / "book" / "_generated").mkdir(parents=True)
     (html / "book" / "_generated" / "verdicts.html").write_text('<table class="claims"><tbody><tr><td>P01')
     (html / "_pages").mkdir()
-    (html / "_pages" / "result.html").write_text('<html data-theme="light"><body>text')
+    (html / "_pages" / "result.html").write_text(RESULT)
     (html / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=gone.html" />')
     (html / "search.html").write_text('<html data-theme="light"><div id="search-results">')
     browser = find_browser()
@@ -228,6 +235,10 @@ def test_the_check_finds_planted_faults(tmp_path: Path) -> None:
         "page.html (light, 390 px): ",
         "verdicts.html (dark): the filter of the claims does not work",
         "_pages/result.html (dark): a page of results without the verdicts of its claims",
+        "_pages/result.html (light): a page of results without its answer",
+        "_pages/result.html (dark): 60% of the visible words are code, more than 35%",
+        "_pages/result.html (light, 390 px): ",
+        'page.html (light): too pale: p. "pale words" 2.85',
     ):
         assert planted in faults
     assert (tmp_path / "shots/dark/page.png").is_file()

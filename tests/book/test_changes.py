@@ -77,9 +77,53 @@ def test_a_renamed_class_is_the_same_class(tmp_path: Path) -> None:
     assert changed_code(side(tmp_path / "old", source), side(tmp_path / "new", renamed)) == ()
 
 
+CLASS = """\
+class Rule:
+    size = 1
+
+    def one(self):
+        return self.size
+
+    def two(self):
+        return 2
+
+
+def begin(x):
+    return Rule().one()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("return self.size", "return 1 + self.size", ("start.Rule.one",)),
+        ("return 2", "return 3", ("start.Rule.two",)),
+        ("size = 1", "size = 2", ("start.Rule but for its methods",)),
+        ("class Rule:", "class Rule(dict):", ("start.Rule but for its methods",)),
+        (
+            "    def two(self):\n        return 2\n",
+            "    def three(self):\n        return 3\n",
+            ("start.Rule but for its methods", "start.Rule.three"),
+        ),
+        ("    def two(self):\n        return 2\n", "", ("start.Rule but for its methods",)),
+        (
+            "    def two(self):",
+            "    def __repr__(self):\n        return ''\n\n    def two(self):",
+            ("start.Rule.__repr__",),
+        ),
+    ],
+)
+def test_of_a_class_the_methods_that_changed_are_named(
+    tmp_path: Path, old: str, new: str, changed: tuple[str, ...]
+) -> None:
+    before = side(tmp_path / "old", {"__init__": "", "start": CLASS})
+    after = side(tmp_path / "new", {"__init__": "", "start": CLASS.replace(old, new)})
+    assert changed_code(before, after) == changed
+
+
 @pytest.mark.parametrize(
     ("ran", "changed"),
-    [(("start.Method",), ()), (("start.Other",), ("start.Other",)), (None, ("start.Other",))],
+    [(("start.Method",), ()), (("start.Other",), ("start.Other.edit",)), (None, ("start.Other.edit",))],
 )
 def test_a_method_that_did_not_run_does_not_count(
     tmp_path: Path, ran: tuple[str, ...] | None, changed: tuple[str, ...]

@@ -270,6 +270,37 @@ def test_a_class_is_executed_by_its_methods_and_not_by_being_imported(again: tup
     assert refused().startswith("01_tiny: its small run does not execute toy.Scale, which changed")
 
 
+CLASS = """
+
+class Scale:
+    size = 2.0
+
+    def of(self, x):
+        return self.size * x
+
+    def spare(self, x):
+        return x
+"""
+SHOW = "    def __repr__(self):\n        return 'a scale'\n\n    def _repr_html_(self):\n        return ''\n"
+
+
+@pytest.mark.slow
+def test_a_class_is_confirmed_method_by_method(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = f"{TOY}{CLASS}".replace("return FACTOR * x", "return Scale().of(x)")
+    clone.toy.write_text(source)
+    first = clone.commit()
+    clone.pretend_run(code_revision=first)
+    for old, new in (("return self.size * x", "return x * self.size"), ("size = 2.0", "size = 4.0 / 2")):
+        source = source.replace(old, new)
+        change(clone, source)
+        assert confirm("01_tiny", "laptop") is not None
+    source = source.replace("    def spare", f"{SHOW}\n    def spare")
+    change(clone, source)
+    assert confirm("01_tiny", "laptop") is not None
+    change(clone, source.replace("        return x\n", "        return -x\n"))
+    assert refused().startswith("01_tiny: its small run does not execute toy.Scale.spare, which changed")
+
+
 @pytest.mark.slow
 def test_a_small_run_is_kept_and_used_again(
     again: tuple[Clone, str], monkeypatch: pytest.MonkeyPatch

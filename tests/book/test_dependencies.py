@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.book.definitions import Package
-from palimpsest.book.dependencies import TABLES, Dependencies, Vocabulary, notebook_code
+from palimpsest.book.dependencies import TABLES, Dependencies, Vocabulary
+from palimpsest.book.page_code import notebook_code
 from palimpsest.book.staleness import NOTEBOOK
 from palimpsest.errors import NotebookError
 from tests.book.pages import Checkout, write_page

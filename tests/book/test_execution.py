@@ -60,7 +60,9 @@ def test_a_trace_names_definitions_by_module(tmp_path: Path) -> None:
         "__init__.py:__getattr__",
         "book/tracing.py:Trace.call",
     ]
-    (tmp_path / "trace.json").write_text(json.dumps({"functions": places, "files": ["a"], "asked": ["b"]}))
+    (tmp_path / "trace.json").write_text(
+        json.dumps({"compute": {"functions": places, "files": ["a"], "asked": ["b"]}})
+    )
     found = Traced.read(tmp_path / "trace.json")
     assert found.functions == {"toy.doubled", "editors.memit.Memit", "editors.edit", "deep.inner.f"}
     assert (found.files, found.asked) == (("a",), {"b"})
@@ -209,14 +211,14 @@ def test_environment_variables_are_put_back(monkeypatch: pytest.MonkeyPatch) -> 
     assert "PALIMPSEST_TWO" not in os.environ
 
 
-def test_a_kernel_gets_a_folder_of_its_own_that_loads_the_trace(tmp_path: Path) -> None:
-    with surroundings(tmp_path, gpu="1") as values:
+def test_a_kernel_gets_a_folder_of_its_own_that_loads_the_trace(clone: Clone, tmp_path: Path) -> None:
+    with surroundings(clone.notebook, tmp_path, gpu="1") as values:
         folder = Path(values["IPYTHONDIR"])
         assert "palimpsest.book.tracing" in next(folder.rglob("ipython_kernel_config.py")).read_text()
         assert values["CUDA_VISIBLE_DEVICES"] == "1"
         assert values[records.STAGING] == str(tmp_path)
     assert not folder.exists()
-    with surroundings(tmp_path) as values:
+    with surroundings(clone.notebook, tmp_path) as values:
         assert "CUDA_VISIBLE_DEVICES" not in values
 
 

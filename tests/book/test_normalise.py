@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
@@ -75,42 +76,60 @@ def test_transparency_becomes_white() -> None:
     assert (pixels_of(compact_png(png(clear))) == 255).all()
 
 
+def ran(name: str, source: str, tags: str = "", text: str = "") -> NotebookNode:
+    """A cell that was executed."""
+    cell = new_code_cell(source, id=name, metadata={"tags": tags.split()}, execution_count=7)
+    cell.outputs = [new_output("stream", text=text)] if text else []
+    return cell
+
+
 def test_outputs_go_to_the_present_cells_of_a_result_that_stands() -> None:
     executed = new_notebook(
         cells=[
-            new_code_cell("seed = 1", id="a", metadata={"tags": ["parameters"]}, execution_count=1),
-            new_code_cell("seed = 2", id="injected-parameters", execution_count=2),
-            new_code_cell("x=1", id="b", execution_count=3),
+            ran("a", "seed = 1", "parameters"),
+            ran("injected-parameters", "seed = 2"),
+            ran("b", "x=1", text="of b"),
+            ran("gone", "y = 1", text="of gone"),
         ]
     )
     source = new_notebook(
         cells=[
             new_markdown_cell("New words.", id="words"),
             new_code_cell("seed = 1", id="a", metadata={"tags": ["parameters"]}),
-            new_code_cell("x = 1", id="named"),
+            new_code_cell("x = 1", id="b"),
+            new_code_cell("z = 1", id="new"),
         ]
     )
     renewed = with_current_sources(executed, source, stands=True)
     assert renewed is not None
-    assert [cell.id for cell in renewed.cells] == ["words", "a", "injected-parameters", "named"]
-    assert [cell.get("execution_count") for cell in renewed.cells] == [None, 1, 2, 3]
-    assert renewed.cells[-1].source == "x = 1"
+    assert [cell.id for cell in renewed.cells] == ["words", "a", "injected-parameters", "b", "new"]
+    assert [cell.get("execution_count") for cell in renewed.cells] == [None, 7, 7, 7, None]
+    assert (renewed.cells[3].source, renewed.cells[3].outputs[0].text) == ("x = 1", "of b")
+    assert renewed.cells[4].outputs == []
     assert with_current_sources(executed, source, stands=False) is None
 
 
-def test_prose_is_replaced_around_the_same_code_of_a_result_that_does_not_stand() -> None:
-    executed = new_notebook(cells=[new_code_cell("x = 1", id="a", execution_count=1)])
-    same = new_notebook(cells=[new_markdown_cell("New words.", id="w"), new_code_cell("x = 1", id="a")])
-    renewed = with_current_sources(executed, same, stands=False)
+def test_prose_and_what_is_shown_are_replaced_around_the_same_code_that_computes() -> None:
+    executed = new_notebook(cells=[ran("a", "x = 1"), ran("b", "print(x)", "show", "old")])
+    source = new_notebook(
+        cells=[
+            new_markdown_cell("New words.", id="w"),
+            new_code_cell("x = 1", id="a"),
+            new_code_cell("print(2 * x)", id="b", metadata={"tags": ["show"]}),
+        ]
+    )
+    shown = {"b": ran("b", "print(2 * x)", "show", "new")}
+    renewed = with_current_sources(executed, source, stands=False, shown=shown)
     assert renewed is not None
-    assert [cell.id for cell in renewed.cells] == ["w", "a"]
+    assert [cell.id for cell in renewed.cells] == ["w", "a", "b"]
+    assert (renewed.cells[2].source, renewed.cells[2].outputs[0].text) == ("print(2 * x)", "new")
+    assert renewed.cells[2].execution_count is None
 
 
-@pytest.mark.parametrize("stands", [True, False])
-def test_a_copy_with_other_cells_is_not_renewed(stands: bool) -> None:
-    executed = new_notebook(cells=[new_code_cell("x = 1", id="a", execution_count=1)])
+def test_a_copy_with_other_code_that_computes_is_not_renewed() -> None:
+    executed = new_notebook(cells=[ran("a", "x = 1")])
     other = new_notebook(cells=[new_code_cell("x = 1", id="a"), new_code_cell("x", id="b")])
-    assert with_current_sources(executed, other, stands=stands) is None
+    assert with_current_sources(executed, other, stands=False) is None
 
 
 def test_advice_about_widgets_is_no_part_of_a_result() -> None:
@@ -127,3 +146,12 @@ def test_nested_bars_leave_nothing() -> None:
         without_bars("   \n\n   \x1b[A\n\rscoring:  50%|█████     | 1/2 [00:01<00:01,  1.0s/batch]\x1b[A")
         == ""
     )
+
+
+def test_widgets_of_a_kernel_that_is_gone_are_left_out() -> None:
+    cell = new_code_cell("1")
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "Loading: 0%"}
+    cell.outputs = [new_output("display_data", view), new_output("display_data", {"text/plain": "kept"})]
+    made = normalise(new_notebook(cells=[cell], metadata={"widgets": {"state": {}}}))
+    assert [output.data for output in made.cells[0].outputs] == [{"text/plain": "kept"}]
+    assert "widgets" not in made.metadata

@@ -2,16 +2,19 @@
 
 import json
 import os
+import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from palimpsest.book.tracing import EXTENSION, TRACE, Trace, load_ipython_extension
+from palimpsest.book.tracing import ASKED, EXTENSION, TRACE, Trace, load_ipython_extension
+from palimpsest.editors import editor_for
+from palimpsest.editors.named_sequences import configuration, tuned
+from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import NotebookError
 from tests.book.pages import write_files
 
@@ -48,7 +51,7 @@ def trace(tmp_path: Path) -> Trace:
 )
 def test_data_files_that_are_read_are_noted(trace: Trace, tmp_path: Path, name: str, noted: bool) -> None:
     trace.audit("open", (str(tmp_path / name), "r", RDONLY))
-    assert trace.files == ({name} if noted else set())
+    assert trace.now.files == ({name} if noted else set())
 
 
 @pytest.mark.parametrize(
@@ -78,14 +81,14 @@ def test_a_file_that_no_hash_covers_cannot_be_read(trace: Trace, tmp_path: Path,
 def test_what_is_written_is_not_noted(trace: Trace, tmp_path: Path, mode: str | None, flags: int) -> None:
     for name in ("data/facts/a.csv", "book/intro.md"):
         trace.audit("open", (str(tmp_path / name), mode, flags))
-    assert trace.files == set()
+    assert trace.now.files == set()
 
 
 def test_what_is_opened_by_the_system_call_is_noted(trace: Trace, tmp_path: Path) -> None:
     trace.audit("open", (os.fsencode(tmp_path / "data/facts/a.csv"), None, RDONLY))
     trace.audit("open", (tmp_path / "data/b", None, RDONLY | os.O_CLOEXEC))
     trace.audit("open", (7, "r", RDONLY))
-    assert trace.files == {"data/facts/a.csv", "data/b"}
+    assert trace.now.files == {"data/facts/a.csv", "data/b"}
 
 
 def test_a_path_is_followed_to_the_file_it_means(
@@ -94,7 +97,7 @@ def test_a_path_is_followed_to_the_file_it_means(
     (tmp_path / "link").symlink_to(tmp_path / "data" / "facts")
     monkeypatch.chdir(tmp_path / "book")
     trace.audit("open", ("../link/a.csv", "r", RDONLY))
-    assert trace.files == {"data/facts/a.csv"}
+    assert trace.now.files == {"data/facts/a.csv"}
 
 
 @pytest.mark.parametrize("event", ["os.listdir", "os.scandir"])
@@ -102,12 +105,12 @@ def test_folders_of_data_that_are_listed_are_noted(trace: Trace, tmp_path: Path,
     for folder in ("data/facts", "data", "config/models", "results/long", "book", "."):
         trace.audit(event, (str(tmp_path / folder),))
     trace.audit(event, (None,))
-    assert trace.files == {"data/facts/", "data/"}
+    assert trace.now.files == {"data/facts/", "data/"}
 
 
 def test_other_events_are_let_pass(trace: Trace) -> None:
     trace.audit("import", ("json", None, None, None, None))
-    assert trace.files == set()
+    assert trace.now.files == set()
 
 
 def test_a_hook_in_this_process_notes_what_python_opens_and_lists(trace: Trace, tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_a_hook_in_this_process_notes_what_python_opens_and_lists(trace: Trace, 
             (tmp_path / "book/intro.md").open()
     finally:
         on[0] = False
-    assert trace.files == {"data/facts/a.csv", "data/facts/"}
+    assert trace.now.files == {"data/facts/a.csv", "data/facts/"}
 
 
 # Calls
@@ -135,10 +138,7 @@ def inner(y):
         return y
     return deeper()
 
-def editor_settings(model, editor):
-    return editor
-
-def never():
+def never(x=plain(1)):
     pass
 
 class Thing:
@@ -150,73 +150,98 @@ class Thing:
 class Unused:
     def method(self):
         pass
+
+if True:
+    def late():
+        return 1
+"""
+RUN = """\
+import sys, threading
+from pathlib import Path
+from palimpsest.book.tracing import Calls
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+calls = Calls(folder / "package")
+from package.wing import room
+calls.switch("compute")
+{computed}
+calls.switch("show")
+{shown}
+calls.stop()
+for kind in ("compute", "show"):
+    print(" ".join(sorted(name.partition(":")[2] for name in calls.functions(kind))))
 """
 
 
-@contextmanager
-def following(trace: Trace) -> Iterator[None]:
-    before = sys.gettrace(), threading.gettrace()
-    sys.settrace(trace.call)
-    threading.settrace(trace.call)
-    try:
-        yield
-    finally:
-        sys.settrace(before[0])
-        threading.settrace(before[1])
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """Functions that ran in cells that compute and in cells that show.
+
+    In a process of its own, because the tests themselves may be followed.
+    """
+    folder = tmp_path_factory.mktemp("followed")
+    write_files(
+        folder,
+        {"package/__init__.py": "", "package/wing/__init__.py": "", "package/wing/room.py": CODE},
+    )
+    thread = "thread = threading.Thread(target=room.late)\nthread.start()\nthread.join()"
+    code = RUN.format(computed=f"room.Thing().method()\n{thread}", shown="room.inner(1)")
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    compute, show = done.stdout.split("\n")[:2]
+    return set(compute.split()), set(show.split())
 
 
-@pytest.fixture
-def code(tmp_path: Path) -> dict[str, Any]:
-    """What a module of the checkout's package binds."""
-    place = tmp_path / "src" / "palimpsest" / "wing" / "room.py"
-    names: dict[str, Any] = {"__name__": "room"}
-    exec(compile(CODE, str(place), "exec"), names)
-    return names
+def test_functions_that_ran_are_noted_by_the_kind_of_cell(called: tuple[set[str], set[str]]) -> None:
+    compute, show = called
+    assert compute == {"plain", "inner", "late", "Thing.method"}  # the first two for a default
+    assert show == {"inner"}  # noted again, though it had run before
 
 
-def called(trace: Trace, what: Callable[[], object]) -> set[str]:
-    with following(trace):
-        what()
-    return {name.removeprefix("wing/room.py:") for name in trace.functions}
+@pytest.mark.parametrize(
+    ("ask", "keys"),
+    [
+        (lambda: editor_settings("smollm2-135m", "memit"), {"memit"}),
+        (lambda: configuration("memit_naive", "smollm2-135m"), {"memit_naive", "memit"}),
+        (lambda: tuned("rome", "smollm2-135m"), {"rome"}),
+        (lambda: editor_for("ft", "smollm2-135m"), {"ft"}),
+    ],
+)
+def test_each_key_that_is_asked_for_is_noted(trace: Trace, ask: Callable[[], object], keys: set[str]) -> None:
+    on = [True]
+    sys.addaudithook(lambda event, args: trace.audit(event, args) if on[0] and event == ASKED else None)
+    ask()
+    on[0] = False
+    assert trace.now.asked == keys
 
 
-def test_functions_of_the_package_that_ran_are_noted(trace: Trace, code: dict[str, Any]) -> None:
-    found = called(trace, lambda: (code["plain"](2), json.dumps([1])))
-    assert found - {"plain.<locals>.<listcomp>"} == {"plain", "inner", "inner.<locals>.deeper"}
-
-
-def test_a_class_counts_by_its_methods_that_ran(trace: Trace, code: dict[str, Any]) -> None:
-    assert "Thing.method" in called(trace, lambda: code["Thing"]().method())
-
-
-def test_what_runs_when_a_module_is_imported_is_not_noted(trace: Trace, tmp_path: Path) -> None:
-    place = tmp_path / "src" / "palimpsest" / "wing" / "room.py"
-    assert called(trace, lambda: exec(compile(CODE, str(place), "exec"), {"__name__": "room"})) == set()
-
-
-def test_functions_that_ran_in_threads_are_noted(trace: Trace, code: dict[str, Any]) -> None:
-    def run() -> None:
-        thread = threading.Thread(target=code["inner"], args=(1,))
-        thread.start()
-        thread.join()
-
-    assert "inner" in called(trace, run)
-
-
-def test_each_key_that_is_asked_for_is_noted(trace: Trace, code: dict[str, Any]) -> None:
-    asked = code["editor_settings"]
-    called(trace, lambda: [asked("model", key) for key in ("memit", "rome", "memit", 3)])
-    assert trace.asked == {"memit", "rome"}
+def test_what_a_cell_does_counts_for_its_kind(trace: Trace, tmp_path: Path) -> None:
+    shown = Trace(tmp_path, tmp_path / "build" / "trace.json", ["draw()"])
+    for source, file in (("work()", "data/a"), ("draw()", "data/b"), ("work()", "data/c")):
+        shown.begin(SimpleNamespace(raw_cell=source))
+        shown.audit("open", (str(tmp_path / file), "r", RDONLY))
+    assert {kind: part.files for kind, part in shown.parts.items()} == {
+        "compute": {"data/a", "data/c"},
+        "show": {"data/b"},
+    }
 
 
 def test_the_trace_is_written_whole(trace: Trace, tmp_path: Path) -> None:
-    trace.files |= {"b", "a"}
+    trace.now.files |= {"b", "a"}
     file = tmp_path / "build" / "staging" / "trace.json"
     file.parent.mkdir(parents=True)
     trace.write()
     trace.write("anything that IPython hands over")
-    assert json.loads(file.read_text()) == {"files": ["a", "b"], "functions": [], "asked": []}
+    empty = {"files": [], "functions": [], "asked": []}
+    assert json.loads(file.read_text()) == {"compute": {**empty, "files": ["a", "b"]}, "show": empty}
     assert [path.name for path in file.parent.iterdir()] == ["trace.json"]
+
+
+def test_records_that_are_shown_again_may_be_read(tmp_path: Path, trace: Trace) -> None:
+    place = tmp_path / "results" / "laptop"
+    shown = Trace(tmp_path, tmp_path / "build" / "trace.json", (), str(place))
+    shown.audit("open", (str(place / "01_tiny.json"), "r", RDONLY))
+    assert shown.now.files == set()
 
 
 def test_the_extension_begins_a_trace_after_each_cell(
@@ -240,5 +265,9 @@ def test_the_extension_begins_a_trace_after_each_cell(
     monkeypatch.delenv("PALIMPSEST_TRACE_CALLS", raising=False)
     monkeypatch.setattr(sys, "addaudithook", hooks.append)
     load_ipython_extension(Shell())
-    assert [hook[0] if isinstance(hook, tuple) else "audit" for hook in hooks] == ["audit", "post_run_cell"]
+    assert [hook[0] if isinstance(hook, tuple) else "audit" for hook in hooks] == [
+        "audit",
+        "pre_run_cell",
+        "post_run_cell",
+    ]
     assert load_ipython_extension.__module__ == EXTENSION

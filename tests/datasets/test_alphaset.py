@@ -208,6 +208,7 @@ def test_third_objects_are_of_the_relation_and_do_not_depend_on_the_other_facts(
 # --- wordings set aside -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_set
 @pytest.mark.parametrize("style", [counterfact_style, zsre_style])
 def test_no_validation_wording_is_ever_scored(name: str, style: Callable[..., list[EvalCase]]) -> None:

@@ -435,6 +435,7 @@ def test_cases_that_do_not_fit_a_schema_are_refused(facts: FactSet, cases: list[
 # --- the original files -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_original_counterfact_loads_whole() -> None:
     loaded = load_counterfact(original("counterfact_10k.jsonl"))
     assert len(loaded.cases) == 10_000

@@ -193,6 +193,7 @@ def test_no_residual_no_edit(name: str, kind: str, monkeypatch: pytest.MonkeyPat
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MAKE if name not in WITHOUT_VALUES])
 @every_kind
 def test_padding_side_changes_no_edit(

@@ -90,6 +90,7 @@ def test_no_two_rows_are_the_same_unless_said_so() -> None:
     assert {frozenset(names) for names in alike.values() if len(names) > 1} == THE_SAME
 
 
+@pytest.mark.slow
 @every_row
 def test_every_row_runs(name: str, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches on a tiny model, in other layers and with another line through its spectrum."""

@@ -162,6 +162,7 @@ def test_one_layer_is_algorithm_1_as_written(
     assert ((ours[-1][0] - plain[-1][1]).norm() < 1e-8 * (plain[-1][1] - weight).norm()) == exact
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @every_anchor
 @pytest.mark.parametrize("retain", ["all", "latest"])

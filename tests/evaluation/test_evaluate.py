@@ -295,6 +295,7 @@ def test_records_become_a_tidy_table() -> None:
         records_frame(records, case="x")
 
 
+@pytest.mark.slow
 def test_scorer_keeps_both_moments_of_a_sequence() -> None:
     first, later = tiny_model("gpt2", seed=1), tiny_model("gpt2", seed=2)
     asked = cases(first)

@@ -43,6 +43,7 @@ def sample(seed: int = 0, top_k: int = 2) -> tuple[str, ...]:
     return sample_contexts(reader(), 4, 8, seed, top_k, starts=("The", "Where", "Anna", "Marie"))
 
 
+@pytest.mark.slow
 def test_the_empty_prefix_is_first_and_the_others_end_in_a_full_stop() -> None:
     found = sample()
     assert found[0] == ""

@@ -145,6 +145,7 @@ class ProtectedTwin(Twin):
         return super().nll() + self.settings.beta * projected(vector, protected)
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("direction", ["delta", "value"])
 def test_equal_to_the_twin(kind: str, direction: Any) -> None:

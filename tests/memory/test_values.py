@@ -149,7 +149,13 @@ WAYS = [("hidden", 16), ("value", 3), ("value", 16), ("hidden", 3)]
     ("kind", "reference", "chunk"),
     [
         pytest.param(
-            kind, *way, marks=() if kind == "llama" else pytest.mark.slow if at < 2 else pytest.mark.nightly
+            kind,
+            *way,
+            marks=()
+            if kind == "llama" and at == 0
+            else pytest.mark.slow
+            if kind == "llama" or at < 2
+            else pytest.mark.nightly,
         )
         for kind in FAMILIES
         for at, way in enumerate(WAYS)

@@ -53,6 +53,7 @@ def plain(model: EditableModel, prompt: str, uniform: Tensor, top_k: int, top_p:
     return str(model.tokenizer.decode(ids[len(start) :], skip_special_tokens=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bos", [False, True], ids=["", "bos"])
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize(("top_k", "top_p", "heat"), [(5, 1.0, 1.0), (400, 0.7, 1.3), (20, 0.9, 0.7)])

@@ -1,14 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from palimpsest.errors import DataError
+from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.results import records
 from palimpsest.results.intervals import Interval
-from palimpsest.results.records import Results, readable, side
+from palimpsest.results.prose import readable
+from palimpsest.results.records import Results, side
 
 
 @pytest.fixture
@@ -148,6 +150,8 @@ def test_facts_and_parameters_must_fit_json(results: Results) -> None:
         (2000, None, None, "count", "2,000"),
         (0.25, None, None, "ratio", "0.250"),
         (3.2e-16, None, None, "norm", "3.20e-16"),
+        (0.011, 0.00863, 0.014, "norm", "0.011 [0.009, 0.014]"),
+        (-2e-4, -3e-4, 1e-5, "nats", "-2.00e-04 [-3.00e-04, 1.00e-05]"),
         (0, None, None, "norm", "0.000"),
         (True, None, None, "score", "yes"),
         ("English", None, None, "score", "English"),
@@ -178,3 +182,63 @@ def test_a_value_lies_on_a_side_of_a_reference(low: float, high: float, referenc
 def test_a_value_without_an_interval_lies_on_no_side() -> None:
     with pytest.raises(DataError, match=r"the value 3 has no interval to compare with 0.0; record one"):
         side({"value": 3, "low": None, "high": None}, "more", "less", "neither")
+
+
+# Cells that show something
+
+
+def test_tables_and_sentences_come_from_what_is_recorded(results: Results) -> None:
+    results.value("gain", 2.5, 1.0, 4.0, unit="percent", over="cases", n=9)
+    results.table("rows", pd.DataFrame({"value": [1 / 3]}, index=[7]))
+    assert results.frame("rows")["value"].tolist() == [0.333333]
+    assert results.frame("rows").index.tolist() == [0]
+    assert (
+        results.say("It gains {gain} {how}, seed {seed}.", how="more")
+        == "It gains 2.5 [1.0, 4.0] more, seed 1."
+    )
+    with pytest.raises(UnknownNameError, match="unknown table of 01_one_edit 'row'; choose one of: rows"):
+        results.frame("row")
+    with pytest.raises(UnknownNameError, match="unknown value 'gian'; choose one of: gain, seed"):
+        results.say("{gian}")
+
+
+def test_a_value_wins_over_a_parameter_of_its_name(results: Results) -> None:
+    results.value("seed", 3, unit="count")
+    assert results.say("{seed}") == "3"
+
+
+def test_an_earlier_run_is_shown_as_it_was_recorded(
+    results: Results, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results.describe(seed=1)
+    results.value("gain", 1 / 3, unit="ratio")
+    results.table("rows", pd.DataFrame({"value": [1 / 3]}))
+    results.save()
+    monkeypatch.setenv(records.RECORDS, str(staging))
+    again = Results("01_one_edit", profile="smoke", parameters={"seed": 5})
+    assert again.as_dict() == results.as_dict()
+    pd.testing.assert_frame_equal(again.frame("rows"), results.frame("rows"))
+    assert again.say("{gain}") == "0.333"
+    with pytest.raises(UnknownNameError, match="unknown table of 01_one_edit 'gone'"):
+        again.frame("gone")
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        (lambda r: r.value("more", 1.0), "value 'more'"),
+        (lambda r: r.interval("more", Interval(2.0, 1.0, 4.0, 7), "ratio"), "value 'more'"),
+        (lambda r: r.table("more", pd.DataFrame()), "table 'more'"),
+        (lambda r: r.describe(seed=2), "seed"),
+        (lambda r: r.save(), "the record"),
+    ],
+)
+def test_nothing_is_recorded_while_an_earlier_run_is_shown(
+    record: Any, what: str, results: Results, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results.save().read_bytes()
+    monkeypatch.setenv(records.RECORDS, str(staging))
+    again = Results("01_one_edit", profile="smoke", parameters={})
+    with pytest.raises(DataError, match=f"{what} is recorded while 01_one_edit is only shown again"):
+        record(again)
+    assert (staging / "01_one_edit.json").read_bytes() == before

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from palimpsest.errors import DataError
-from palimpsest.results.tables import listed, markdown_table, scores
+from palimpsest.results.prose import listed
+from palimpsest.results.tables import frame_table, markdown_table, scores
 from palimpsest.styles import Style
 
 SCORES = pd.DataFrame(
@@ -70,3 +71,33 @@ def test_a_table_that_lacks_a_column_names_it():
 )
 def test_names_are_listed_as_a_sentence_does(names: tuple[str, ...], text: str) -> None:
     assert listed(names) == text
+
+
+# Frames
+
+
+FRAME = pd.DataFrame({"run": ["a", "b"], "norm": [1.25, None], "n": [3, 4]})
+
+
+def test_a_frame_is_shown_under_plain_names_with_its_caption() -> None:
+    shown = frame_table(
+        FRAME, {"run": ("run", ""), "norm": ("length", ".1f"), "n": ("facts", "d")}, "Lengths."
+    )
+    assert shown.splitlines() == [
+        "**Table.** Lengths.",
+        "",
+        "| run | length | facts |",
+        "|:---|---:|---:|",
+        "| a | 1.2 | 3 |",
+        "| b | – | 4 |",
+    ]
+    assert shown._repr_markdown_() == str(shown)
+
+
+def test_words_stand_on_the_left() -> None:
+    assert "|:---|:---|" in frame_table(FRAME, {"n": ("facts", "d"), "run": ("run", "")})
+
+
+def test_a_column_that_is_missing_is_named() -> None:
+    with pytest.raises(DataError, match="the frame lacks gone; it has run, norm, n"):
+        frame_table(FRAME, {"gone": ("gone", "")})

@@ -53,6 +53,7 @@ def model(base: Base) -> EditableModel:
     return base.model
 
 
+@pytest.mark.slow
 def test_measures_are_the_definitions(base: Base, model: EditableModel) -> None:
     """Dense cosines with text and known facts; with the own subject only where it is meant to conflict."""
     assert base.layer == 2

@@ -52,6 +52,7 @@ def test_one_of_200_forgotten_is_as_if_never_told(kind: str) -> None:
     assert differing(undone.model, never.model) <= entries / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_written_one_by_one_leave_no_bit_behind(
     kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +142,9 @@ def test_the_weights_are_those_of_the_ledgers() -> None:
         assert ledger.ids == tuple(sorted(done.facts))
         assert torch.equal(read_weight(done.model, layer), ledger.weight.float())
         assert torch.equal(anew(ledger).weight, ledger.weight)
-    assert repr(done) == "EditedModel(tiny-llama-0, 5 facts in layers 0, 1, 2)"
+    assert repr(done) == (
+        "EditedModel(model tiny-llama-0, facts 5, layers 0 to 2, undo forget([id]), with ids from .facts)"
+    )
 
 
 # The command line

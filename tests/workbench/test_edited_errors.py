@@ -180,6 +180,7 @@ def fewer_facts(out: Path, other: Path) -> None:
     ledger.save(out / "ledgers/layer-1.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [

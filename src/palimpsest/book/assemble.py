@@ -6,7 +6,7 @@ were run, and at its end a box with the provenance of the result.
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from palimpsest import paths
+from palimpsest.book.anatomy import arrange, reading_minutes, title_of
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
 from palimpsest.book.gallery import write_gallery
@@ -21,13 +22,19 @@ from palimpsest.book.headlines import write_headlines
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
+from palimpsest.book.render import is_drawn
 from palimpsest.book.standing import NOT_RUN, confirmation, stale
 from palimpsest.book.verdicts import write_verdicts
 from palimpsest.results import records
 from palimpsest.results.claims import judged, load_claims
+from palimpsest.results.prose import readable
 
-_TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
+NOT_DRAWN = (
+    "\n```{{admonition}} Drawn by older code\n:class: warning\n"
+    "The record stands, but the cells that show it have changed since: "
+    "`palimpsest render {name} --profile {profile}` draws the page again.\n```\n"
+)
 HIDDEN_PROFILES = ("smoke",)
 """Profiles not shown beside others, because their numbers are not meaningful."""
 
@@ -81,10 +88,12 @@ def write_page(name: str, setting: Profile, folder: Path, claims: str = "") -> P
     page = with_current_sources(executed, source, stands=reason is None) or executed
     record_file = results / f"{name}.json"
     record = records.read(record_file) if record_file.is_file() else {}
-    above = claims + banner(setting, reason, record)
-    add_after_title(page, above + other_profiles(name, setting.name, record))
+    above = banner(setting, reason, record, reading_minutes(page))
+    if reason is None and not is_drawn(name, setting):
+        above += NOT_DRAWN.format(name=name, profile=setting.name)
+    arrange(page, name, claims, above + other_profiles(name, setting.name, record))
     box = provenance_box(record, read_provenance(name, results), setting)
-    page.cells.append(_markdown(box, "provenance"))
+    page.cells.append(nbformat.v4.new_markdown_cell(box, id="provenance"))
     path = folder / f"{name}.ipynb"
     nbformat.write(page, path)
     return path
@@ -100,15 +109,6 @@ def claim_strips() -> dict[str, str]:
     }
 
 
-def title_of(notebook: NotebookNode) -> str:
-    """The first top-level heading of a notebook."""
-    for cell in notebook.cells:
-        found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
-        if found:
-            return found.group(1).strip()
-    return "Untitled"
-
-
 def stub(name: str, source: NotebookNode, setting: Profile) -> str:
     """Text of the page of a notebook that was not run; it keeps the labels to which other pages refer."""
     text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
@@ -122,8 +122,17 @@ def stub(name: str, source: NotebookNode, setting: Profile) -> str:
     )
 
 
-def banner(setting: Profile, reason: str | None, record: Mapping[str, Any] | None = None) -> str:
-    """Text at the top of a page: the profile of its numbers, and a warning if they are stale."""
+def banner(
+    setting: Profile, reason: str | None, record: Mapping[str, Any] | None = None, minutes: int = 0
+) -> str:
+    """Text at the top of a page: the profile of its numbers, and a warning if they are stale.
+
+    Args:
+        setting: the profile.
+        reason: why the result is stale; None if it stands.
+        record: of the result.
+        minutes: that the page takes to read; left out if 0.
+    """
     model = (record or {}).get("facts", {}).get("model", {}).get("name", setting.model)
     bare = model.startswith("none")  # "none, random problems": a page about formulas
     title = f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}"
@@ -131,7 +140,9 @@ def banner(setting: Profile, reason: str | None, record: Mapping[str, Any] | Non
     text = (
         f"```{{admonition}} {title}\n:class: note\n"
         f"The numbers on this page come from {origin}. "
-        "Parameters, data and revision are in the box at the end.\n```\n"
+        "Parameters, data and revision are in the box at the end."
+        + (f" To read: {minutes} min." if minutes else "")
+        + "\n```\n"
     )
     if reason is None:
         return text
@@ -153,7 +164,7 @@ def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
     rows = list(dict.fromkeys(value for values in columns.values() for value in values))
     lines = ["| value | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        cells = [records.readable(values[row]) if row in values else "–" for values in columns.values()]
+        cells = [readable(values[row]) if row in values else "–" for values in columns.values()]
         lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(map(_cell, cells)) + " |")
     others = ", ".join(list(columns)[1:])
     return (
@@ -204,23 +215,3 @@ def _cell(value: Any) -> str:
     """Text for a table cell, with line breaks replaced and Markdown's special characters escaped."""
     text = str(value).replace("\n", " ")
     return re.sub(r"([\\|*_`$<>{}\[\]])", r"\\\1", text)
-
-
-def add_after_title(notebook: NotebookNode, text: str) -> None:
-    """Insert Markdown text after the title of a notebook, or at its start if it has none."""
-    for place, cell in enumerate(notebook.cells):
-        found = _TITLE.search(cell.source) if cell.cell_type == "markdown" else None
-        if found:
-            before, after = cell.source[: found.end()], cell.source[found.end() :]
-            parts = [(before, cell.id), (text, "banner"), (after.strip(), "after-title")]
-            notebook.cells[place : place + 1] = _cells(parts)
-            return
-    notebook.cells.insert(0, _markdown(text, "banner"))
-
-
-def _cells(parts: Iterable[tuple[str, str]]) -> list[NotebookNode]:
-    return [_markdown(text, name) for text, name in parts if text]
-
-
-def _markdown(text: str, name: str) -> NotebookNode:
-    return nbformat.v4.new_markdown_cell(text, id=name)

@@ -1,32 +1,16 @@
-"""Badges of verdicts as HTML: a coloured label in words, the strip at a page's head, the map of claims.
-
-Colours are those of ``book/static/palimpsest.css``, one class for each label; the label itself is always
-written out, so that no meaning rests on a colour.
-"""
+"""The verdicts of a page as a strip at its head, and the map of all claims, as HTML."""
 
 import html
 from collections.abc import Mapping, Sequence
 
 from palimpsest.results.claims import Claim, Claims, Verdict, headline
+from palimpsest.results.labels import badge, colours
 from palimpsest.results.rules import LABELS
 
 VERDICTS = "_generated/verdicts.html"
 """Address of the verdicts page inside ``book/``."""
 SIDE, GAP, NAME_WIDTH, A_ROW = 34, 4, 208, 12
 """Of the map, in units of its view box: side of a square, gap, width of the names, squares in a row."""
-
-
-def css_class(label: str) -> str:
-    """CSS classes of a label's badge."""
-    return f"verdict verdict-{label.replace(' ', '-').replace(chr(39), '')}"
-
-
-def badge(label: str, text: str = "", link: str = "") -> str:
-    """A badge, with another text or a link if these are given."""
-    inside = html.escape(text or label)
-    if link:
-        return f'<a class="{css_class(label)}" href="{html.escape(link)}">{inside}</a>'
-    return f'<span class="{css_class(label)}">{inside}</span>'
 
 
 def anchor(claim: str) -> str:
@@ -89,11 +73,12 @@ def claims_map(claims: Claims, found: Mapping[str, Sequence[Verdict]]) -> str:
 
 
 def _square(claim: Claim, label: str, x: int, y: int) -> str:
+    look = f'class="verdict" style="{colours(label)}"'
     said = html.escape(f"{claim.id}: {label}. {' '.join(claim.statement.split())}")
     return (
         f'<a href="{VERDICTS}#{anchor(claim.id)}"><title>{said}</title>'
-        f'<rect class="{css_class(label)}" x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" rx="4"/>'
-        f'<text class="{css_class(label)}" x="{x + SIDE / 2:g}" y="{y + SIDE * 0.62:g}">{claim.id}</text></a>'
+        f'<rect {look} x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" rx="4"/>'
+        f'<text {look} x="{x + SIDE / 2:g}" y="{y + SIDE * 0.62:g}">{claim.id}</text></a>'
     )
 
 

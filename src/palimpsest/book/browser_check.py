@@ -1,9 +1,10 @@
 """Check of the built book: every page is opened from disk in a headless browser, and faults are reported.
 
 Faults are remote requests, console errors, broken links and anchors, formulas, MyST roles and Python objects
-left as raw text, images that do not load or have no description, pages wider than the window, pages of
-results without the verdicts of their claims, a search without results and a filter without effect. Pages are
-opened at the width of a screen and of a phone, and screenshots in light and dark mode are kept.
+left as raw text, images that do not load or have no description, pages and cells wider than the window, pale
+texts, pages of results without an answer or the verdicts of their claims, or with more code than text, a
+search without results and a filter without effect. Pages are opened at the width of a screen and of a phone,
+and screenshots in light and dark mode are kept.
 """
 
 import re
@@ -39,35 +40,13 @@ SCHEMES = ("light", "dark")
 WIDTHS = (1400, 390)
 """Of the window in pixels: a screen, and a phone."""
 SEARCH_WORD = "edit"
+MOST_CODE = 0.35
+"""Largest share of code among the visible words of a page of results."""
+CONTRAST = 4.5
+"""Least contrast of a text with what it stands on (WCAG 2, level AA)."""
 
-# JavaScript: text of the page outside code and outside formulas set by MathJax.
-_TEXT = """() => {
-  const skip = 'pre, code, script, style, noscript, textarea, svg, mjx-container, template';
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) {
-    if (!walker.currentNode.parentElement.closest(skip)) found.push(walker.currentNode.data);
-  }
-  return found.join('\\n');
-}"""
-_FACTS = """() => ({
-  links: [...document.querySelectorAll('a[href]')].map(
-    a => new URL(a.getAttribute('href'), document.baseURI).href),
-  ids: [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name),
-  broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
-  undescribed: [...document.querySelectorAll('figure img')].filter(
-    i => !i.alt || i.alt.includes('_images/')).map(i => i.src),
-  wider: document.documentElement.scrollWidth - window.innerWidth,
-  strips: document.querySelectorAll('.verdict-strip').length,
-  math: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent),
-  theme: document.documentElement.dataset.theme,
-})"""
-_SETTLED = """async () => {
-  if (window.MathJax && MathJax.startup && MathJax.startup.promise) await MathJax.startup.promise;
-  await Promise.allSettled([...document.images].map(i => { i.loading = 'eager'; return i.decode(); }));
-}"""
-
-_CLAIMS = "[...document.querySelectorAll('table.claims tbody tr')].filter(row => !row.hidden).length"
+QUESTIONS = Path(__file__).with_suffix(".js")
+"""What is asked of a page, in JavaScript."""
 
 _REDIRECT = re.compile(r'http-equiv="refresh"[^>]*url=([^">]+)', re.IGNORECASE)
 RAW = {
@@ -118,7 +97,7 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
                 _visit(tab, path, f"{name} ({scheme})", scheme, report)
                 tab.screenshot(path=screenshots / scheme / f"{picture}.png", full_page=True)
                 tab.set_viewport_size({"width": WIDTHS[1], "height": 844})
-                wider = tab.evaluate(_FACTS)["wider"]
+                wider = tab.evaluate("palimpsestCheck.wider()")
                 report.faults += too_wide(wider, f"{name} ({scheme}, {WIDTHS[1]} px)")
                 tab.screenshot(path=screenshots / scheme / f"{picture}__phone.png")
             _search(tab, html, scheme, report)
@@ -144,7 +123,9 @@ def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
     """A browser tab that adds remote requests and errors to the report."""
     with sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=browser, args=list(FLAGS))
-        tab = running.new_context(color_scheme=scheme).new_page()
+        context = running.new_context(color_scheme=scheme)
+        context.add_init_script(path=QUESTIONS)
+        tab = context.new_page()
 
         def note(wrong: bool, kind: str, text: str) -> None:
             if wrong:
@@ -164,8 +145,8 @@ def is_local(url: str) -> bool:
 
 def _visit(tab: Page, path: Path, where: str, scheme: str, report: Report) -> None:
     tab.goto(path.as_uri())
-    tab.evaluate(_SETTLED)
-    facts = tab.evaluate(_FACTS)
+    tab.evaluate("palimpsestCheck.settled()")
+    facts = tab.evaluate("palimpsestCheck.facts()")
     report.anchors[path.as_uri()] = set(facts["ids"])
     report.links.setdefault(path.as_uri(), set()).update(facts["links"])
     report.faults += [f"{where}: picture does not load: {source}" for source in facts["broken"]]
@@ -173,8 +154,16 @@ def _visit(tab: Page, path: Path, where: str, scheme: str, report: Report) -> No
     report.faults += too_wide(facts["wider"], where)
     if path.parent.name == "_pages" and not facts["strips"]:
         report.faults.append(f"{where}: a page of results without the verdicts of its claims")
+    if path.parent.name == "_pages" and not facts["answers"]:
+        report.faults.append(f"{where}: a page of results without its answer")
+    share = tab.evaluate("palimpsestCheck.codeShare()") if path.parent.name == "_pages" else 0
+    if share > MOST_CODE:
+        report.faults.append(f"{where}: {share:.0%} of the visible words are code, more than {MOST_CODE:.0%}")
+    report.faults += [
+        f"{where}: too pale: {text}" for text in tab.evaluate(f"palimpsestCheck.pale({CONTRAST})")
+    ]
     report.faults += [f"{where}: MathJax cannot read: {text}" for text in facts["math"]]
-    report.faults += [f"{where}: {fault}" for fault in raw_markup(tab.evaluate(_TEXT))]
+    report.faults += [f"{where}: {fault}" for fault in raw_markup(tab.evaluate("palimpsestCheck.text()"))]
     if facts["theme"] != scheme:
         report.faults.append(f"{where}: the page's theme is {facts['theme']!r}")
 
@@ -203,11 +192,11 @@ def _filter(tab: Page, html: Path, scheme: str, report: Report) -> None:
     if not page.is_file():
         return
     tab.goto(page.as_uri())
-    every = tab.evaluate(_CLAIMS)
+    every = tab.evaluate("palimpsestCheck.claims()")
     button = tab.query_selector(".claims-filter button")
     if button is not None:
         button.click()
-    if button is None or not 0 < tab.evaluate(_CLAIMS) < every:
+    if button is None or not 0 < tab.evaluate("palimpsestCheck.claims()") < every:
         report.faults.append(f"verdicts.html ({scheme}): the filter of the claims does not work")
 
 

@@ -12,11 +12,15 @@ from typing import Any
 
 from palimpsest.book.canonical import Form, Use
 from palimpsest.book.definitions import Definition
-from palimpsest.book.dependencies import Dependencies, Vocabulary, notebook_code
+from palimpsest.book.dependencies import Dependencies, Vocabulary
+from palimpsest.book.page_code import notebook_code
 from palimpsest.book.staleness import reach, texts_of
 
 METHODS = "EDITORS"
 """The table of methods."""
+
+HEAD = " but for its methods"
+"""Behind the name of a class whose bases, fields, decorators or set of methods changed."""
 
 _CLASS = re.compile(r"\(ClassDef \w+")
 
@@ -80,13 +84,20 @@ class Side:
         known = names.get(target, str(target)) if names is not None and isinstance(target, Definition) else ""
         return f"<{known}>"
 
+    def members(self, definition: Definition, names: Mapping[Definition, str]) -> dict[str, str]:
+        """Functions of a class, and under the empty name what is left of it, as texts; empty for no class."""
+        return {name: self._text(form, names) for name, form in self.graph.members(definition).items()}
+
 
 def _key(row: str) -> str:
     return row.rpartition(".")[0]
 
 
 def changed_code(old: Side, new: Side) -> tuple[str, ...]:
-    """Definitions of the new side whose code is not that of one of the old side, with their module."""
+    """Definitions of the new side whose code is not that of one of the old side, with their module.
+
+    Of a class the methods that changed are named, and the class ``but for its methods`` where the rest did.
+    """
     namesakes = (d for definition in new.reached for d in old.graph.named(definition.name))
     before = {definition: old.text(definition, None) for definition in (*old.reached, *namesakes)}
     matched: dict[Definition, Definition] = {}
@@ -99,8 +110,20 @@ def changed_code(old: Side, new: Side) -> tuple[str, ...]:
         if candidates:
             matched[definition] = candidates[0]
     olds, news = {d: str(d) for d in old.reached}, {d: str(matched.get(d, d)) for d in new.reached}
-    return tuple(
-        str(definition)
-        for definition in new.reached
-        if definition not in matched or new.text(definition, news) != old.text(matched[definition], olds)
-    )
+    found: list[str] = []
+    for definition in new.reached:
+        if definition not in matched:
+            found.append(str(definition))
+        elif new.text(definition, news) != old.text(matched[definition], olds):
+            found += _parts(definition, old.members(matched[definition], olds), new.members(definition, news))
+    return tuple(found)
+
+
+def _parts(definition: Definition, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What changed of a definition: methods of a class by name, or the whole."""
+    methods = [name for name in after if before.get(name) != after[name]]
+    if not before or not after:
+        return [str(definition)]
+    if "" in methods or before.keys() - after.keys():
+        methods = [HEAD, *(name for name in methods if name)]
+    return [f"{definition}.{name}" if name != HEAD else f"{definition}{HEAD}" for name in methods]

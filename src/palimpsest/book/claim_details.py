@@ -3,10 +3,11 @@
 import html
 from collections.abc import Sequence
 
-from palimpsest.book.badges import anchor, badge, raw
-from palimpsest.results import records
+from palimpsest.book.badges import anchor, raw
 from palimpsest.results.claims import PUBLISHED, Claim, Verdict, headline
+from palimpsest.results.labels import badge
 from palimpsest.results.printed_audit import agreement, load_audit
+from palimpsest.results.prose import readable
 from palimpsest.results.rules import Entry
 from palimpsest.results.tables import table
 
@@ -78,7 +79,7 @@ def _values(claim: Claim, item: Verdict) -> str:
 def _shown(entry: Entry) -> str:
     """A value with its interval, and over how many cases or runs that is."""
     over = f" over {entry['n']} {entry.get('over') or 'problems'}" if entry.get("n") else ""
-    return f"{records.readable(entry)}{over}"
+    return f"{readable(entry)}{over}"
 
 
 def _checks(claim: Claim) -> str:

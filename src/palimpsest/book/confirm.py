@@ -7,6 +7,7 @@ qualifies: run the page.
 """
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from palimpsest import paths
-from palimpsest.book.changes import Side, changed_code
+from palimpsest.book.changes import HEAD, Side, changed_code
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, dependencies
 from palimpsest.book.execution import Traced
@@ -40,6 +41,9 @@ from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
+
+SHOWN = re.compile(r"__repr__|_repr_\w+_")
+"""Methods by which Jupyter and a prompt show an object; no record is made of them."""
 
 
 class Numerical(BaseModel):
@@ -234,7 +238,7 @@ def tolerance(changed: Iterable[str]) -> float:
         rows = TypeAdapter(list[Numerical]).validate_python(content or [])
     except (yaml.YAMLError, ValidationError) as error:
         raise ProfileError(f"{file.name}: rows need definitions, relative and reason: {error}") from error
-    names = set(changed)
+    names = {name for part in changed for name in (part, part.rpartition(".")[0])}
     return max([10.0**-DIGITS, *(row.relative for row in rows if names & set(row.definitions))])
 
 
@@ -242,9 +246,15 @@ def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced
     """Whether a small run executed every changed definition, so that it can speak for them."""
     graph = dependencies(paths.root() / "src" / "palimpsest")
     users = _users(graph, now)
-    missed = [
-        name for name in changed if name in now.definitions and not _executed(name, graph, users, traced)
-    ]
+    missed = []
+    for name in changed:
+        whole = name.removesuffix(HEAD)
+        holder, _, method = name.rpartition(".")
+        if whole in now.definitions:
+            ran = _executed(whole, graph, users, traced, head=whole != name)
+        else:
+            ran = holder not in now.definitions or name in traced.methods or bool(SHOWN.fullmatch(method))
+        missed += [] if ran else [name]
     if missed:
         raise NotebookError(
             f"{page}: its small run does not execute {', '.join(missed)}, which changed, and so proves "
@@ -270,11 +280,13 @@ def _executed(
     users: Mapping[str, set[str]],
     traced: Traced,
     seen: frozenset[str] = frozenset(),
+    *,
+    head: bool = False,
 ) -> bool:
     """Whether a definition ran.
 
     A constant, or a class without functions, ran if something that names it did; a class also if one below it
-    did.
+    did. So does what a class is but for its methods (``head``), with functions or without.
     """
     if name == NOTEBOOK or name in traced.functions:
         return True
@@ -282,7 +294,7 @@ def _executed(
     own = _node(graph, name)
     if isinstance(own, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
-    if isinstance(own, ast.ClassDef) and any(isinstance(n, ast.FunctionDef) for n in own.body):
+    if isinstance(own, ast.ClassDef) and not head and any(isinstance(n, ast.FunctionDef) for n in own.body):
         nodes = {user: node for user, node in nodes.items() if isinstance(node, ast.ClassDef)}
     elif not users[name]:
         return True  # nothing but the notebook names it

@@ -17,11 +17,8 @@ from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
-import nbformat
-
-from palimpsest.book.canonical import Canonical, Form, Use, function_scope, own_nodes, strings
-from palimpsest.book.definitions import Definition, Package, Target, WholeModule, imported
-from palimpsest.errors import NotebookError
+from palimpsest.book.canonical import Canonical, Form, Use, strings
+from palimpsest.book.definitions import Definition, Package, Target, WholeModule
 
 TABLES = ("EDITORS", "FAMILIES", "PINS")
 """Constants that are tables: dictionaries with a text as key of each row."""
@@ -29,9 +26,6 @@ TABLES = ("EDITORS", "FAMILIES", "PINS")
 ROUNDS = 4
 """How often references are replaced by hashes. Every hash counts for itself, so that more would add nothing
 but a distinction between definitions whose code differs only in what is further away than this."""
-
-PARAMETERS = "parameters"
-"""Tag of the cell that is not part of a notebook's code: parameters count by their values."""
 
 
 def short_hash(text: str) -> str:
@@ -125,9 +119,9 @@ class Dependencies:
             self._codes[definition] = self._canonical(definition)
         return self._codes[definition]
 
-    def _canonical(self, definition: Definition) -> Code:
+    def _form(self, definition: Definition) -> Canonical:
+        """What brings code of a definition's module into canonical form."""
         bound = self.package.bindings(definition.module)
-        node = bound.definitions[definition.name]
         holder = f"{self.package.name}.{definition.module}"
 
         def top(name: str) -> str | None:
@@ -135,7 +129,25 @@ class Dependencies:
                 return f"{holder}.{name}".replace("..", ".")
             return bound.imports.get(name)
 
-        form = Canonical(self.package.resolve, top, holder.rpartition(".")[0])
+        return Canonical(self.package.resolve, top, holder.rpartition(".")[0])
+
+    def members(self, definition: Definition) -> dict[str, Form]:
+        """Functions of a class in canonical form, and under the empty name what is left of it without them.
+
+        Empty for what is no class.
+        """
+        node = self.package.bindings(definition.module).definitions[definition.name]
+        if not isinstance(node, ast.ClassDef):
+            return {}
+        functions = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+        rest = [part for part in node.body if part not in functions] or [ast.Pass()]
+        head = ast.ClassDef(node.name, node.bases, node.keywords, rest, node.decorator_list)
+        form = self._form(definition)
+        return {"": form.statement(head)} | {part.name: form.statement(part) for part in functions}
+
+    def _canonical(self, definition: Definition) -> Code:
+        node = self.package.bindings(definition.module).definitions[definition.name]
+        form = self._form(definition)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return Code(form.statement(node), texts=frozenset(strings(node)))
         assert isinstance(node, ast.Assign | ast.AnnAssign)
@@ -258,68 +270,3 @@ def _places(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:
 def dependencies(folder: Path) -> Dependencies:
     """The definitions of a package, read once in a process."""
     return Dependencies(folder)
-
-
-@dataclass(frozen=True)
-class NotebookCode:
-    """The code of a notebook but for its parameters.
-
-    Attributes:
-        form: in canonical form, cell by cell; cells that hold nothing but imports do not show.
-        texts: texts in it.
-    """
-
-    form: Form
-    texts: frozenset[str]
-
-
-def notebook_code(notebook: Path, package: Package) -> NotebookCode:
-    """Read the code of a notebook.
-
-    Raises:
-        NotebookError: if a cell is not Python, or two things are imported under one name; the message names
-            notebook, cell and line, or the name.
-    """
-    cells = [
-        cell
-        for cell in nbformat.read(notebook, as_version=4).cells
-        if cell.cell_type == "code" and PARAMETERS not in cell.metadata.get("tags", [])
-    ]
-    trees = [(cell, _parsed(cell.source, f"{notebook.name}, cell {cell.id}")) for cell in cells]
-    body = [node for _, tree in trees for node in tree.body]
-    holder = ast.FunctionDef(name="", args=_no_arguments(), body=body, decorator_list=[])
-    imports = _imports(holder, notebook.name)
-    assigned = frozenset(function_scope(holder, "").names)
-    canonical = Canonical(package.resolve, imports.get, "", assigned=assigned)
-    form: list[str | Use] = []
-    for cell, tree in trees:
-        parts = [part for node in tree.body for part in canonical.statement(node)]
-        if parts:
-            form += ["[cell", *parts, ";]" if cell.source.rstrip().endswith(";") else "]"]
-    return NotebookCode(tuple(form), frozenset(text for node in body for text in strings(node)))
-
-
-def _imports(holder: ast.FunctionDef, where: str) -> dict[str, str]:
-    """Name -> dotted name of what a notebook imports under it, also inside a ``with`` or an ``if``."""
-    found: dict[str, str] = {}
-    for node in own_nodes(holder):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for name, dotted in imported(node, ""):
-                if found.setdefault(name, dotted) != dotted:
-                    raise NotebookError(
-                        f"{where}: {name} is imported as {found[name]} and as {dotted}, so that what depends "
-                        "on it "
-                        "cannot be told; give one of them another name"
-                    )
-    return found
-
-
-def _no_arguments() -> ast.arguments:
-    return ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-
-
-def _parsed(source: str, where: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except SyntaxError as error:
-        raise NotebookError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error

@@ -17,8 +17,9 @@ import nbformat
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
 from palimpsest.book.normalise import normalise
+from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
-from palimpsest.book.tracing import CALLS, EXTENSION, TRACE
+from palimpsest.book.tracing import CALLS, EXTENSION, SHOWING, TRACE
 from palimpsest.errors import NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
@@ -38,23 +39,27 @@ class Traced:
         files: data files, below the root.
         functions: definitions of the package that ran, with their module: ``solve.solve``.
         asked: keys of rows that were asked for.
+        methods: functions of classes that ran: ``network.model.EditableModel.encode``.
     """
 
     files: tuple[str, ...]
     functions: frozenset[str]
     asked: frozenset[str]
+    methods: frozenset[str] = frozenset()
 
     @classmethod
-    def read(cls, file: Path) -> "Traced":
-        """Read a trace; an empty one if no cell ran."""
-        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        functions = set()
+    def read(cls, file: Path, part: str = COMPUTE) -> "Traced":
+        """Read what cells of one kind did from a trace; empty if none ran."""
+        content = json.loads(file.read_text("utf-8")).get(part, {}) if file.is_file() else {}
+        functions, methods = set(), set()
         for place in content.get("functions", []):
             module, _, name = place.partition(":")
             parts = module.removesuffix(".py").removesuffix("__init__").strip("/").split("/")
             if parts[0] not in UNHASHED and not name.startswith("<"):
                 functions.add(".".join((*parts, name.partition(".")[0])))
-        return cls(tuple(content.get("files", ())), frozenset(functions), frozenset(content.get("asked", ())))
+                methods |= {".".join((*parts, name))} if "." in name else set()
+        asked = frozenset(content.get("asked", ()))
+        return cls(tuple(content.get("files", ())), frozenset(functions), asked, frozenset(methods))
 
     def uncovered(self, found: Reached) -> list[str]:
         """Functions that ran and do not count in a page's hash."""
@@ -78,7 +83,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     output, declared = staging / source.name, read_parameters(source)
     unlike = {name: value for name, value in parameters.items() if value != declared[name].default}
     try:
-        with surroundings(staging, gpu) as values, environment(values):
+        with surroundings(source, staging, gpu) as values, environment(values):
             papermill.execute_notebook(
                 source,
                 output,
@@ -117,7 +122,7 @@ def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = Non
     """
     options = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(source)]
-    with surroundings(staging) as values:
+    with surroundings(source, staging) as values:
         whole = {**os.environ, **values, CALLS: "1", **(extra or {})}
         done = subprocess.run(command, cwd=source.parents[1], env=whole, capture_output=True, text=True)
     if done.returncode:
@@ -129,16 +134,20 @@ def _end(text: str, lines: int = 60) -> str:
 
 
 @contextlib.contextmanager
-def surroundings(staging: Path, gpu: str | None = None) -> Iterator[dict[str, str]]:
+def surroundings(source: Path, staging: Path, gpu: str | None = None) -> Iterator[dict[str, str]]:
     """Environment variables of a kernel that collects its files in one folder and traces itself.
 
     IPython gets a folder of its own, so that no setting of the user's home changes a result.
     """
+    cells = nbformat.read(source, as_version=4).cells
+    showing = [cell.source for cell in cells if cell.cell_type == "code" and part_of(cell) == SHOW]
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         (profile / "ipython_kernel_config.py").write_text(f'c.IPKernelApp.extensions = ["{EXTENSION}"]\n')
+        (Path(folder) / "showing.json").write_text(json.dumps(showing))
         yield {
+            SHOWING: str(Path(folder) / "showing.json"),
             records.STAGING: str(staging),
             TRACE: str(trace_file(staging)),
             "IPYTHONDIR": folder,

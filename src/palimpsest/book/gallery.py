@@ -10,10 +10,9 @@ from nbformat import NotebookNode
 
 from palimpsest.book.profiles import known_notebooks, results_of
 from palimpsest.files import write_atomically
+from palimpsest.results.display import MARK
 
 FOLDER = "figures"
-_FIGURE = re.compile(r"```\{glue:figure\} (\w+)\n(.*?)```", re.DOTALL)
-_OPTION = re.compile(r"^:\w+:.*$", re.MULTILINE)
 _SENTENCE = re.compile(r"(.+?(?<!Fig)[.;])(?=\s+[A-Z{`$*]|$)", re.DOTALL)
 _MARKUP = re.compile(r"[$`*]|\\(?=[a-zA-Z])|\{\w+\}")
 
@@ -34,30 +33,27 @@ def write_gallery(profile: str, out_path: Path) -> None:
 
 def figures(notebook: NotebookNode) -> Iterator[tuple[str, str, str]]:
     """Name, first sentence of the caption, and PNG (base64) of each figure of a page, in its order."""
-    pictures = {
-        output.metadata["scrapbook"]["name"]: _png(output.data)
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.get("metadata", {}).get("scrapbook", {}).get("name")
-    }
     for cell in notebook.cells:
-        for name, text in _FIGURE.findall(cell.source) if cell.cell_type == "markdown" else ():
-            picture = pictures.get(name)
-            if picture:
-                yield name, first_sentence(text), picture
-
-
-def _png(data: NotebookNode) -> str:
-    return next((content for kind, content in data.items() if kind.endswith("image/png")), "")
+        outputs = cell.get("outputs", []) if cell.cell_type == "code" else []
+        marks = [(output, output.get("metadata", {}).get(MARK, {})) for output in outputs]
+        captions = {
+            mark["caption"]: output.data["text/markdown"] for output, mark in marks if "caption" in mark
+        }
+        for output, mark in marks:
+            if "figure" in mark:
+                yield (
+                    mark["figure"],
+                    first_sentence(captions.get(mark["figure"], "")),
+                    output.data["image/png"],
+                )
 
 
 def first_sentence(caption: str) -> str:
-    """First sentence of a caption; empty if it holds a value, which only its own page can fill in."""
-    text = " ".join(_OPTION.sub("", caption).split())
+    """First sentence of a caption."""
+    text = " ".join(caption.split())
     found = _SENTENCE.match(text)
     sentence = (found[1] if found else text).rstrip(";.") + "."
-    return "" if "{glue" in sentence or sentence == "." else sentence
+    return "" if sentence == "." else sentence
 
 
 def _entry(page: str, file: str, caption: str) -> str:

@@ -1,7 +1,6 @@
-"""The front page's three findings: figures and sentences whose numbers come from the records."""
+"""The front page's findings: figures and sentences whose numbers come from the records."""
 
 import base64
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from palimpsest import paths
 from palimpsest.book.gallery import figures
 from palimpsest.book.profiles import results_of
-from palimpsest.errors import DataError
+from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
+from palimpsest.results.prose import filled
 
 FILE = "headlines.yaml"
-_VALUE = re.compile(r"\{(\w+)\}")
 
 
 class Headline(BaseModel):
@@ -25,14 +24,14 @@ class Headline(BaseModel):
 
     Attributes:
         page: name of the notebook.
-        figure: name of one of its figures.
+        figure: name of one of its figures; empty for a finding in words.
         title: the finding.
         text: a sentence or two; ``{name}`` stands for a value of the notebook's record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     page: str
-    figure: str
+    figure: str = ""
     title: str = Field(min_length=5)
     text: str = Field(min_length=20)
 
@@ -64,38 +63,35 @@ def write_headlines(profile: str, out_path: Path) -> None:
         if not executed.is_file():
             continue
         shown = {name: picture for name, _, picture in figures(nbformat.read(executed, as_version=4))}
-        if headline.figure not in shown:
+        if headline.figure and headline.figure not in shown:
             names = ", ".join(shown)
             raise DataError(
                 f"{FILE}: {headline.page} shows no figure {headline.figure!r}; choose one of {names}"
             )
-        file = f"headlines/{place}.png"
-        write_atomically(out_path.parent / file, base64.b64decode(shown[headline.figure]))
+        file = f"headlines/{place}.png" if headline.figure else ""
+        if file:
+            write_atomically(out_path.parent / file, base64.b64decode(shown[headline.figure]))
         values = records.read(executed.with_suffix(".json"))["values"]
-        blocks.append(_block(headline, file, filled(headline, values)))
+        blocks.append(_block(headline, file, _text(headline, values)))
     write_atomically(out_path, ("\n\n".join(blocks) + "\n").encode())
 
 
-def filled(headline: Headline, values: dict[str, Any]) -> str:
-    """The text with its values.
-
-    Raises:
-        DataError: if a value is missing from the record.
-    """
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
-        if name not in values:
-            raise DataError(f"{FILE}: the record of {headline.page} has no value {name!r}")
-        return records.readable({**values[name], "low": None})
-
-    return _VALUE.sub(value, " ".join(headline.text.split()))
+def _text(headline: Headline, values: dict[str, Any]) -> str:
+    """The text with its values, without their intervals."""
+    bare = {name: {**entry, "low": None} for name, entry in values.items()}
+    try:
+        return filled(" ".join(headline.text.split()), bare)
+    except UnknownNameError as error:
+        raise DataError(f"{FILE}: the record of {headline.page} has no value {error.name!r}") from error
 
 
 def _block(headline: Headline, file: str, text: str) -> str:
     page = f"{{doc}}`{headline.page[:2]} <_pages/{headline.page}>`"
+    said = f"**{headline.title}.** {text} Page {page}."
+    if not file:
+        return said
     return (
-        f"**{headline.title}.** {text} Page {page}.\n\n"
+        f"{said}\n\n"
         f"```{{image}} _generated/{file}\n:alt: {headline.title}\n:target: _pages/{headline.page}.html\n"
         ":width: 100%\n```"
     )

@@ -8,12 +8,14 @@ import base64
 import io
 import itertools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from nbformat import NotebookNode
 from PIL import Image
 
 from palimpsest import paths
+from palimpsest.book.page_code import COMPUTE, PARAMETERS, SETUP, SHOW, part_of
 
 _ADVICE = re.compile(r"[^\n]*TqdmWarning: IProgress not found[^\n]*\n[^\n]*autonotebook[^\n]*\n?")
 _BAR = re.compile(r"\d+%\|.*|.*\d+(it|\w+)? \[\d+:\d\d.*|.*\[\d+:\d\d<.*")
@@ -21,6 +23,9 @@ _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 _CELL_FILE = re.compile(r"\S*ipykernel_\d+/\d+\.py")
 _STYLED = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' random id of a styled table
 _STAGING = re.compile(r"[\w.-]+\.tmp\.\w+/")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""Kind of an output that only a running kernel can show."""
+
 INJECTED = "injected-parameters"
 """Id of the cell that papermill adds."""
 
@@ -30,6 +35,7 @@ COLOURS = 256
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
     """Normalise a notebook in place and return it; the operation is idempotent."""
+    notebook.metadata.pop("widgets", None)
     used = notebook.metadata.pop("papermill", {}).get("parameters", {})
     notebook.metadata["papermill"] = {"parameters": used}
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -55,6 +61,8 @@ def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
             kept += _joined(list(group))
             continue
         for output in group:
+            if WIDGET in output.get("data", {}):
+                continue  # a progress bar of another library: needs a kernel
             for kind, content in output.get("data", {}).items():
                 output.data[kind] = _content(kind, content)
             kept.append(output)
@@ -119,33 +127,48 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def with_current_sources(
-    executed: NotebookNode, source: NotebookNode, *, stands: bool
+    executed: NotebookNode,
+    source: NotebookNode,
+    *,
+    stands: bool,
+    shown: Mapping[str, NotebookNode] | None = None,
 ) -> NotebookNode | None:
-    """The present source with the outputs of an executed copy.
+    """The present source with the outputs of an executed copy, cell by cell.
 
     Args:
         executed: the copy.
         source: the notebook as it is now.
-        stands: whether the copy's result stands for the present code. Layout, ids and imports of its cells
-            may then differ; otherwise no code cell may.
+        stands: whether the copy's result stands for the present code. Cells that compute may then differ from
+            those that ran, and one that is new has no output; otherwise none may.
+        shown: id -> executed cell that shows something; the copy's own by default.
 
     Returns:
-        A new notebook, or None if the code cells do not correspond and the notebook has to be run.
+        A new notebook, or None if cells that compute have changed and the notebook has to be run.
     """
     injected = [cell for cell in executed.cells if cell.id == INJECTED]
-    done = [cell for cell in executed.cells if cell.cell_type == "code" and cell.id != INJECTED]
-    now = [cell for cell in source.cells if cell.cell_type == "code"]
-    same = [cell.source for cell in done] == [cell.source for cell in now]
-    if len(done) != len(now) or not (stands or same):
+    done = {cell.id: cell for cell in executed.cells if cell.cell_type == "code" and cell.id != INJECTED}
+    if not stands and _computing(executed) != _computing(source):
         return None
-    outputs = iter(done)
+    ran = done | dict(shown or {})
     cells: list[NotebookNode] = []
     for cell in source.cells:
         if cell.cell_type != "code":
             cells.append(cell)
             continue
-        ran = next(outputs)
-        cells.append(NotebookNode({**cell, "outputs": ran.outputs, "execution_count": ran.execution_count}))
-        if "parameters" in cell.metadata.get("tags", []):
+        made = ran.get(cell.id, {})
+        outputs, count = made.get("outputs", []), made.get("execution_count")
+        if part_of(cell) == SHOW:
+            count = None  # it may have been drawn later than the cells around it ran
+        cells.append(NotebookNode({**cell, "outputs": outputs, "execution_count": count}))
+        if part_of(cell) == PARAMETERS:
             cells += injected
-    return NotebookNode({**executed, "cells": cells})
+    return NotebookNode({**executed, "metadata": executed.metadata or source.metadata, "cells": cells})
+
+
+def _computing(notebook: NotebookNode) -> list[str]:
+    """Sources of the cells that make a notebook's records."""
+    return [
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "code" and cell.id != INJECTED and part_of(cell) in (COMPUTE, SETUP)
+    ]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import nbformat
 
 from palimpsest import paths
-from palimpsest.book.dependencies import dependencies, notebook_code
+from palimpsest.book.dependencies import dependencies
 from palimpsest.book.execution import (
     Traced,
     in_own_process,
@@ -28,6 +28,7 @@ from palimpsest.book.execution import (
     trace_file,
 )
 from palimpsest.book.normalise import with_current_sources
+from palimpsest.book.page_code import COMPUTE, SHOW, notebook_code
 from palimpsest.book.profiles import (
     check_profile,
     find_notebook,
@@ -44,7 +45,7 @@ from palimpsest.book.provenance import (
     record_hashes,
     write_provenance,
 )
-from palimpsest.book.staleness import file_hashes, inputs, reach, with_files
+from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError
 from palimpsest.files import write_atomically
@@ -115,25 +116,36 @@ def run_notebook(
             partial = f", the partial copy is {kept}" if kept else ""
             raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
         seconds = time.monotonic() - clock
-        traced = Traced.read(trace_file(staging))
+        traced, shown = (Traced.read(trace_file(staging), part) for part in (COMPUTE, SHOW))
         check_covered(source, parameters, traced)
+        check_covered(source, parameters, shown, SHOW)
         measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
         files = file_hashes(traced.files)
-        changed = _move_into_place(
-            source.stem, staging, target, provenance(with_files(before, files), files, measured)
-        )
+        made = provenance(with_files(before, files), files, measured)
+        made["records"] = record_hashes(source.stem, staging)
+        made["shown"] = {
+            "hash": shown_hash(source, parameters, shown.files, made["records"]),
+            "files": sorted(shown.files),
+        }
+        changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
 
 
-def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced) -> None:
+def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced, part: str = COMPUTE) -> None:
     """Whether a page's hash covers what its run called and asked for.
+
+    Args:
+        source: the notebook.
+        parameters: as used.
+        traced: what cells of one kind did.
+        part: which kind.
 
     Raises:
         NotebookError: if not, since a change of it would pass for none.
     """
     graph = dependencies(paths.root() / "src" / "palimpsest")
-    found, _ = reach(notebook_code(source, graph.package), parameters)
+    found, _ = reach(notebook_code(source, graph.package, part), parameters)
     missed = traced.uncovered(found)
     if missed:
         raise NotebookError(
@@ -168,9 +180,9 @@ def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, 
         os.replace(path, target / name)
     for name in old.keys() - new.keys():
         old[name].unlink()
-    vouched = {**made, "records": record_hashes(stem, target)}
-    if changed or read_provenance(stem, target).get("content_hash") != made["content_hash"]:
-        write_provenance(stem, target, vouched)
+    before = read_provenance(stem, target)
+    if changed or any(before.get(key) != made[key] for key in ("content_hash", "shown")):
+        write_provenance(stem, target, made)
     return changed
 
 

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def with_shared(traced: Traced) -> Traced:
     behind = {str(d) for d in graph.reached(uses, Vocabulary()).definitions}
     kept = paths.build_dir() / "confirm"
     ran = {name for file in kept.glob("*/trace.json") for name in Traced.read(file).functions}
-    return Traced(traced.files, traced.functions | (behind & ran), traced.asked)
+    return replace(traced, functions=traced.functions | (behind & ran))
 
 
 def _resize(source: Path, sizes: str) -> None:

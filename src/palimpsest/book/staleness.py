@@ -17,14 +17,8 @@ from typing import Any
 import yaml
 
 from palimpsest import paths
-from palimpsest.book.dependencies import (
-    NotebookCode,
-    Reached,
-    Vocabulary,
-    dependencies,
-    notebook_code,
-    short_hash,
-)
+from palimpsest.book.dependencies import Reached, Vocabulary, dependencies, short_hash
+from palimpsest.book.page_code import SHOW, NotebookCode, notebook_code
 from palimpsest.errors import ProfileError
 
 SCHEME = 2
@@ -101,6 +95,35 @@ def inputs(
             file_hashes((path.relative_to(root).as_posix() for path in shown), root)
         )
     return Inputs(parts, {NOTEBOOK: found.own_page, **own}, _by_row(settings))
+
+
+def shown_hash(
+    notebook: Path, parameters: Mapping[str, Any], files: Iterable[str], records: Mapping[str, str]
+) -> str:
+    """One hash for what a page's figures, tables and sentences come from.
+
+    Args:
+        notebook: path of the source.
+        parameters: all of them, as used.
+        files: data files that the cells read which show something, below the root.
+        records: name of each file of the result -> its hash.
+
+    Raises:
+        NotebookError: as `inputs`.
+    """
+    code = notebook_code(notebook, dependencies(paths.root() / "src" / "palimpsest").package, SHOW)
+    found, settings = reach(code, parameters)
+    long = (paths.results_dir(LONG) / name for name in records)
+    carried = [path.relative_to(paths.root()).as_posix() for path in long if path.is_file()]
+    return content_hash(
+        {
+            "code": _hashed([found.page, sorted(found.hashes)]),
+            "parameters": _hashed(dict(parameters)),
+            "settings": _hashed(settings),
+            "data": _hashed(file_hashes([*files, *carried])),
+            "records": _hashed(dict(records)),
+        }
+    )
 
 
 def with_files(found: Inputs, files: Mapping[str, str]) -> Inputs:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palimpsest.book.badges import anchor, badge, claims_map, labels_of, raw
+from palimpsest.book.badges import anchor, claims_map, labels_of, raw
 from palimpsest.book.claim_details import detail
 from palimpsest.files import write_atomically
 from palimpsest.results.claims import Claim, Claims, Paper, Verdict, judged, load_claims
+from palimpsest.results.labels import badge
 from palimpsest.results.rules import LABELS
 from palimpsest.results.tables import table
 

@@ -5,7 +5,7 @@ A new method is one file with a subclass of `palimpsest.editors.base.Editor`, an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
-from palimpsest.editors.settings import editor_settings
+from palimpsest.editors.settings import asked, editor_settings
 from palimpsest.errors import ProfileError, RequestError, UnknownNameError
 from palimpsest.network.apply import Edit
 from palimpsest.network.model import EditableModel
@@ -70,6 +70,7 @@ def editor_for(name: str, model: str, **overrides: object) -> Editor:
         UnknownNameError: if the editor or the model is unknown.
         ProfileError: if the editor has no such setting, or its value is out of range.
     """
+    asked(name)
     if name not in EDITORS:
         raise UnknownNameError("editor", name, list(EDITORS))
     try:
@@ -104,7 +105,8 @@ def edit(
     """
     check(requests)
     chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
-    return chosen.edit(model, requests, state)
+    made, after = chosen.edit(model, requests, state)
+    return replace(made, notes={"method": type(chosen).__name__, **made.notes}), after
 
 
 def check(requests: Sequence[EditRequest]) -> None:

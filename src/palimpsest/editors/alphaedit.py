@@ -37,7 +37,7 @@ from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, repr=False)
 class AlphaEditState(State):
     """State of a sequence of AlphaEdit edits.
 

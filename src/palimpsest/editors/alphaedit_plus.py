@@ -76,7 +76,7 @@ class Smoothing:
     select: Literal["validation", "edit_prompts", "as_published_code"] = "validation"
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, repr=False)
 class PlusState(AlphaEditState):
     """State of a sequence of AlphaEdit+ edits, in addition to that of AlphaEdit.
 

@@ -1,7 +1,7 @@
 """Base of all editors: interface, quantities of the unedited model, and updates distributed over layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,14 +19,14 @@ from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.apply import Edit, WeightDelta, restored
 from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
-from palimpsest.types import EditRequest
+from palimpsest.types import EditRequest, Shown, span
 
 Score = Callable[[EditableModel, Sequence[EditRequest]], float]
 """(model with a trial edit in force, requests) -> score of its answers; higher is better."""
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, repr=False)
+class Prepared(Shown):
     """Quantities that depend on the unedited model only; many sequences of edits can share them.
 
     Attributes:
@@ -41,9 +41,18 @@ class Prepared:
     projectors: Mapping[int, Projector] = field(default_factory=dict)
     known: KnownValues | None = None
 
+    def shown(self) -> dict[str, object]:
+        """What is there already."""
+        known = {} if self.known is None else {"values of": f"{len(self.known.columns)} facts"}
+        return {
+            "contexts": len(self.contexts),
+            "moments of layers": span(self.moments),
+            "projectors of layers": span(self.projectors),
+        } | known
 
-@dataclass(frozen=True)
-class State:
+
+@dataclass(frozen=True, repr=False)
+class State(Shown):
     """State of a sequence of edits, passed from each edit to the next. Every method has its own subclass.
 
     Attributes:
@@ -51,6 +60,22 @@ class State:
     """
 
     prepared: Prepared = field(default_factory=Prepared)
+
+    def shown(self) -> dict[str, object]:
+        """What the method keeps, by name: how much of it."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "prepared"}
+        return {name: _amount(value) for name, value in own.items()} | self.prepared.shown()
+
+
+def _amount(value: object) -> str:
+    """What a state holds, in short: tensors by layer, tuples by length, anything else as it is."""
+    if isinstance(value, Mapping):
+        return f"layers {span(value)}"
+    if isinstance(value, tuple | list):
+        return str(len(value))
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return str(value)
 
 
 class Editor:

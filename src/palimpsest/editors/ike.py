@@ -68,7 +68,7 @@ class Demonstration:
         return f"{FACT.format(_statement(self.request))}{answered}.\n\n"
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, repr=False)
 class IkeState(State):
     """State of in-context editing: inputs beside the settings, the same in every call.
 

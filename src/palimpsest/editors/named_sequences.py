@@ -10,7 +10,7 @@ from palimpsest import paths
 from palimpsest.editors import EDITORS, editor_for
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings, editor_settings
+from palimpsest.editors.settings import alphaset_settings, asked, editor_settings
 from palimpsest.errors import ProfileError, UnknownNameError
 
 FROM_MEMIT = "from memit"
@@ -48,6 +48,7 @@ def configuration(name: str, model: str, **overrides: Any) -> Sequential:
         UnknownNameError: if the sequence or the model is unknown.
         ProfileError: if a setting does not exist or is out of range, or settings contradict each other.
     """
+    asked(name)
     rows = configurations()
     if name not in rows:
         raise UnknownNameError("sequence", name, list(rows))
@@ -74,6 +75,7 @@ def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
         UnknownNameError: if the sequence, editor or model is unknown, or the editor changes no weights.
         ProfileError: as `configuration` and `palimpsest.editors.editor_for`.
     """
+    asked(name)
     chosen = alphaset_settings(model).get(name, {}) | overrides
     if name in configurations():
         return configuration(name, model, **chosen)

@@ -60,7 +60,7 @@ PRESERVED = "preserved "
 """Prefix of the ids of preserved directions, used when C₀ enters a step as facts."""
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, repr=False)
 class SequenceState(State):
     """State of a sequence.
 

@@ -4,6 +4,7 @@ The file of a model has one section per editor: the published settings for the p
 embedded model the result of a search on validation facts. Every field is checked.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,15 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
 """Edited layers, ascending and distinct; values are optimised at the last one."""
+
+
+ASKED = "palimpsest.asked"
+"""Audit event: a row of settings was asked for, with its key."""
+
+
+def asked(key: str) -> None:
+    """Tell those who listen to audit events which row of settings is asked for."""
+    sys.audit(ASKED, key)
 
 
 def models_dir() -> Path:
@@ -45,6 +55,7 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file has no section for the editor or is not YAML.
     """
+    asked(editor)
     known = known_models()
     if model not in known:
         raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))

@@ -19,7 +19,7 @@ from palimpsest.evaluation import metrics as formulas
 from palimpsest.evaluation.answers import Answers, Pair, ask, target_nll
 from palimpsest.evaluation.metrics import COUNTERFACT_METRICS, METRICS, Metric
 from palimpsest.network.model import EditableModel
-from palimpsest.types import EvalCase, Record
+from palimpsest.types import EvalCase, Record, Shown
 
 
 class Question(NamedTuple):
@@ -30,12 +30,23 @@ class Question(NamedTuple):
     other: str
 
 
+class Evaluation(Shown, list[Record]):
+    """Records of an evaluation; a prompt shows the mean of each metric."""
+
+    def shown(self) -> dict[str, object]:
+        """Metric -> mean over cases, and how many they are."""
+        values: dict[str, list[float]] = {}
+        for record in self:
+            values.setdefault(record.metric, []).append(record.value)
+        return {name: f"{sum(v) / len(v):.3f} over {len(v)} cases" for name, v in values.items()}
+
+
 def evaluate(
     model: EditableModel,
     cases: Sequence[EvalCase],
     metrics: Sequence[str] = COUNTERFACT_METRICS,
     batch_size: int = 64,
-) -> list[Record]:
+) -> Evaluation:
     """Score the current model on cases.
 
     Args:
@@ -60,7 +71,7 @@ def evaluate(
     asked = {name: {case.id: _questions(case, METRICS[name]) for case in cases} for name in names}
     index = _index(asked)
     answers = ask(model, list(index), batch_size)
-    return [record for name in names for record in _records(name, asked[name], answers, index)]
+    return Evaluation(record for name in names for record in _records(name, asked[name], answers, index))
 
 
 def knows(

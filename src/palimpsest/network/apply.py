@@ -16,10 +16,11 @@ from torch import Tensor
 
 from palimpsest.errors import ModelError, NonFiniteError, ShapeError
 from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
+from palimpsest.types import Shown, span
 
 
-@dataclass(frozen=True)
-class WeightDelta:
+@dataclass(frozen=True, repr=False)
+class WeightDelta(Shown):
     """Edit that adds a matrix to the edited weight of some layers.
 
     Attributes:
@@ -36,9 +37,18 @@ class WeightDelta:
         """Frobenius norm over all layers together."""
         return float(sum(d.double().square().sum() for d in self.deltas.values()) ** 0.5)
 
+    def shown(self) -> dict[str, object]:
+        """Method, facts, layers and norm; and how to use it."""
+        return {
+            **_origin(self.notes),
+            "layers": span(self.deltas),
+            "norm": f"{self.norm():.3g}",
+            "use": "installed(model, edit) for a block, commit(model, edit) to keep",
+        }
 
-@dataclass(frozen=True)
-class PromptContext:
+
+@dataclass(frozen=True, repr=False)
+class PromptContext(Shown):
     """Edit that changes no weight: a text placed before every prompt while it is installed.
 
     A prompt is a text that the model is to answer or continue
@@ -58,6 +68,19 @@ class PromptContext:
     def norm(self) -> float:
         """0, because no weight changes."""
         return 0.0
+
+    def shown(self) -> dict[str, object]:
+        """Method, facts and length of the text; and how to use it."""
+        return {
+            **_origin(self.notes),
+            "text": f"{len(self.text)} characters before every prompt",
+            "use": "installed(model, edit) for a block",
+        }
+
+
+def _origin(notes: Mapping[str, Any]) -> dict[str, object]:
+    """Method and number of facts of an edit, as far as its notes say."""
+    return {name: notes[name] for name in ("method", "facts") if name in notes}
 
 
 Edit = WeightDelta | PromptContext

@@ -21,6 +21,7 @@ from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameE
 from palimpsest.files import file_sha256, new_folder
 from palimpsest.network.tokens import encode, pad
 from palimpsest.paths import cache_dir
+from palimpsest.types import Shown
 
 Part = Literal["key", "value", "hidden"]
 
@@ -70,8 +71,8 @@ class Site:
     part: Part = "key"
 
 
-@dataclass
-class EditableModel:
+@dataclass(repr=False)
+class EditableModel(Shown):
     """A causal language model with its tokenizer and family.
 
     Attributes:
@@ -87,6 +88,16 @@ class EditableModel:
     family: Family
     name: str
     context: str = ""
+
+    def shown(self) -> dict[str, object]:
+        """Name, size and place of the model."""
+        dtype = str(next(self.net.parameters()).dtype).removeprefix("torch.")
+        size = sum(weight.numel() for weight in self.net.parameters())
+        return {
+            "name": self.name,
+            "layers": self.n_layers,
+            "weights": f"{size / 1e6:,.1f} million, {dtype} on {self.device}",
+        } | ({"context": f"{len(self.context)} characters"} if self.context else {})
 
     @property
     def n_layers(self) -> int:

@@ -1,15 +1,16 @@
 """Records of notebook runs as files: values with intervals as JSON, per-case rows as parquet.
 
-No number in the text of a page is typed by hand. A notebook records a value once, and the same call makes it
-available to the page under its name::
+No number in the text of a page is typed by hand. A notebook records a value once and refers to it by name::
 
     results = Results("01_one_edit", profile=profile, parameters={"seed": seed})
     results.describe(model={"name": "smollm2-135m"}, seed=seed, dtype="float32", device="cpu")
     results.value("efficacy", 97.8, low=93.1, high=99.4, unit="percent", over="cases", n=100)
     results.table("scores", frame)
     results.save()
+    results.say("Efficacy is {efficacy}.")  # Efficacy is 97.8 [93.1, 99.4].
 
-after which the text may say {glue:text}`efficacy_text`, which reads "97.8 [93.1, 99.4]".
+Cells that show something take all of it from here, by `Results.values`, `Results.frame` and `Results.say`, so
+that they can be executed again without the cells that compute.
 """
 
 import json
@@ -24,14 +25,18 @@ import numpy as np
 import pandas as pd
 
 from palimpsest import paths
-from palimpsest.errors import DataError
+from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.files import as_json, write_atomically
 from palimpsest.results.intervals import Interval
+from palimpsest.results.prose import Markdown, filled
 
 SCHEMA = 1
 
 STAGING = "PALIMPSEST_RESULTS"
 """Environment variable: the folder where the runner collects the files of a run in progress."""
+RECORDS = "PALIMPSEST_RECORDS"
+"""Environment variable: the folder of the records from which cells that show something are drawn again."""
+
 OWN = "palimpsest-results"
 """Folder, in the working folder, of results that no runner vouches for."""
 
@@ -78,33 +83,11 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-def _number(value: float, unit: str) -> str:
-    if unit == "count":
-        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-    if unit in ("percent", "seconds"):
-        return f"{value:.1f}"
-    return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.2e}"
-
-
-def readable(entry: Mapping[str, Any]) -> str:
-    """Text of a stored value as shown on a page, for example ``97.8 [93.1, 99.4]``.
-
-    Args:
-        entry: one of the ``values`` of a record: value, low, high and unit.
-    """
-    value = entry["value"]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    text = _number(value, entry["unit"])
-    if entry.get("low") is None:
-        return text
-    return f"{text} [{_number(entry['low'], entry['unit'])}, {_number(entry['high'], entry['unit'])}]"
-
-
 class Results:
-    """Collects the results of one notebook run and writes them together.
+    """Collects the results of one notebook run and writes them together, or holds those of an earlier run.
+
+    The latter is so where ``PALIMPSEST_RECORDS`` names a folder: values and tables are then those of its
+    files, and nothing can be recorded.
 
     Args:
         notebook: file name of the notebook without its ending; used for the names of the files.
@@ -124,9 +107,26 @@ class Results:
         self.facts: dict[str, Any] = {}
         self.values: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, pd.DataFrame] = {}
+        source = os.environ.get(RECORDS)
+        self._source = Path(source) if source else None
+        if self._source is not None:
+            kept = read(self._source / f"{notebook}.json")
+            self.parameters, self.facts, self.values = kept["parameters"], kept["facts"], kept["values"]
+
+    def _recording(self, what: str) -> None:
+        if self._source is not None:
+            raise DataError(
+                f"{what} is recorded while {self.notebook} is only shown again; move it into a cell that is "
+                "tagged compute"
+            )
 
     def describe(self, **facts: Any) -> None:
-        """Record the conditions: ``model``, ``data`` (mappings), ``seed``, ``dtype``, ``device``."""
+        """Record the conditions: ``model``, ``data`` (mappings), ``seed``, ``dtype``, ``device``.
+
+        Raises:
+            DataError: if results of an earlier run are shown.
+        """
+        self._recording(", ".join(facts))
         self.facts |= plain(facts, "facts")
 
     def value(
@@ -140,7 +140,7 @@ class Results:
         over: str = "",
         n: int | None = None,
     ) -> None:
-        """Record one value and glue it into the page as ``name`` and, formatted, as ``name_text``.
+        """Record one value.
 
         Args:
             name: lower case with underscores; claims refer to the value by it.
@@ -153,13 +153,14 @@ class Results:
 
         Raises:
             DataError: if the name is invalid or already used, the unit or ``over`` is unknown, the interval
-                is incomplete or does not contain the value, or a number is not finite.
+                is incomplete or does not contain the value, a number is not finite, or results of an earlier
+                run are shown.
         """
+        self._recording(f"value {name!r}")
         self._check(name, unit, over, (low, high))
         entry = plain({"value": value, "low": low, "high": high, "unit": unit, "over": over, "n": n}, name)
         _check_interval(name, entry)
         self.values[name] = entry
-        _glue({name: entry["value"], f"{name}_text": readable(entry)})
 
     def interval(self, name: str, found: Interval, unit: str, *, over: str = "cases") -> Interval:
         """Record an estimate with its interval, as `value` does, and return it."""
@@ -184,18 +185,50 @@ class Results:
         """Add a table of per-case rows, saved as ``<notebook>.<name>.parquet`` without the index.
 
         Raises:
-            DataError: if the name is invalid.
+            DataError: if the name is invalid, or results of an earlier run are shown.
         """
+        self._recording(f"table {name!r}")
         if not _NAME.fullmatch(name):
             raise DataError(f"table name {name!r}: use lower case, digits and underscores")
         self.tables[name] = frame.map(lambda x: float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """A table as it is recorded, of this run or of the earlier one that is shown.
+
+        Raises:
+            UnknownNameError: if there is no table of that name.
+        """
+        if self._source is not None and name not in self.tables:
+            file = self._source / f"{self.notebook}.{name}.parquet"
+            if file.is_file():
+                self.tables[name] = pd.read_parquet(file)
+        if name not in self.tables:
+            raise UnknownNameError(f"table of {self.notebook}", name, list(self.tables))
+        return self.tables[name].reset_index(drop=True)
+
+    def say(self, template: str, **words: object) -> Markdown:
+        """A sentence with values of this record, as rich text; see `palimpsest.results.prose.filled`.
+
+        Args:
+            template: Markdown with names in braces: of values, or of parameters.
+            words: further names.
+
+        Raises:
+            UnknownNameError: if a name is neither recorded nor among the words.
+        """
+        used = {name: value for name, value in self.parameters.items() if name not in self.values}
+        return Markdown(filled(template, self.values, used | words))
 
     def save(self) -> Path:
         """Write all files, each atomically; returns the path of the JSON file.
 
         The runner of `palimpsest run` says where; its results are those of the book. Without it, in Jupyter
         Lab or under papermill alone, they go to ``palimpsest-results/<profile>`` in the working folder.
+
+        Raises:
+            DataError: if results of an earlier run are shown.
         """
+        self._recording("the record")
         staging = os.environ.get(STAGING)
         folder = Path(staging) if staging else Path.cwd() / OWN / self.profile
         for name, frame in self.tables.items():
@@ -245,18 +278,6 @@ def _check_interval(name: str, entry: Mapping[str, Any]) -> None:
         raise DataError(f"value {name!r}: only a number has an interval, not {value!r}")
     if not low <= value <= high:
         raise DataError(f"value {name!r}: {value} lies outside its interval [{low}, {high}]")
-
-
-def _glue(named: Mapping[str, Any]) -> None:
-    """Make values available to the text of the page; does nothing outside a notebook."""
-    from IPython.core.getipython import get_ipython
-
-    if get_ipython() is None:
-        return
-    from myst_nb import glue
-
-    for name, value in named.items():
-        glue(name, value, display=False)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from palimpsest.errors import DataError
+from palimpsest.results.prose import Markdown
 from palimpsest.styles import Style
 
 
@@ -26,30 +27,19 @@ def plain(text: str) -> str:
     return text
 
 
-def listed(names: Sequence[str], none: str = "none") -> str:
-    """Names as listed in a sentence, ``a, b and c``; the text ``none`` if there are no names."""
-    *first, last = names or [none]
-    return " and ".join([", ".join(first), last] if first else [last])
-
-
-class MarkdownTable(str):
-    """A Markdown text that notebooks and the book render as a table."""
-
-    __slots__ = ()
-
-    def _repr_markdown_(self) -> str:
-        return str(self)
-
-
 def markdown_table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], align: Literal["left", "right"] = "right"
-) -> MarkdownTable:
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    align: Literal["left", "right"] = "right",
+    caption: str = "",
+) -> Markdown:
     """Make a Markdown table from texts.
 
     Args:
         head: name of each column.
         rows: the cells of each row; ``|`` and line breaks in cells are replaced.
         align: alignment of the columns after the first: ``right`` for numbers, ``left`` for words.
+        caption: what the table shows, as Markdown; stands above it.
 
     Raises:
         DataError: if a row and the head differ in their number of cells.
@@ -59,7 +49,36 @@ def markdown_table(
         if len(row) != len(head):
             raise DataError(f"a row of {len(row)} cells under {len(head)} columns: {list(row)}; fill it up")
         lines.append(_line(row))
-    return MarkdownTable("\n".join(lines))
+    above = f"**Table.** {caption}\n\n" if caption else ""
+    return Markdown(above + "\n".join(lines))
+
+
+def frame_table(
+    frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], caption: str = "", missing: str = "–"
+) -> Markdown:
+    """Table of a frame under plain names.
+
+    Args:
+        frame: one row for each row of the table.
+        columns: column -> (its name as printed, format of its numbers, such as ``.1f``), in order; the format
+            of a column of words is empty.
+        caption: what the table shows, as Markdown; stands above it.
+        missing: printed for a missing number.
+
+    Raises:
+        DataError: if a column is missing.
+    """
+    check_columns(frame, list(columns), [])
+    head = [name for name, _ in columns.values()]
+    rows = [
+        [
+            missing if pd.isna(row[column]) else format(row[column], form)
+            for column, (_, form) in columns.items()
+        ]
+        for _, row in frame.iterrows()
+    ]
+    words = any(form == "" for _, form in list(columns.values())[1:])
+    return markdown_table(head, rows, "left" if words else "right", caption)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -72,7 +91,8 @@ def scores(
     published: pd.DataFrame | None = None,
     digits: int = 1,
     source: str = "published",
-) -> MarkdownTable:
+    caption: str = "",
+) -> Markdown:
     """Table of scores: one row for each method, one column for each metric.
 
     Args:
@@ -82,6 +102,7 @@ def scores(
             ``printed``, with the same names of methods and metrics; shown in further columns.
         digits: decimals of our numbers; published ones are shown as printed.
         source: added to the metric in the heads of the published columns.
+        caption: what the table shows, as Markdown.
 
     Raises:
         DataError: if a column is missing or a score is given twice.
@@ -100,7 +121,8 @@ def scores(
         [styles[method].name, *(column.get(method, "") for column in columns.values())]
         for method in frame["method"].unique()
     ]
-    return markdown_table(["method", *columns], rows)
+    head = [column.replace("_", " ") for column in columns]
+    return markdown_table(["method", *head], rows, caption=caption)
 
 
 def _score(row: "pd.Series[Any]", digits: int) -> str:
@@ -124,7 +146,7 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str], unique: Sequence[
     missing = [name for name in columns if name not in frame]
     if missing:
         raise DataError(f"the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
-    twice = frame[frame.duplicated(list(unique))]
+    twice = frame[frame.duplicated(list(unique))] if unique else frame.iloc[:0]
     if not twice.empty:
         row = ", ".join(f"{name} = {twice.iloc[0][name]}" for name in unique)
         raise DataError(f"{row} is given twice; aggregate or filter the frame before drawing")

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from palimpsest.editors import style_of
 from palimpsest.results import figures, tables
+from palimpsest.results.prose import Markdown
 from palimpsest.styles import Style
 
 
@@ -25,9 +26,7 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
     return figures.colours_of(_styles(methods))
 
 
-def score_table(
-    frame: pd.DataFrame, published: pd.DataFrame | None = None, **options: Any
-) -> tables.MarkdownTable:
+def score_table(frame: pd.DataFrame, published: pd.DataFrame | None = None, **options: Any) -> Markdown:
     """Table of scores, one row per method; arguments as `palimpsest.results.tables.scores`."""
     return tables.scores(frame, _styles(frame["method"]) if "method" in frame else {}, published, **options)
 

@@ -33,7 +33,7 @@ from palimpsest.editors.sequential import SequenceState, Sequential
 from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError, SequenceError
 from palimpsest.network.apply import commit, restored
 from palimpsest.network.model import EditableModel, describe, fingerprint, load, read_weight, write_weight
-from palimpsest.types import EditRequest
+from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.folder import Description
 
@@ -41,7 +41,7 @@ DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_SEQUENCE = "memit_aligned"
 
 
-class EditedModel:
+class EditedModel(Shown):
     """A model, the facts written into it, and a ledger of them for each edited layer.
 
     Args:
@@ -86,9 +86,14 @@ class EditedModel:
     def __len__(self) -> int:
         return len(self.facts)
 
-    def __repr__(self) -> str:
-        layers = ", ".join(map(str, self.editor.layers))
-        return f"EditedModel({self.base['name']}, {len(self)} facts in layers {layers})"
+    def shown(self) -> dict[str, object]:
+        """Model, facts and layers; and how to take a fact out."""
+        return {
+            "model": self.base["name"],
+            "facts": len(self),
+            "layers": span(self.editor.layers),
+            "undo": "forget([id]), with ids from .facts",
+        }
 
     def edit(
         self,
