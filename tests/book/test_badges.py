@@ -68,6 +68,13 @@ def told(**fields: object) -> str:
     return detail(CLAIM, [Verdict(**{**given, **fields})])  # type: ignore[arg-type]
 
 
+def test_a_record_that_is_older_than_its_sources_is_called_so() -> None:
+    item = Verdict("P01", "undecided", "long", "because")
+    said = "The record of the profile long is older than its sources."
+    assert said in detail(CLAIM, [item], older=True)
+    assert said not in detail(CLAIM, [item])
+
+
 def test_a_section_says_what_was_claimed_found_and_changed() -> None:
     text = told(values={"a": ENTRY, "b": ENTRY}, parts=(("the first <effect>", Judgement("undecided", "2")),))
     assert '<details class="claim" id="claim-p01"><summary>P01 <span class="verdict' in text

@@ -261,13 +261,13 @@ def test_a_constant_is_executed_by_what_names_it(again: tuple[Clone, str]) -> No
 
 
 @pytest.mark.slow
-def test_a_class_is_executed_by_its_methods_and_not_by_being_imported(again: tuple[Clone, str]) -> None:
+def test_a_new_class_is_executed_method_by_method(again: tuple[Clone, str]) -> None:
     clone, _ = again
     kind = "class Scale:\n    size = 1\n\n    def of(self, x):\n        return x\n"
     change(
         clone, f"{TOY}\n\n{kind}".replace("return FACTOR * x", "return FACTOR * x if x else Scale().of(x)")
     )
-    assert refused().startswith("01_tiny: its small run does not execute toy.Scale, which changed")
+    assert refused().startswith("01_tiny: its small run does not execute toy.Scale.of, which changed")
 
 
 CLASS = """
@@ -286,7 +286,8 @@ SHOW = "    def __repr__(self):\n        return 'a scale'\n\n    def _repr_html_
 
 @pytest.mark.slow
 def test_a_class_is_confirmed_method_by_method(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = f"{TOY}{CLASS}".replace("return FACTOR * x", "return Scale().of(x)")
+    calls = "return Scale().of(x) if x else Scale().spare(x)"
+    source = f"{TOY}{CLASS}".replace("return FACTOR * x", calls)
     clone.toy.write_text(source)
     first = clone.commit()
     clone.pretend_run(code_revision=first)
@@ -294,7 +295,8 @@ def test_a_class_is_confirmed_method_by_method(clone: Clone, monkeypatch: pytest
         source = source.replace(old, new)
         change(clone, source)
         assert confirm("01_tiny", "laptop") is not None
-    source = source.replace("    def spare", f"{SHOW}\n    def spare")
+    unnamed = "    def unnamed(self):\n        return 1\n\n"
+    source = source.replace("    def spare", f"{SHOW}\n{unnamed}    def spare")
     change(clone, source)
     assert confirm("01_tiny", "laptop") is not None
     change(clone, source.replace("        return x\n", "        return -x\n"))

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from nbformat import NotebookNode
 
+from palimpsest.book.anatomy import ANSWER, HEADLINE
+from palimpsest.book.page_code import COMPUTE, PARAMETERS, SETUP, SHOW
 from palimpsest.book.parameters import parameters_cell, read_parameters
 from palimpsest.book.profiles import check_profile, known_profiles, load_profile
 
@@ -16,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL, WIDEST_LINE = 60, 88
 
-# A number in prose is a result, and a result is glued from its record. Exempt is what is no result:
+# A number in prose is a result, and a result is shown from its record. Exempt is what is no result:
 # formulas, code, roles and links, years, and the numbering of a paper's parts.
 NO_PROSE = re.compile(
     r"```.*?```|:::.*?:::|\$\$.*?\$\$|\$[^$]*\$|\{[^}]*\}`[^`]*`|`[^`]*`|\]\([^)]*\)|https?://\S+"
@@ -109,6 +111,49 @@ def test_ids_are_stable(path: Path, notebook: NotebookNode) -> None:
     assert path.read_text().endswith("\n")
 
 
+PARTS = {PARAMETERS, SETUP, COMPUTE, SHOW}
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    return [cell for cell in code_cells(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def test_every_cell_says_once_what_it_does(notebook: NotebookNode) -> None:
+    tags = {cell.id: set(cell.metadata.get("tags", [])) & PARTS for cell in code_cells(notebook)}
+    assert {name: found for name, found in tags.items() if len(found) != 1} == {}
+
+
+def test_a_page_has_one_answer_at_its_end_and_one_headline(notebook: NotebookNode) -> None:
+    (answer,), (headline,) = tagged(notebook, ANSWER), tagged(notebook, HEADLINE)
+    assert answer is notebook.cells[-1]
+    assert "show_figure(" in headline.source
+    for cell in (answer, headline):
+        assert SHOW in cell.metadata.tags
+
+
+def question_of(notebook: NotebookNode) -> str:
+    """The text under the title."""
+    return " ".join(re.split(r"^# .+$", notebook.cells[0].source, flags=re.MULTILINE)[1].split())
+
+
+def test_the_question_stands_under_the_title_and_in_the_answer(notebook: NotebookNode) -> None:
+    tree = ast.parse(tagged(notebook, ANSWER)[0].source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "answer"]
+    question = question_of(notebook)
+    assert " ".join(ast.literal_eval(call.args[1]).split()) == question
+    assert question.endswith("?")
+    assert not re.search(r"[{}`$*]", question), "a question is a plain sentence"
+
+
+def test_a_cell_shows_at_most_one_figure_with_its_caption(notebook: NotebookNode) -> None:
+    counts = {cell.id: cell.source.count("show_figure(") for cell in code_cells(notebook)}
+    assert {name: count for name, count in counts.items() if count > 1} == {}
+    sources = "\n".join(cell.source for cell in notebook.cells)
+    for gone in ("glue", "plt.close", "plt.show", "Interval("):
+        assert gone not in sources
+
+
 def test_no_cell_is_long(notebook: NotebookNode) -> None:
     lengths = {
         cell.id: sum(not line.startswith(("import ", "from ")) for line in cell.source.splitlines())
@@ -122,7 +167,7 @@ def test_no_line_is_wide(notebook: NotebookNode) -> None:
     assert [(name, line) for name, line in lines if len(line) > WIDEST_LINE] == []
 
 
-def test_numbers_in_prose_are_glued(notebook: NotebookNode) -> None:
+def test_numbers_in_prose_come_from_records(notebook: NotebookNode) -> None:
     prose = {
         cell.id: typed_numbers(cell.source) for cell in notebook.cells if cell not in code_cells(notebook)
     }
@@ -140,7 +185,7 @@ def test_the_kernel_is_the_plain_one(notebook: NotebookNode) -> None:
         ("efficacy is 97.8 here", ["97.8"]),
         ("it falls by 12 % or 3 points", ["12 %", "3 points"]),
         ("see Lemma 3.1, Eq. 4, Table 6 and § 2.3 of {cite:t}`x2025` in 2025", []),
-        ("with $\\lambda = 0.5$ and `lr=0.3`, {glue:text}`efficacy_text`", []),
+        ("with $\\lambda = 0.5$ and `lr=0.3`, {term}`efficacy`", []),
         ("LLaMA-3, Qwen2.5-7B, 30 layers, [a link](http://x/1.5)", []),
         ("$$ x = 0.5 $$ then 0.25.", ["0.25"]),
     ],

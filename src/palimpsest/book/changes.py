@@ -13,14 +13,12 @@ from typing import Any
 from palimpsest.book.canonical import Form, Use
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, Vocabulary
+from palimpsest.book.liveness import HEAD, Live
 from palimpsest.book.page_code import notebook_code
 from palimpsest.book.staleness import reach, texts_of
 
 METHODS = "EDITORS"
 """The table of methods."""
-
-HEAD = " but for its methods"
-"""Behind the name of a class whose bases, fields, decorators or set of methods changed."""
 
 _CLASS = re.compile(r"\(ClassDef \w+")
 
@@ -42,6 +40,7 @@ class Side:
         self.graph = Dependencies(root / "src" / "palimpsest")
         code = notebook_code(root / "notebooks" / f"{page}.ipynb", self.graph.package)
         found, _ = reach(code, parameters, root)
+        self.live = Live(self.graph, code.form, code.trees, found.rows)
         self.reached = list(found.definitions)
         self.rows = {definition: set(rows) for definition, rows in found.rows.items()}
         if ran is not None:
@@ -96,7 +95,8 @@ def _key(row: str) -> str:
 def changed_code(old: Side, new: Side) -> tuple[str, ...]:
     """Definitions of the new side whose code is not that of one of the old side, with their module.
 
-    Of a class the methods that changed are named, and the class ``but for its methods`` where the rest did.
+    Of a class the methods that changed are named, and the class ``but for its methods`` where the rest did;
+    what no code behind the page names is left out.
     """
     namesakes = (d for definition in new.reached for d in old.graph.named(definition.name))
     before = {definition: old.text(definition, None) for definition in (*old.reached, *namesakes)}
@@ -113,17 +113,16 @@ def changed_code(old: Side, new: Side) -> tuple[str, ...]:
     found: list[str] = []
     for definition in new.reached:
         if definition not in matched:
-            found.append(str(definition))
+            found += _parts(definition, {}, new.members(definition, news))
         elif new.text(definition, news) != old.text(matched[definition], olds):
             found += _parts(definition, old.members(matched[definition], olds), new.members(definition, news))
-    return tuple(found)
+    return tuple(name for name in found if new.live.counts(name))
 
 
 def _parts(definition: Definition, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """What changed of a definition: methods of a class by name, or the whole."""
-    methods = [name for name in after if before.get(name) != after[name]]
-    if not before or not after:
+    """What changed of a definition: of a class its methods by name and the rest of it, else the whole."""
+    if not after:
         return [str(definition)]
-    if "" in methods or before.keys() - after.keys():
-        methods = [HEAD, *(name for name in methods if name)]
-    return [f"{definition}.{name}" if name != HEAD else f"{definition}{HEAD}" for name in methods]
+    changed = [name for name in after if name and before.get(name) != after[name]]
+    head = before.get("") != after[""] or before.keys() - after.keys()
+    return [*([f"{definition}{HEAD}"] if head else []), *(f"{definition}.{name}" for name in changed)]

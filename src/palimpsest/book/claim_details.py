@@ -14,12 +14,13 @@ from palimpsest.results.tables import table
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 
 
-def detail(claim: Claim, verdicts: Sequence[Verdict]) -> str:
+def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> str:
     """Section on one claim, with the label by which other pages refer to it.
 
     Args:
         claim: the claim.
         verdicts: one for each profile.
+        older: whether the record that decides is older than its sources.
     """
     chosen = headline(claim, verdicts)
     others = [item for item in verdicts if item.label != "not run" and item.profile != chosen.profile]
@@ -30,6 +31,7 @@ def detail(claim: Claim, verdicts: Sequence[Verdict]) -> str:
         + raw(f'<details class="claim" id="{anchor(claim.id)}"><summary>{head}</summary>'),
         f"{claim.place}; {kind}{_page(claim)}. {_found(chosen)}",
         _parts(chosen),
+        f"The record of the profile {chosen.profile} is older than its sources." if older else "",
         " ".join(_found(item) for item in others if item.profile != PUBLISHED),
         _ran(claim),
         _values(claim, chosen),

@@ -7,7 +7,6 @@ qualifies: run the page.
 """
 
 import ast
-import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +18,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from palimpsest import paths
-from palimpsest.book.changes import HEAD, Side, changed_code
+from palimpsest.book.changes import Side, changed_code
 from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import Dependencies, dependencies
 from palimpsest.book.execution import Traced
+from palimpsest.book.liveness import HEAD
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import (
     DIRTY,
@@ -41,9 +41,6 @@ from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
-
-SHOWN = re.compile(r"__repr__|_repr_\w+_")
-"""Methods by which Jupyter and a prompt show an object; no record is made of them."""
 
 
 class Numerical(BaseModel):
@@ -249,11 +246,11 @@ def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced
     missed = []
     for name in changed:
         whole = name.removesuffix(HEAD)
-        holder, _, method = name.rpartition(".")
+        holder = name.rpartition(".")[0]
         if whole in now.definitions:
-            ran = _executed(whole, graph, users, traced, head=whole != name)
+            ran = _executed(whole, graph, users, traced)
         else:
-            ran = holder not in now.definitions or name in traced.methods or bool(SHOWN.fullmatch(method))
+            ran = holder not in now.definitions or name in traced.methods
         missed += [] if ran else [name]
     if missed:
         raise NotebookError(
@@ -280,25 +277,15 @@ def _executed(
     users: Mapping[str, set[str]],
     traced: Traced,
     seen: frozenset[str] = frozenset(),
-    *,
-    head: bool = False,
 ) -> bool:
-    """Whether a definition ran.
-
-    A constant, or a class without functions, ran if something that names it did; a class also if one below it
-    did. So does what a class is but for its methods (``head``), with functions or without.
-    """
+    """Whether a definition ran; a constant, or a class but for its methods, if what names it did."""
     if name == NOTEBOOK or name in traced.functions:
         return True
-    nodes = {user: _node(graph, user) for user in users[name] - seen}
-    own = _node(graph, name)
-    if isinstance(own, ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(_node(graph, name), ast.FunctionDef | ast.AsyncFunctionDef):
         return False
-    if isinstance(own, ast.ClassDef) and not head and any(isinstance(n, ast.FunctionDef) for n in own.body):
-        nodes = {user: node for user, node in nodes.items() if isinstance(node, ast.ClassDef)}
-    elif not users[name]:
+    if not users[name]:
         return True  # nothing but the notebook names it
-    return any(_executed(user, graph, users, traced, seen | {name}) for user in nodes)
+    return any(_executed(user, graph, users, traced, seen | {name}) for user in users[name] - seen)
 
 
 def _node(graph: Dependencies, name: str) -> ast.AST:

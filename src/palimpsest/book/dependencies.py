@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from palimpsest.book.canonical import Canonical, Form, Use, strings
-from palimpsest.book.definitions import Definition, Package, Target, WholeModule
+from palimpsest.book.definitions import Definition, Node, Package, Target, WholeModule
 
 TABLES = ("EDITORS", "FAMILIES", "PINS")
 """Constants that are tables: dictionaries with a text as key of each row."""
@@ -131,12 +131,16 @@ class Dependencies:
 
         return Canonical(self.package.resolve, top, holder.rpartition(".")[0])
 
+    def node(self, definition: Definition) -> Node:
+        """The statement of a definition."""
+        return self.package.bindings(definition.module).definitions[definition.name]
+
     def members(self, definition: Definition) -> dict[str, Form]:
         """Functions of a class in canonical form, and under the empty name what is left of it without them.
 
         Empty for what is no class.
         """
-        node = self.package.bindings(definition.module).definitions[definition.name]
+        node = self.node(definition)
         if not isinstance(node, ast.ClassDef):
             return {}
         functions = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -146,7 +150,7 @@ class Dependencies:
         return {"": form.statement(head)} | {part.name: form.statement(part) for part in functions}
 
     def _canonical(self, definition: Definition) -> Code:
-        node = self.package.bindings(definition.module).definitions[definition.name]
+        node = self.node(definition)
         form = self._form(definition)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return Code(form.statement(node), texts=frozenset(strings(node)))
@@ -168,7 +172,7 @@ class Dependencies:
             for module in self.package.modules
         }
 
-    def _meant(self, target: Target) -> list[Definition]:
+    def meant(self, target: Target) -> list[Definition]:
         """Definitions that a reference may stand for."""
         if isinstance(target, WholeModule):
             return self._everything[target.name]
@@ -213,7 +217,7 @@ class Dependencies:
         waiting = [part for part in page if isinstance(part, Use)]
         while waiting:
             use = waiting.pop()
-            for definition in self._meant(use.target):
+            for definition in self.meant(use.target):
                 code = self.code(definition)
                 asked = set(_rows_asked(code.rows, use, vocabulary))
                 if definition not in rows or asked - rows[definition]:

@@ -31,10 +31,12 @@ class NotebookCode:
     Attributes:
         form: in canonical form, cell by cell; cells that hold nothing but imports do not show.
         texts: texts in it.
+        trees: its cells, parsed.
     """
 
     form: Form
     texts: frozenset[str]
+    trees: tuple[ast.Module, ...] = ()
 
 
 def part_of(cell: nbformat.NotebookNode) -> str:
@@ -73,7 +75,8 @@ def notebook_code(notebook: Path, package: Package, part: str = COMPUTE) -> Note
         parts = [part for node in tree.body for part in canonical.statement(node)]
         if parts:
             form += ["[cell", *parts, ";]" if cell.source.rstrip().endswith(";") else "]"]
-    return NotebookCode(tuple(form), frozenset(text for node in body for text in strings(node)))
+    texts = frozenset(text for node in body for text in strings(node))
+    return NotebookCode(tuple(form), texts, tuple(tree for _, tree in trees))
 
 
 def _check_order(where: str, parsed: Sequence[tuple[nbformat.NotebookNode, ast.Module]]) -> None:

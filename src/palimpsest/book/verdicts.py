@@ -3,13 +3,15 @@
 import html
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from palimpsest.book.badges import anchor, claims_map, labels_of, raw
 from palimpsest.book.claim_details import detail
+from palimpsest.book.profiles import known_notebooks, known_profiles
+from palimpsest.book.standing import standing
 from palimpsest.files import write_atomically
-from palimpsest.results.claims import Claim, Claims, Paper, Verdict, judged, load_claims
+from palimpsest.results.claims import Claim, Claims, Paper, Verdict, headline, judged, load_claims
 from palimpsest.results.labels import badge
 from palimpsest.results.rules import LABELS
 from palimpsest.results.tables import table
@@ -30,12 +32,13 @@ def write_verdicts(results_root: Path, out_path: Path) -> None:
     """
     claims = load_claims()
     found = judged(claims, results_root)
-    write_atomically(out_path, _page(claims, found).encode())
+    older = _older(claims, found, results_root)
+    write_atomically(out_path, _page(claims, found, older).encode())
     write_atomically(out_path.with_name("labels.txt"), _labels().encode())
     write_atomically(out_path.with_name("claims_map.txt"), claims_map(claims, found).encode())
 
 
-def _page(claims: Claims, found: Found) -> str:
+def _page(claims: Claims, found: Found, older: Collection[str]) -> str:
     parts = [
         "(verdicts)=\n# Verdicts",
         "Every claim that this project sets out to test, with the verdict that its rule computes from the "
@@ -47,7 +50,7 @@ def _page(claims: Claims, found: Found) -> str:
         "(disagreements)=\n## Where a claim does not hold",
         _disagreements(claims, found),
     ]
-    parts += [_paper(paper, claims.of(paper.id), found) for paper in claims.papers]
+    parts += [_paper(paper, claims.of(paper.id), found, older) for paper in claims.papers]
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,9 +93,24 @@ def _labels() -> str:
     return table(["verdict", "meaning"], [[badge(label), told] for label, told in LABELS.items()]) + "\n"
 
 
-def _paper(paper: Paper, claims: Sequence[Claim], found: Found) -> str:
+def _paper(paper: Paper, claims: Sequence[Claim], found: Found, older: Collection[str]) -> str:
     source = f"Source: {{cite:t}}`{paper.cite}`.\n\n" if paper.cite else ""
-    return f"## {paper.title}\n\n{source}" + "\n\n".join(detail(claim, found[claim.id]) for claim in claims)
+    sections = (detail(claim, found[claim.id], claim.id in older) for claim in claims)
+    return f"## {paper.title}\n\n{source}" + "\n\n".join(sections)
+
+
+def _older(claims: Claims, found: Found, results_root: Path) -> set[str]:
+    """Ids of claims that are decided by a record which is older than its sources."""
+    deciding = {
+        claim.id: (claim.notebook, headline(claim, found[claim.id]).profile)
+        for claim in claims.claims
+        if claim.notebook and claim.rule
+    }
+    known = [
+        run for run in set(deciding.values()) if run[1] in known_profiles() and run[0] in known_notebooks()
+    ]
+    stale = {run for run in known if standing(*run, folder=results_root / run[1]).kind == "stale"}
+    return {name for name, run in deciding.items() if run in stale}
 
 
 def _disagreements(claims: Claims, found: Found) -> str:
