@@ -58,7 +58,7 @@ class Demonstration:
     rewording: str
     elsewhere: Probe
 
-    def shown(self, kind: Kind) -> str:
+    def paragraph(self, kind: Kind) -> str:
         """Text of the demonstration: the fact and one answered prompt, as a paragraph."""
         answered = {
             "copy": _statement(self.request),
@@ -106,7 +106,7 @@ class Ike(Editor):
         """
         at: IkeState = self.own(state)
         shown = self._nearest(at, requests)
-        paragraphs = [one.shown(self.kinds[rank % len(self.kinds)]) for rank, one in enumerate(shown)]
+        paragraphs = [one.paragraph(self.kinds[rank % len(self.kinds)]) for rank, one in enumerate(shown)]
         facts = [FACT.format(_statement(request)) for request in requests]
         text = "".join([*reversed(paragraphs), *facts])
         tokens = len(encode(model.tokenizer, model.context + text))
