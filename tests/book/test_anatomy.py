@@ -68,6 +68,12 @@ def test_only_code_that_computes_stays_open(tags: str, folded: bool) -> None:
     assert made.metadata.tags.count("hide-input") == folded
 
 
+@pytest.mark.parametrize("tag", ["answer", "headline"])
+def test_at_the_head_of_a_page_there_is_no_code(tag: str) -> None:
+    (made,) = [c for c in page(cell("one", f"show {tag}")).cells if c.id == "one"]
+    assert made.metadata.tags == ["show", tag, "remove-input"]
+
+
 def test_picture_and_caption_become_a_figure() -> None:
     (made,) = [c for c in page(cell("one", "show", PICTURE, CAPTION)).cells if c.id == "one"]
     assert made.outputs == [PICTURE]

@@ -16,8 +16,8 @@ from palimpsest.results.display import MARK
 ANSWER, HEADLINE = "answer", "headline"
 """Tags of the cells whose outputs stand at the head of the page."""
 
-FOLDED = "hide-input"
-"""Jupyter Book's tag of a cell whose code unfolds on a click."""
+FOLDED, WITHOUT_CODE = "hide-input", "remove-input"
+"""Jupyter Book's tags of a cell whose code unfolds on a click, and of one whose code is not shown."""
 
 WORDS_A_MINUTE = 200
 
@@ -78,10 +78,14 @@ def _markdown(*parts: tuple[str, str]) -> Iterable[NotebookNode]:
 
 
 def _fold(cell: NotebookNode) -> None:
-    """Fold the code of a cell unless it computes: imports, drawing and sentences are no method."""
+    """Fold the code of a cell unless it computes: imports, drawing and sentences are no method.
+
+    At the head of the page no code is shown at all.
+    """
     tags = cell.metadata.get("tags", [])
-    if part_of(cell) != COMPUTE and FOLDED not in tags:
-        cell.metadata["tags"] = [*tags, FOLDED]
+    wanted = WITHOUT_CODE if {ANSWER, HEADLINE} & set(tags) else FOLDED
+    if part_of(cell) != COMPUTE and wanted not in tags:
+        cell.metadata["tags"] = [*tags, wanted]
 
 
 def _with_captions(cell: NotebookNode, name: str) -> None:

@@ -80,7 +80,7 @@ def _text(headline: Headline, values: dict[str, Any]) -> str:
     """The text with its values, without their intervals."""
     bare = {name: {**entry, "low": None} for name, entry in values.items()}
     try:
-        return filled(" ".join(headline.text.split()), bare)
+        return " ".join(filled(headline.text, bare).split())
     except UnknownNameError as error:
         raise DataError(f"{FILE}: the record of {headline.page} has no value {error.name!r}") from error
 
