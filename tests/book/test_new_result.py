@@ -26,14 +26,21 @@ for _ in range(problems):
     update = torch.randn(4, 8, dtype=torch.float64, generator=generator)
     moved = null_space(k0 @ k0.T).apply(update.T).T @ k0
     worst = max(worst, float(moved.norm() / (update @ k0).norm()))"""
-SAVE = """\
-from palimpsest.results.records import Results
+SETUP = """\
+import matplotlib.pyplot as plt
+from palimpsest import Results, answer, show_figure
 
 used = {"problems": problems, "seed": seed}
-results = Results("15_preserved_keys", profile=profile, parameters=used)
+results = Results("15_preserved_keys", profile=profile, parameters=used)"""
+SAVE = """\
 results.describe(model={"name": "none"}, seed=seed)
 results.value("a01_error", worst, unit="ratio")
 results.save()"""
+FIGURE = """\
+figure, ax = plt.subplots()
+ax.bar(["preserved keys"], [results.values["a01_error"]["value"]])
+show_figure(results, "error", figure, "Largest relative error, {a01_error}.")"""
+ANSWER = 'answer(results, "Do they stay?", "They do, with an error of {a01_error}.")'
 RULE = "notebook: 15_preserved_keys\n    rule: {kind: identity, values: [a01_error], tolerance: 1.0e-8}\n"
 TEST = '''\
 """Outputs at preserved keys stay as they are."""
@@ -64,8 +71,11 @@ def copy(tmp_path: Path) -> Copy:
     cells = [
         new_markdown_cell("(preserved-keys)=\n# Preserved keys\n\nDo they stay?", id="question"),
         new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(WORK, id="work"),
-        new_code_cell(SAVE, id="save"),
+        new_code_cell(SETUP, id="setup", metadata={"tags": ["setup"]}),
+        new_code_cell(WORK, id="work", metadata={"tags": ["compute"]}),
+        new_code_cell(SAVE, id="save", metadata={"tags": ["compute", "hide-input"]}),
+        new_code_cell(FIGURE, id="figure", metadata={"tags": ["show", "headline"]}),
+        new_code_cell(ANSWER, id="answer", metadata={"tags": ["show", "answer"]}),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})

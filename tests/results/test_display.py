@@ -78,7 +78,7 @@ def test_a_colour_bar_and_a_second_axis_are_no_panels(shown: list[tuple[Any, Any
     ("figure", "message"),
     [
         (lambda: panels(2, 2), "figure gains: 4 panels; show at most 3, the others as a figure of their own"),
-        (lambda: panels(width=WIDEST + 0.1), "figure gains: 6.3 inches wide; take 6.2 or less"),
+        (lambda: panels(width=WIDEST + 0.1), "figure gains: 6.5 inches wide; take 6.4 or less"),
     ],
 )
 def test_what_a_phone_cannot_show_is_an_error(

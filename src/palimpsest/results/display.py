@@ -19,8 +19,8 @@ MARK = "palimpsest"
 """Key of our part of an output's metadata."""
 
 MOST_PANELS = 3
-WIDEST = 6.2
-"""Inches; at this width letters of nine points are eight pixels high on a phone."""
+WIDEST = 6.4
+"""Inches; at this width letters of the style's ten points are eight pixels high on a phone."""
 
 SMALLEST = 9.0
 """Points."""
