@@ -121,6 +121,9 @@ def test_what_computes_has_changed(clone: Clone, tmp_path: Path) -> None:
     write(clone, show="results.say('new')", work=WORK.replace("doubled(seed)", "doubled(seed) + 1"))
     with pytest.raises(NotebookError, match="cells that compute have changed since the run"):
         render(NAME, "laptop")
+    with pytest.raises(NotebookError, match="1 pages could not be drawn again"):
+        list(render_all([NAME], "laptop"))
+    assert "cells that compute have changed" in next(render_all(None, "laptop"))
     assert render(NAME, "laptop", tmp_path)
     assert shown(clone, tmp_path) == "new"
     assert clone.results() == before

@@ -4,6 +4,7 @@ The cells tagged ``show``, with those that both kinds need, run in a kernel wher
 and tables of an earlier run. That takes seconds and no model.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from palimpsest.book.execution import Traced, environment, surroundings, trace_file
+from palimpsest.book.execution import Traced, surroundings, trace_file
 from palimpsest.book.normalise import INJECTED, normalise, with_current_sources
 from palimpsest.book.page_code import PARAMETERS, SETUP, SHOW, part_of
 from palimpsest.book.profiles import (
@@ -33,6 +34,10 @@ from palimpsest.results import records
 
 CELL_TIMEOUT = 300
 """Seconds after which a cell that shows something is given up."""
+
+
+class OutdatedError(NotebookError):
+    """Cells that compute have changed since a run, so that its page can only be shown as it was."""
 
 
 def render(name: str, profile: str, out: Path | None = None) -> bool:
@@ -68,7 +73,7 @@ def render(name: str, profile: str, out: Path | None = None) -> bool:
     stands = out is not None or standing(name, setting).kind in ("fresh", "confirmed")
     page = with_current_sources(executed, nbformat.read(source, as_version=4), stands=stands, shown=shown)
     if page is None:
-        raise NotebookError(
+        raise OutdatedError(
             f"{source.stem}: cells that compute have changed since the run, so that what they showed cannot "
             "be kept; run the page, or confirm its result"
         )
@@ -105,7 +110,8 @@ def render_all(
         out: folder for copies to look at, as for `render`.
 
     Raises:
-        NotebookError: after the last page, if any failed.
+        NotebookError: after the last page, if any failed. Where no pages are named, one whose cells that
+            compute have changed is left as it was run.
     """
     folder, failed = results_of(profile), 0
     names = list(pages or (name for name in known_notebooks() if (folder / f"{name}.json").is_file()))
@@ -113,6 +119,8 @@ def render_all(
     def one(name: str) -> tuple[bool, str]:
         try:
             return True, f"{name}: {'drawn again' if render(name, profile, out) else 'as its code draws it'}"
+        except OutdatedError as error:
+            return not pages, str(error)  # the book shows it as it was run, with a warning
         except NotebookError as error:
             return False, str(error)
 
@@ -142,11 +150,10 @@ def _drawn(source: Path, setting: Profile, folder: Path) -> tuple[dict[str, Note
             kernel_name="python3",
             resources={"metadata": {"path": str(source.parent)}},
         )
-        with environment(values | own):
-            try:
-                client.execute()
-            except nbclient.exceptions.CellExecutionError as error:
-                raise NotebookError(f"{source.stem} cannot be drawn again: {_last(error)}") from error
+        try:
+            client.execute(env={**os.environ, **values, **own})
+        except nbclient.exceptions.CellExecutionError as error:
+            raise NotebookError(f"{source.stem} cannot be drawn again: {_last(error)}") from error
         traced = Traced.read(trace_file(Path(place)), SHOW)
     return {cell.id: cell for cell in notebook.cells if parts.get(cell.id) == SHOW}, traced.files
 
