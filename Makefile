@@ -45,7 +45,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint ## the inner loop, two and a half minutes: linters, types, fast tests without shape checks
+check: lint ## the inner loop, a minute and a half: linters, types, fast tests without shape checks
 	PALIMPSEST_QUICK=1 $(PYTEST) -q -m "not slow and not model and not nightly"
 
 notebooks: fetch ## every notebook once, at smoke size, against the values that are carried
