@@ -64,13 +64,14 @@ def test_where_nobody_can_type_there_is_a_sentence(name: str, monkeypatch: pytes
 def fields(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in (records.STAGING, records.RECORDS):
         monkeypatch.delenv(name, raising=False)
-    return playground(tiny_model("llama"), FACT, "blue")
+    return playground(tiny_model("llama"), FACT, "blue", ["a wording"], ["one", "two"])
 
 
 def test_a_click_tries_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(try_it, "_tried", lambda model, typed, editor: calls.append((typed, editor)))
     box = fields(monkeypatch)
+    assert [box.children[place].value for place in (4, 5)] == ["a wording", "one\ntwo"]
     box.children[1].value = "young king"
     box.children[4].value = "one\ntwo"
     button = box.children[6]

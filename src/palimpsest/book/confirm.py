@@ -281,13 +281,9 @@ def _executed(
     """Whether a definition ran; a constant, or a class but for its methods, if what names it did."""
     if name == NOTEBOOK or name in traced.functions:
         return True
-    if isinstance(_node(graph, name), ast.FunctionDef | ast.AsyncFunctionDef):
+    module, _, own = name.rpartition(".")
+    if isinstance(graph.node(Definition(module, own)), ast.FunctionDef | ast.AsyncFunctionDef):
         return False
     if not users[name]:
         return True  # nothing but the notebook names it
     return any(_executed(user, graph, users, traced, seen | {name}) for user in users[name] - seen)
-
-
-def _node(graph: Dependencies, name: str) -> ast.AST:
-    module, _, own = name.rpartition(".")
-    return graph.package.bindings(module).definitions[own]

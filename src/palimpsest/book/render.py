@@ -67,16 +67,17 @@ def render(name: str, profile: str, out: Path | None = None) -> bool:
         )
     if out is None and is_drawn(name, setting):
         return False
-    shown, files = _drawn(source, setting, folder)
-    copy = folder / source.name
+    copy, present = folder / source.name, nbformat.read(source, as_version=4)
     executed = nbformat.read(copy, as_version=4) if copy.is_file() else nbformat.v4.new_notebook()
     stands = out is not None or standing(name, setting).kind in ("fresh", "confirmed")
-    page = with_current_sources(executed, nbformat.read(source, as_version=4), stands=stands, shown=shown)
-    if page is None:
+    if with_current_sources(executed, present, stands=stands) is None:
         raise OutdatedError(
             f"{source.stem}: cells that compute have changed since the run, so that what they showed cannot "
             "be kept; run the page, or confirm its result"
         )
+    shown, files = _drawn(source, setting, folder)
+    page = with_current_sources(executed, present, stands=stands, shown=shown)
+    assert page is not None
     place = copy if out is None else out / source.name
     write_atomically(place, (nbformat.writes(normalise(page)) + "\n").encode())
     if out is not None:

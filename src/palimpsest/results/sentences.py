@@ -1,7 +1,8 @@
 """Parts of sentences that pages make from their numbers; each reads well for none, one, some and all."""
 
 from collections.abc import Mapping
-from math import comb
+
+from scipy import stats
 
 from palimpsest.errors import DataError
 from palimpsest.results.prose import Entry, listed
@@ -45,7 +46,7 @@ def by_chance(found: int, compared: int, level: float = 0.95) -> str:
         level: nominal coverage of the intervals.
     """
     miss = 1 - level
-    often = sum(comb(compared, k) * miss**k * level ** (compared - k) for k in range(found, compared + 1))
+    often = float(stats.binom.sf(found - 1, compared, miss))
     things = f"{compared:,} comparisons" if compared != 1 else "1 comparison"
     told = (
         f"With {100 * level:.0f} % intervals {miss * compared:.2g} of {things} would be expected to look "

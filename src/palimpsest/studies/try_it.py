@@ -79,7 +79,7 @@ def _asked(
             "prompt": prompt,
             "new": chance[place],
             "old": chance[place + len(asked)],
-            "says": generate(model, prompt, WORDS).removeprefix(prompt).strip(),
+            "says": " ".join(generate(model, prompt, WORDS).removeprefix(prompt).split()),
         }
         for place, (kind, prompt) in enumerate(asked)
     ]
@@ -110,13 +110,22 @@ def tried_figure(rows: pd.DataFrame, new: str, old: str) -> Figure:
     return figure
 
 
-def playground(model: EditableModel, fact: EditRequest, old: str, editor: str = "memit") -> Any:
+def playground(
+    model: EditableModel,
+    fact: EditRequest,
+    old: str,
+    wordings: Sequence[str] = (),
+    neighbours: Sequence[str] = (),
+    editor: str = "memit",
+) -> Any:
     """Fields to type a fact into, in Jupyter; a sentence that says so where nobody can type.
 
     Args:
         model: is asked and edited, and left as it was.
         fact: in the fields at first.
         old: object before the edit, in the fields at first.
+        wordings: likewise, one a line.
+        neighbours: likewise.
         editor: as for `try_fact`.
     """
     if any(os.environ.get(name) for name in (records.STAGING, records.RECORDS)):
@@ -129,8 +138,8 @@ def playground(model: EditableModel, fact: EditRequest, old: str, editor: str = 
         "subject": widgets.Text(fact.subject, description="subject", layout=wide),
         "target": widgets.Text(fact.target, description="new object", layout=wide),
         "old": widgets.Text(old, description="old object", layout=wide),
-        "wordings": widgets.Textarea("", description="wordings", layout=wide),
-        "neighbours": widgets.Textarea("", description="neighbours", layout=wide),
+        "wordings": widgets.Textarea("\n".join(wordings), description="wordings", layout=wide),
+        "neighbours": widgets.Textarea("\n".join(neighbours), description="neighbours", layout=wide),
     }
     button, output = widgets.Button(description="Edit, ask, undo"), widgets.Output()
 
