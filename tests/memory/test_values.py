@@ -12,7 +12,7 @@ from torch import Tensor
 from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.memory import values as targets_module
 from palimpsest.memory.settings import TargetSettings
-from palimpsest.memory.values import Targets, optimise_targets
+from palimpsest.memory.values import Targets, _divergence, optimise_targets
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.network.tokens import encode, encode_target
 from palimpsest.paths import cache_dir
@@ -96,7 +96,8 @@ class Twin:
         start = self.log_p(upto, end)[end].detach()
         for step in range(settings.steps):
             log_p = self.log_p(upto, end)[end]
-            kl = (start.exp() * (start - log_p)).sum()
+            p, q = (log_p, start) if settings.kl_over == "edited" else (start, log_p)
+            kl = (p.exp() * (p - q)).sum()
             decay = self.delta.norm() / self.initial.norm() ** 2
             loss = self.nll() + settings.kl * kl + settings.decay * decay
             self.losses.append(float(loss.detach()))
@@ -193,6 +194,24 @@ def test_loss_read_from_a_lower_layer(kind: str, loss_layer: int) -> None:
     found, _ = agree(model, replace(SHORT, loss_layer=loss_layer), CONTEXTS[:2], requests)
     whole = optimise_targets(model, requests, 1, SHORT, CONTEXTS[:2])
     assert not torch.allclose(found.losses[:, 0], whole.losses[:, 0], rtol=1e-3)
+
+
+def test_the_divergence_is_that_of_the_released_codes() -> None:
+    """They call PyTorch's kl_div with log p₀ as its input and log p as its target."""
+    log_p, before = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    released = torch.nn.functional.kl_div(before, log_p, log_target=True, reduction="none").sum(1)
+    other = torch.nn.functional.kl_div(log_p, before, log_target=True, reduction="none").sum(1)
+    assert TargetSettings().kl_over == "edited"
+    torch.testing.assert_close(_divergence(log_p, before, "edited"), released)
+    torch.testing.assert_close(_divergence(log_p, before, "unedited"), other)
+    assert not torch.allclose(released, other)
+
+
+def test_the_other_divergence_by_name() -> None:
+    model, settings = double("llama"), replace(SHORT, kl=0.5)
+    found, _ = agree(model, replace(settings, kl_over="unedited"), CONTEXTS[:2])
+    released, _ = agree(model, settings, CONTEXTS[:2])
+    assert not torch.allclose(found.deltas, released.deltas, rtol=1e-3)
 
 
 def test_clamp() -> None:

@@ -15,7 +15,9 @@ class TargetSettings:
         lr: Adam's learning rate.
         clamp: largest norm of δ, in units of the norm of the unedited state h₀.
         decay: weight of ‖δ‖/‖h₀‖² (norm over squared norm, as released), in the unit of h.
-        kl: weight of the KL divergence from the unedited next-token distribution.
+        kl: weight of the KL divergence between the edited next-token distribution p and the unedited p₀.
+        kl_over: distribution that the divergence is averaged over: ``edited``, KL(p‖p₀), as released (ROME
+            Eq. 4), or ``unedited``, KL(p₀‖p).
         stop_below: a request is finished once its loss falls below this.
         reference: the unedited state h₀ that clamp and decay refer to and that δ is added to: the layer's
             output ``hidden`` (MEMIT, AlphaEdit) or the edited map's output ``value`` (ROME). Both have the
@@ -28,6 +30,7 @@ class TargetSettings:
     clamp: float = Field(default=0.75, gt=0)
     decay: float = Field(default=0.5, ge=0)
     kl: float = Field(default=0.0625, ge=0)
+    kl_over: Literal["edited", "unedited"] = "edited"
     stop_below: float = Field(default=0.05, ge=0)
     reference: Literal["hidden", "value"] = "hidden"
     loss_layer: int | None = None

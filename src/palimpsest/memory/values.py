@@ -6,12 +6,13 @@ Adam minimises the loss of the new object. Everything that δ cannot change is c
 
 Loss of one request (as in the released MEMIT and AlphaEdit code; every term is a setting):
 
-    mean over contexts of NLL(target)/tokens + kl·KL(p₀‖p) at "{subject} is a" + decay·‖δ‖/‖h₀‖²
+    mean over contexts of NLL(target)/tokens + kl·KL(p‖p₀) at "{subject} is a" + decay·‖δ‖/‖h₀‖²
         + β·Σ‖Px‖² over protected activations x, where settings name some (`PreservingTargets`)
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +28,7 @@ from palimpsest.memory.upper_layers import Rows, UpperLayers
 from palimpsest.network.model import EditableModel, Site, fingerprint
 from palimpsest.types import SLOT, EditRequest
 
-REVISION = 1
+REVISION = 2
 """Part of the cache key; raise it when the same settings give other values than before."""
 
 TERM = "term "
@@ -176,7 +177,7 @@ def _optimise_chunk(
     for step in range(settings.steps):
         nll, log_p = upper.losses(delta, active)  # (a,), (a, vocabulary)
         before = log_p.detach() if before is None else before
-        kl = (before[active].exp() * (before[active] - log_p)).sum(1)  # (a,)
+        kl = _divergence(log_p, before[active], settings.kl_over)  # (a,)
         size = delta[active].norm(dim=1) / initial[active].norm(dim=1).square()  # (a,)
         loss = nll + settings.kl * kl + settings.decay * size
         if protected is not None:
@@ -199,6 +200,14 @@ def _optimise_chunk(
             # (n, d_v) times (n, 1): projection onto the ball of radius clamp·‖h₀‖
             delta.mul_((limit / delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
     return {"initial": initial, "delta": final, "losses": losses, **terms}
+
+
+def _divergence(
+    log_p: Float[Tensor, "a v"], before: Float[Tensor, "a v"], over: Literal["edited", "unedited"]
+) -> Float[Tensor, " a"]:
+    """KL(p‖p₀) or, over the unedited distribution, KL(p₀‖p), in nats (a,), from log-probabilities."""
+    first, second = (log_p, before) if over == "edited" else (before, log_p)
+    return (first.exp() * (first - second)).sum(1)
 
 
 class _Protected:
