@@ -44,6 +44,10 @@ class ShapeError(PalimpsestError, ValueError):
     """Tensors do not fit together; the message names expected and given shapes."""
 
 
+class OutOfMemoryError(PalimpsestError, MemoryError):
+    """The smallest piece of the work does not fit into memory; the message says how much it asks for."""
+
+
 class DataError(PalimpsestError, ValueError):
     """A data file is malformed; the message lists the lines and the reasons."""
 

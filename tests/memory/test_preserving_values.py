@@ -11,7 +11,6 @@ from torch import Tensor
 from palimpsest import cache
 from palimpsest.editors import Memit
 from palimpsest.errors import RequestError, ScoreError, UnknownNameError
-from palimpsest.memory import values
 from palimpsest.memory.keys import last_states, subject_keys
 from palimpsest.memory.known_values import known_values
 from palimpsest.memory.settings import PreservingTargets, TargetSettings
@@ -244,4 +243,3 @@ def test_convergence_of_real_values_is_read_off_their_losses() -> None:
     for row, step in zip(found.losses.tolist(), found.converged(below).tolist(), strict=True):
         first = next((i for i, loss in enumerate(row) if loss < below), math.nan)
         assert step == first or (math.isnan(step) and math.isnan(first))
-    assert values.REVISION == 1

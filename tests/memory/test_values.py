@@ -11,8 +11,9 @@ from torch import Tensor
 
 from palimpsest.errors import NonFiniteError, SiteError
 from palimpsest.memory import values as targets_module
+from palimpsest.memory.readout import divergence
 from palimpsest.memory.settings import TargetSettings
-from palimpsest.memory.values import Targets, _divergence, optimise_targets
+from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.network.tokens import encode, encode_target
 from palimpsest.paths import cache_dir
@@ -134,11 +135,12 @@ def agree(
 
 
 @every_family
-@pytest.mark.parametrize("idle", [0, 10_000])
-def test_equal_to_the_twin_in_one_pass_and_in_two(
-    kind: str, idle: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [1, 10_000])
+def test_equal_to_the_twin_with_one_row_a_line_and_with_all_in_one(
+    kind: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palimpsest.memory.upper_layers.IDLE_POSITIONS", idle)
+    monkeypatch.setattr("palimpsest.memory.upper_layers.LINE", width)
+    monkeypatch.setattr("palimpsest.memory.readout.HEAD_ROWS", width)
     agree(double(kind), TargetSettings(steps=4, lr=0.3))
 
 
@@ -202,8 +204,8 @@ def test_the_divergence_is_that_of_the_released_codes() -> None:
     released = torch.nn.functional.kl_div(before, log_p, log_target=True, reduction="none").sum(1)
     other = torch.nn.functional.kl_div(log_p, before, log_target=True, reduction="none").sum(1)
     assert TargetSettings().kl_over == "edited"
-    torch.testing.assert_close(_divergence(log_p, before, "edited"), released)
-    torch.testing.assert_close(_divergence(log_p, before, "unedited"), other)
+    torch.testing.assert_close(divergence(log_p, before, "edited"), released)
+    torch.testing.assert_close(divergence(log_p, before, "unedited"), other)
     assert not torch.allclose(released, other)
 
 
@@ -277,7 +279,7 @@ def test_the_second_call_is_read_from_disk(monkeypatch: pytest.MonkeyPatch, own_
     def never(*args: Any) -> None:
         raise AssertionError("computed although it is on disk")
 
-    monkeypatch.setattr(targets_module, "_optimise_chunk", never)
+    monkeypatch.setattr(targets_module, "Optimisation", never)
     again = optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS, chunk=2)
     assert torch.equal(again.values, first.values)
     assert torch.equal(again.deltas, first.deltas)

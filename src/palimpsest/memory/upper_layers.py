@@ -2,209 +2,268 @@
 
 Used by `palimpsest.memory.values`, where a vector δ is added to one layer's output at the subject's last
 token. Activations up to that layer do not change, and neither do the keys and values that attention reads
-above it at earlier positions. Both are computed once; each pass then runs the upper layers on the few
-positions from the subject's last token on, and the head only where a loss needs it.
+above it at earlier positions. Both are computed once, with beginnings that rows share read once; each pass
+then runs the upper layers on the few positions from the subject's last token on, packed into lines without
+padding, and the head reads only the states that a loss needs (`palimpsest.memory.readout`).
 
-Axes besides those of `palimpsest.types`: rows are sequences of the chunk, t their positions, q = t − column
-the positions from the subject's last token on, h key/value heads, and a the requests still active.
+Axes besides those of `palimpsest.types`: rows are sequences, t their positions, q the moving ones, from the
+subject's last token on, h key/value heads, and a the requests still active.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from palimpsest.network.activations import first_tensor, run_body, watched
+from palimpsest.network.activations import capture, run_layers
 from palimpsest.network.model import EditableModel, Site
-from palimpsest.network.tokens import Batch, encode_around_subject, encode_target
+from palimpsest.network.packed import added_mask, pack
+from palimpsest.network.tokens import encode_around_subject, encode_target
 from palimpsest.types import EditRequest
 
 KL_PROMPT = "{} is a"
 
-IDLE_POSITIONS = 16
-"""Most KL positions for which one pass beats two: where arithmetic takes about as long as reading weights."""
+LINE = 32
+"""Moving positions of a line, unless a row has more. Few rows a line keep attention cheap."""
 
 
-class Rows:
-    """All sequences of a chunk, aligned so that every subject ends in the same column.
-
-    Each request gives one row per context (prompt, and target without its last token) and a last one for the
-    KL term (KL_PROMPT filled with the subject, cut after the subject's last token).
+@dataclass(frozen=True)
+class Sequences:
+    """Token ids that one request is optimised on: one row per context, and a last one for the KL term.
 
     Attributes:
-        batch: ids and mask (rows, t), padded on both sides.
-        column: column in which all subjects end.
-        request: request of each row (rows,).
-        kl_row: KL row of each request (n,).
-        labels: target ids, flat (labels,); with `label_row`, `label_offset` (columns after `column`) and
-            `label_weight` (1 / tokens / contexts) of equal length.
+        rows: prompt in each context, and target without its last token; then KL_PROMPT filled with the
+            subject, cut after the subject's last token.
+        ends: index of the subject's last token in each row.
+        labels: (row, moving position, target id) of each label.
     """
 
-    def __init__(
-        self, model: EditableModel, requests: Sequence[EditRequest], contexts: Sequence[str]
-    ) -> None:
-        tokenizer = model.tokenizer
-        sequences: list[tuple[list[int], int]] = []
-        owner: list[int] = []
-        labels: list[tuple[int, int, int, float]] = []
-        kl_rows = []
-        for index, request in enumerate(requests):
-            target = encode_target(tokenizer, request.target)
-            for context in contexts:
-                ids, end = encode_around_subject(tokenizer, request.prompt, request.subject, context)
-                weight = 1 / len(target) / len(contexts)
-                first = len(ids) - 1 - end
-                labels += [(len(sequences), first + j, t, weight) for j, t in enumerate(target)]
-                sequences.append((ids + target[:-1], end))
-                owner.append(index)
-            ids, end = encode_around_subject(tokenizer, KL_PROMPT, request.subject)
-            kl_rows.append(len(sequences))
-            sequences.append((ids[: end + 1], end))
-            owner.append(index)
-        self.batch, self.column = _aligned(sequences)
-        self.batch = self.batch.to(model.device)
-        self.request, self.kl_row = _ints(owner, model), _ints(kl_rows, model)
-        row, offset, ids_, weight_ = zip(*labels, strict=True)
-        self.label_row, self.label_offset = _ints(row, model), _ints(offset, model)
-        self.labels = _ints(ids_, model)
-        self.label_weight = torch.tensor(weight_, device=model.device)
+    rows: list[list[int]]
+    ends: list[int]
+    labels: list[tuple[int, int, int]]
+
+    @property
+    def moving(self) -> int:
+        """Number of positions from the subject's last token on, over all rows."""
+        return sum(len(row) - end for row, end in zip(self.rows, self.ends, strict=True))
 
 
-def _ints(values: Sequence[int], model: EditableModel) -> Int[Tensor, " k"]:
-    return torch.tensor(values, device=model.device)
+def sequences(model: EditableModel, request: EditRequest, contexts: Sequence[str]) -> Sequences:
+    """Encode a request for the optimisation of its value.
+
+    Raises:
+        RequestError: if the subject's last character belongs to no token, or the target gives none.
+    """
+    tokenizer = model.tokenizer
+    target = encode_target(tokenizer, request.target)
+    rows, ends, labels = [], [], []
+    for row, context in enumerate(contexts):
+        ids, end = encode_around_subject(tokenizer, request.prompt, request.subject, context)
+        labels += [(row, len(ids) - 1 - end + j, token) for j, token in enumerate(target)]
+        rows.append(ids + target[:-1])
+        ends.append(end)
+    ids, end = encode_around_subject(tokenizer, KL_PROMPT, request.subject)
+    return Sequences([*rows, ids[: end + 1]], [*ends, end], labels)
 
 
-def _aligned(sequences: Sequence[tuple[list[int], int]]) -> tuple[Batch, int]:
-    """Sequences as one batch in which the given index of each lies in one common column."""
-    column = max(end for _, end in sequences)
-    width = column + max(len(ids) - end for ids, end in sequences)
-    # (rows, t) each
-    ids_, mask = torch.zeros(len(sequences), width, dtype=torch.long), torch.zeros(len(sequences), width)
-    for row, (ids, end) in enumerate(sequences):
-        start = column - end
-        ids_[row, start : start + len(ids)] = torch.tensor(ids)
-        mask[row, start : start + len(ids)] = 1
-    return Batch(ids_, mask.bool()), column
+@dataclass(frozen=True)
+class _Lines:
+    """Moving positions of some rows as lines (b, q), and where their states are read.
+
+    Attributes:
+        hidden: output of the edited layer without δ (b, q, d_v).
+        positions: of the tokens in their rows (b, q).
+        mask: added to attention, over s earlier positions and the q moving ones (b, 1, q, s + q).
+        past: attention keys and values of the earlier positions.
+        first, owner: index of each row's first moving position among the b·q, and its request (rows,).
+        read: index among the b·q of the state of each label, then of each active request's KL row.
+        label_at: which labels of the chunk those are (l,).
+    """
+
+    hidden: Float[Tensor, "b q d_v"]
+    positions: Int[Tensor, "b q"]
+    mask: Float[Tensor, "b 1 q u"]
+    past: "_Past"
+    first: Int[Tensor, " rows"]
+    owner: Int[Tensor, " rows"]
+    read: Int[Tensor, " r"]
+    label_at: Int[Tensor, " l"]
 
 
-class _Prefix:
-    """Attention keys and values before the subject's last token, passed to attention like a cache."""
+class _Past:
+    """Attention keys and values of earlier positions, passed to attention like a cache.
 
-    def __init__(self, states: dict[int, tuple[Tensor, Tensor]], rows: Tensor) -> None:
-        # (all rows, h, column, d_head) -> (rows, h, column, d_head)
-        self.states = {layer: (k[rows], v[rows]) for layer, (k, v) in states.items()}
+    Without states, those of the first pass are kept.
+    """
+
+    def __init__(self, states: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
+        self.states = states or {}  # layer -> (b, h, s, d_head) twice
+        self.keep = states is None
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The prefix's states followed by those of the new positions; nothing is stored."""
+        """The earlier states followed by those of the new positions."""
+        if self.keep:
+            self.states[layer] = keys, values
+        if self.keep or layer not in self.states:
+            return keys, values
         k, v = self.states[layer]
-        # (rows, h, column, d_head) and (rows, h, q, d_head) -> (rows, h, column + q, d_head)
+        # (b, h, s, d_head) and (b, h, q, d_head) -> (b, h, s + q, d_head)
         return torch.cat([k, keys], 2), torch.cat([v, values], 2)
 
 
 class UpperLayers:
-    """The network above the edited layer, on the positions that an edit can change."""
+    """The network above the edited layer, for the requests of a chunk, on the positions an edit can change.
 
-    def __init__(self, model: EditableModel, rows: Rows, layer: int, last: int, reference: str) -> None:
-        self.model, self.rows, self.layers = model, rows, range(layer + 1, last + 1)
-        column, batch = rows.column, rows.batch
-        seen: dict[str, Tensor] = {}
-        with (
-            torch.no_grad(),
-            watched(model, Site(layer, "hidden"), lambda x: seen.update(hidden=x)),
-            watched(model, Site(layer, "value"), lambda x: seen.update(value=x)),
-        ):
-            past = run_body(model, batch, use_cache=True).past_key_values
-        self.hidden = seen["hidden"][:, column:].detach()  # (rows, q, d_v)
-        # First row of each request (n,), the one of the first context; rows are sorted by request.
-        first_row = torch.searchsorted(rows.request, torch.arange(len(rows.kl_row), device=model.device))
+    Attributes:
+        initial: unedited state h₀ of each request at its subject's last token (n, d_v), float32 at least.
+        labels, weight, request: target id, 1 / tokens / contexts, and request of each label (labels,).
+    """
+
+    def __init__(
+        self, model: EditableModel, chunk: Sequence[Sequences], layer: int, last: int, reference: str
+    ) -> None:
+        self.model, self.layers = model, range(layer + 1, last + 1)
+        self.rows = [ids for one in chunk for ids in one.rows]
+        self.ends = [end for one in chunk for end in one.ends]
+        self.owner = [request for request, one in enumerate(chunk) for _ in one.rows]
+        offsets = [sum(len(one.rows) for one in chunk[:request]) for request in range(len(chunk))]
+        self.kl_row = [start + len(one.rows) - 1 for start, one in zip(offsets, chunk, strict=True)]
+        own = [(start, one, label) for start, one in zip(offsets, chunk, strict=True) for label in one.labels]
+        self.label_row = [start + row for start, _, (row, _, _) in own]
+        self.label_offset = [offset for _, _, (_, offset, _) in own]
+        self.labels = torch.tensor([token for _, _, (_, _, token) in own], device=model.device)
+        self.weight = torch.tensor([1 / len(one.labels) for _, one, _ in own], device=model.device)
+        self.request = torch.tensor([self.owner[row] for row in self.label_row], device=model.device)
+        self._read(layer, reference, offsets)
+        self._held: tuple[list[int], _Lines] | None = None
+
+    def _read(self, layer: int, reference: str, first_rows: Sequence[int]) -> None:
+        """Read what δ cannot change: output of the edited layer, and what attention reads above it."""
+        model = self.model
+        packed = pack(self.rows).to(model.device)
+        sites = {Site(layer, "hidden"), Site(layer, "value" if reference == "value" else "hidden")}
+        seen = {site.part: found.flatten(0, 1) for site, found in capture(model, packed, list(sites)).items()}
+        self.hidden, self.place, hidden = seen["hidden"], packed.place, seen["hidden"]  # (b·t, d_v)
         # δ is optimised in float32 at least: Adam's small steps are lost in half precision.
-        exact = torch.promote_types(self.hidden.dtype, torch.float32)
-        self.initial = seen[reference][first_row, column].detach().to(exact)  # (n, d_v)
-        # layer -> attention keys and values (rows, h, column, d_head)
-        self.states = {
-            i: (past.layers[i].keys[:, :, :column], past.layers[i].values[:, :, :column]) for i in self.layers
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        ends = torch.tensor([self.ends[row] for row in first_rows], device=model.device)
+        subject = packed.place[torch.tensor(first_rows, device=model.device), ends]  # (n,)
+        self.initial = seen[reference][subject].to(exact)  # (n, d_v)
+        early = pack([ids[:end] for ids, end in zip(self.rows, self.ends, strict=True)]).to(model.device)
+        self.early = early.place  # (rows, longest)
+        past = _Past()
+        if early.place.shape[1] and self.layers:
+            real = early.place >= 0
+            source = torch.zeros(early.ids.numel(), dtype=torch.long, device=model.device)
+            source[early.place[real]] = packed.place[:, : real.shape[1]][real]
+            with torch.no_grad():
+                run_layers(
+                    model,
+                    self.layers,
+                    hidden[source].unflatten(0, early.ids.shape),
+                    early.positions,
+                    early.attention(hidden.dtype),
+                    past,
+                )
+        # layer -> attention keys and values (b·t, h, d_head)
+        self.attended = {
+            i: tuple(part.transpose(1, 2).flatten(0, 1) for part in pair) for i, pair in past.states.items()
         }
-        self.positions = batch.positions[:, column:]  # (rows, q)
-        self.bias = _causal_bias(batch, column, self.hidden.dtype)  # (rows, 1, q, t)
-        self._prefixes: dict[str, tuple[Tensor, _Prefix]] = {}
 
-    def losses(
-        self, delta: Float[Tensor, "n d_v"], active: Int[Tensor, " a"]
-    ) -> tuple[Float[Tensor, " a"], Float[Tensor, "a vocabulary"]]:
-        """NLL of the target (mean over contexts) and log-probabilities of the KL row, per active request."""
-        rows, model = self.rows, self.model
-        wanted = torch.isin(rows.request, active)  # (rows,), True at the e edit rows of active requests
-        wanted[rows.kl_row] = False
-        # (e, q, d_v) and (a, d_v), from row indices (e,) and (a,)
-        hidden, of_kl = self._passes(wanted.nonzero()[:, 0], rows.kl_row[active], delta)
-        place = torch.cumsum(wanted, 0) - 1  # row -> its place among the wanted ones
-        kept = wanted[rows.label_row]  # (labels,), True at the l labels of those rows
-        at = (place[rows.label_row[kept]], rows.label_offset[kept])  # (l,) each
-        log_p = _log_probabilities(model, torch.cat([hidden[at], of_kl]))  # (l + a, vocabulary)
-        log_p, log_p_kl = log_p[: len(at[0])], log_p[len(at[0]) :]
-        # (l, vocabulary) gathered at (l, 1) -> (l,)
-        picked = -log_p.gather(1, rows.labels[kept, None])[:, 0] * rows.label_weight[kept]
-        total = torch.zeros(len(rows.kl_row), device=model.device, dtype=picked.dtype)
-        nll = total.index_add(0, rows.request[rows.label_row[kept]], picked)[active]  # (n,) -> (a,)
-        return nll, log_p_kl
+    def states(
+        self, delta: Float[Tensor, "n d_v"], active: Sequence[int]
+    ) -> tuple[Float[Tensor, "r d_v"], Int[Tensor, " l"]]:
+        """Last hidden states that a loss reads, r = l + a, and which l labels those are.
 
-    def _passes(
-        self, edits: Int[Tensor, " e"], kl: Int[Tensor, " a"], delta: Float[Tensor, "n d_v"]
-    ) -> tuple[Float[Tensor, "e q d_v"], Float[Tensor, "a d_v"]]:
-        """Hidden states of the edit rows e at all q positions, and of the KL rows at their one position.
+        Args:
+            delta: δ of each request.
+            active: the a requests to run, ascending.
 
-        A pass over few positions takes as long as reading the weights. Few rows therefore go through in one
-        pass, where the KL rows are as wide as the others; many go through in two, without idle positions.
+        Returns:
+            The states at the labels of the active requests, in their order, then those at the KL row of each
+            active request; and the indices of the labels.
         """
-        width = self.hidden.shape[1]
-        if len(kl) * width <= IDLE_POSITIONS:
-            hidden = self._run("both", torch.cat([edits, kl]), delta, width)  # (e + a, q, d_v)
-            return hidden[: len(edits)], hidden[len(edits) :, 0]
-        return self._run("edits", edits, delta, width), self._run("kl", kl, delta, 1)[:, 0]
+        if self._held is None or self._held[0] != list(active):
+            self._held = list(active), self._lines(active)
+        lines = self._held[1]
+        flat = lines.hidden.flatten(0, 1)  # (b·q, d_v)
+        moved = flat.index_add(0, lines.first, delta[lines.owner].to(flat.dtype))
+        hidden = run_layers(
+            self.model,
+            self.layers,
+            moved.unflatten(0, lines.positions.shape),
+            lines.positions,
+            lines.mask,
+            lines.past,
+        )
+        return hidden.flatten(0, 1)[lines.read], lines.label_at
 
-    def _run(
-        self, name: str, chosen: Int[Tensor, " rows"], delta: Float[Tensor, "n d_v"], width: int
-    ) -> Float[Tensor, "rows q d_v"]:
-        """Upper layers on some rows with their δ, on ``width`` positions from the subject's last one on."""
-        model, end = self.model, self.rows.column + width
-        # (rows, width, d_v), (rows, width)
-        hidden, positions = self.hidden[chosen, :width], self.positions[chosen, :width]
-        # δ of each row's request, (rows, 1, d_v), added at the subject's last token.
-        moved = hidden[:, :1] + delta[self.rows.request[chosen], None].to(hidden.dtype)
-        hidden = torch.cat([moved, hidden[:, 1:]], 1)  # (rows, width, d_v)
-        # bias (rows, 1, width, column + width)
-        prefix, bias = self._prefix_of(name, chosen), self.bias[chosen, :, :width, :end]
-        extra: dict[str, Any] = {model.family.past: prefix}
-        if model.family.rotary is not None:
-            rotary = model.net.get_submodule(model.family.rotary)
-            extra["position_embeddings"] = rotary(hidden, positions)
-        for layer in self.layers:
-            output = model.layer(layer)(
-                hidden, attention_mask=bias, position_ids=positions, use_cache=True, **extra
-            )
-            hidden = first_tensor(output)  # (rows, width, d_v)
-        return hidden
+    def _lines(self, active: Sequence[int]) -> _Lines:
+        """Lay out the rows of some requests; those with the same beginning come together."""
+        rows = [row for row, request in enumerate(self.owner) if request in set(active)]
+        rows.sort(key=lambda row: self.rows[row][: self.ends[row]])
+        lines = _filled([(row, len(self.rows[row]) - self.ends[row]) for row in rows])
+        width = max(sum(count for _, count in line) for line in lines)
+        source, positions = torch.zeros(2, len(lines), width, dtype=torch.long)
+        early, seen, own = self._laid_out(lines, width)
+        first: dict[int, int] = {}
+        for at, line in enumerate(lines):
+            start = 0
+            for row, count in line:
+                end, here = self.ends[row], slice(start, start + count)
+                first[row] = at * width + start
+                source[at, here] = self.place[row, end : end + count].cpu()
+                positions[at, here] = torch.arange(end, end + count)
+                start += count
+        device, chosen = self.model.device, set(active)
+        labels = [i for i, row in enumerate(self.label_row) if self.owner[row] in chosen]
+        read = [first[self.label_row[i]] + self.label_offset[i] for i in labels]
+        read += [first[self.kl_row[request]] for request in active]
+        nodes = early.to(device)
+        states = {
+            i: (k[nodes].transpose(1, 2), v[nodes].transpose(1, 2)) for i, (k, v) in self.attended.items()
+        }
+        return _Lines(
+            self.hidden[source.to(device)],
+            positions.to(device),
+            added_mask(torch.cat([seen, own], 2), self.hidden.dtype).to(device),
+            _Past(states),
+            torch.tensor(list(first.values()), device=device),
+            torch.tensor([self.owner[row] for row in first], device=device),
+            torch.tensor(read, device=device),
+            torch.tensor(labels, device=device),
+        )
 
-    def _prefix_of(self, name: str, chosen: Tensor) -> _Prefix:
-        """Cached prefix states of the rows: requests only drop out, so an equal number means equal rows."""
-        held = self._prefixes.get(name)
-        if held is None or len(held[0]) != len(chosen):
-            held = self._prefixes[name] = (chosen, _Prefix(self.states, chosen))
-        return held[1]
+    def _laid_out(
+        self, lines: Sequence[Sequence[tuple[int, int]]], width: int
+    ) -> tuple[Int[Tensor, "b s"], Bool[Tensor, "b q s"], Bool[Tensor, "b q q"]]:
+        """Earlier positions that each line needs; which of them and of its own each position sees."""
+        paths = [path[: self.ends[row]] for row, path in enumerate(self.early.tolist())]
+        needed = [list(dict.fromkeys(node for row, _ in line for node in paths[row])) for line in lines]
+        early = torch.zeros(len(lines), max(map(len, needed)) if self.attended else 0, dtype=torch.long)
+        seen = torch.zeros(len(lines), width, early.shape[1], dtype=torch.bool)
+        own = torch.eye(width, dtype=torch.bool).repeat(len(lines), 1, 1)  # unfilled places see themselves
+        for at, line in enumerate(lines):
+            column, start = {node: place for place, node in enumerate(needed[at])}, 0
+            early[at, : len(column)] = torch.tensor(needed[at], dtype=torch.long)[: early.shape[1]]
+            for row, count in line:
+                here = slice(start, start + count)
+                if self.attended:
+                    seen[at, here, [column[node] for node in paths[row]]] = True
+                own[at, here, here] = torch.ones(count, count).tril().bool()
+                start += count
+        return early, seen, own
 
 
-def _log_probabilities(model: EditableModel, hidden: Float[Tensor, "k d_v"]) -> Float[Tensor, "k vocabulary"]:
-    norm, head = model.net.get_submodule(model.family.norm), model.net.get_submodule(model.family.head)
-    return head(norm(hidden)).float().log_softmax(1)
-
-
-def _causal_bias(batch: Batch, column: int, dtype: torch.dtype) -> Float[Tensor, "rows 1 q t"]:
-    """Additive attention mask of the positions from ``column`` on: 0 where attention is allowed."""
-    width = batch.ids.shape[1]
-    index = torch.arange(width, device=batch.ids.device)
-    # (rows, 1, t) & (1, q, t) -> (rows, q, t): real tokens at or before the position
-    allowed = batch.mask[:, None, :] & (index[None, :] <= index[column:, None])[None]
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=batch.ids.device)
-    return bias.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]  # (rows, 1, q, t)
+def _filled(rows: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Rows with their numbers of positions, in lines of at most LINE positions, or of the longest row's."""
+    width = max(LINE, *(count for _, count in rows))
+    lines: list[list[tuple[int, int]]] = [[]]
+    for row, count in rows:
+        if sum(other for _, other in lines[-1]) + count > width:
+            lines.append([])
+        lines[-1].append((row, count))
+    return lines

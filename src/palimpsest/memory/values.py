@@ -1,8 +1,8 @@
 """Optimised values: hidden states that make the model predict the new object, for many requests at once.
 
 For each request a vector δ is added to one layer's output at the subject's last token, in every context, and
-Adam minimises the loss of the new object. Everything that δ cannot change is computed once
-(`palimpsest.memory.upper_layers`).
+Adam minimises the loss of the new object (`palimpsest.memory.optimisation`). Everything that δ cannot change
+is computed once (`palimpsest.memory.upper_layers`).
 
 Loss of one request (as in the released MEMIT and AlphaEdit code; every term is a setting):
 
@@ -12,27 +12,20 @@ Loss of one request (as in the released MEMIT and AlphaEdit code; every term is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from palimpsest import cache
-from palimpsest.algebra.projector import line_energy
-from palimpsest.errors import NonFiniteError, ScoreError, SiteError, UnknownNameError
-from palimpsest.memory.keys import last_states, subject_keys
-from palimpsest.memory.settings import PreservingTargets, TargetSettings
-from palimpsest.memory.upper_layers import Rows, UpperLayers
-from palimpsest.network.model import EditableModel, Site, fingerprint
-from palimpsest.types import SLOT, EditRequest
+from palimpsest.errors import ScoreError, SiteError, UnknownNameError
+from palimpsest.memory.optimisation import TERM, Optimisation
+from palimpsest.memory.settings import TargetSettings
+from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.types import EditRequest
 
 REVISION = 2
 """Part of the cache key; raise it when the same settings give other values than before."""
-
-TERM = "term "
-"""Prefix of the names of loss terms in the cache."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ def optimise_targets(
     layer: int,
     settings: TargetSettings,
     contexts: Sequence[str] = ("",),
-    chunk: int = 16,
+    chunk: int | None = None,
 ) -> Targets:
     """Optimise the values of many requests; read from disk if computed before on the same weights.
 
@@ -110,11 +103,13 @@ def optimise_targets(
         layer: layer whose output is moved.
         settings: losses and steps.
         contexts: prefixes, the empty one first; h₀ is read in the first.
-        chunk: requests optimised together; changes memory, and results only by rounding.
+        chunk: requests optimised together at most; default by work and memory. It changes results only by
+            rounding. Chunks are computed side by side on all cores.
 
     Raises:
         NonFiniteError: if a loss becomes NaN or infinite; names the request.
         SiteError: if a layer does not exist, or the loss layer lies below the edited one.
+        OutOfMemoryError: if a single request does not fit into memory.
     """
     last = settings.loss_layer if settings.loss_layer is not None else model.n_layers - 1
     for needed in (layer, last):
@@ -132,17 +127,7 @@ def optimise_targets(
     }
 
     def compute() -> dict[str, Tensor]:
-        # Requests with similarly long text after the subject go together: the widest row sets the width.
-        behind = [len(r.prompt.split(SLOT)[1]) + len(r.target) for r in requests]
-        order = sorted(range(len(requests)), key=behind.__getitem__)
-        parts, bar = [], tqdm(total=len(requests), desc="optimising values", unit="fact")
-        for start in range(0, len(order), chunk):
-            some = [requests[i] for i in order[start : start + chunk]]
-            parts.append(_optimise_chunk(model, some, layer, last, settings, contexts))
-            bar.update(len(some))
-        bar.close()
-        back = torch.argsort(torch.tensor(order))  # (n,), the inverse permutation
-        return {name: torch.cat([p[name] for p in parts])[back] for name in parts[0]}
+        return Optimisation(model, requests, layer, last, settings, contexts).run(chunk)
 
     found = cache.tensors("targets", key, compute)
     found = {name: tensor.to(model.device) for name, tensor in found.items()}
@@ -150,96 +135,3 @@ def optimise_targets(
     values, deltas, losses = (found["initial"] + found["delta"]).T, found["delta"].T, found["losses"]
     terms = {name.removeprefix(TERM): t for name, t in found.items() if name.startswith(TERM)}
     return Targets(values, deltas, losses, terms)
-
-
-def _optimise_chunk(
-    model: EditableModel,
-    requests: Sequence[EditRequest],
-    layer: int,
-    last: int,
-    settings: TargetSettings,
-    contexts: Sequence[str],
-) -> dict[str, Tensor]:
-    rows = Rows(model, requests, contexts)
-    upper = UpperLayers(model, rows, layer, last, settings.reference)
-    initial = upper.initial  # (n, d_v), and so are delta and final
-    limit = settings.clamp * initial.norm(dim=1, keepdim=True)  # (n, 1)
-    delta = torch.zeros_like(initial, requires_grad=True)
-    final = torch.zeros_like(initial)
-    protected = None
-    if isinstance(settings, PreservingTargets):
-        protected = _Protected(model, requests, layer, settings, contexts, initial)
-    losses = torch.full((len(requests), settings.steps), float("nan"))  # (n, steps)
-    terms: dict[str, Tensor] = {}
-    adam = torch.optim.Adam([delta], lr=settings.lr)
-    active = torch.arange(len(requests), device=model.device)
-    before = None  # log-probabilities of the KL prompt without an edit (n, vocabulary)
-    for step in range(settings.steps):
-        nll, log_p = upper.losses(delta, active)  # (a,), (a, vocabulary)
-        before = log_p.detach() if before is None else before
-        kl = _divergence(log_p, before[active], settings.kl_over)  # (a,)
-        size = delta[active].norm(dim=1) / initial[active].norm(dim=1).square()  # (a,)
-        loss = nll + settings.kl * kl + settings.decay * size
-        if protected is not None:
-            energy = protected.energy(delta, active)
-            loss = loss + protected.beta * energy
-            for name, term in {"nll": nll, "kl": kl, "decay": size, "preservation": energy}.items():
-                trace = terms.setdefault(TERM + name, torch.full_like(losses, float("nan")))
-                trace[active.cpu(), step] = term.detach().float().cpu()
-        losses[active.cpu(), step] = loss.detach().float().cpu()
-        _check_finite(loss, [requests[i] for i in active.tolist()], step)
-        final[active] = delta.detach()[active]
-        going = loss.detach() >= settings.stop_below
-        if step == settings.steps - 1 or not going.any():
-            break
-        adam.zero_grad()
-        loss.sum().backward()
-        adam.step()
-        active = active[going]
-        with torch.no_grad():
-            # (n, d_v) times (n, 1): projection onto the ball of radius clamp·‖h₀‖
-            delta.mul_((limit / delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
-    return {"initial": initial, "delta": final, "losses": losses, **terms}
-
-
-def _divergence(
-    log_p: Float[Tensor, "a v"], before: Float[Tensor, "a v"], over: Literal["edited", "unedited"]
-) -> Float[Tensor, " a"]:
-    """KL(p‖p₀) or, over the unedited distribution, KL(p₀‖p), in nats (a,), from log-probabilities."""
-    first, second = (log_p, before) if over == "edited" else (before, log_p)
-    return (first.exp() * (first - second)).sum(1)
-
-
-class _Protected:
-    """L_kp of each request of a chunk: energy of protected activations along one direction of its edit."""
-
-    def __init__(
-        self,
-        model: EditableModel,
-        requests: Sequence[EditRequest],
-        layer: int,
-        settings: PreservingTargets,
-        contexts: Sequence[str],
-        initial: Float[Tensor, "n d_v"],
-    ) -> None:
-        self.beta, self.direction, self.initial = settings.beta, settings.direction, initial
-        site = Site(layer, "key" if settings.direction == "key" else settings.reference)
-        self.states = last_states(model, settings.protected, site).to(initial)  # (m, d)
-        if settings.direction == "key":
-            self.keys = subject_keys(model, requests, layer, contexts).T.to(initial)  # (n, d_k)
-
-    def energy(self, delta: Float[Tensor, "n d_v"], active: Int[Tensor, " a"]) -> Float[Tensor, " a"]:
-        """Σ‖Px‖² (a,) with P the projector on δ, on h₀ + δ, or on the key."""
-        if self.direction == "key":
-            return line_energy(self.keys[active], self.states)
-        along = delta if self.direction == "delta" else self.initial + delta  # (n, d_v)
-        return line_energy(along[active], self.states)
-
-
-def _check_finite(loss: Tensor, requests: Sequence[EditRequest], step: int) -> None:
-    for value, request in zip(loss.tolist(), requests, strict=True):
-        if value != value or value == float("inf"):
-            raise NonFiniteError(
-                f"the loss of {request.text!r} -> {request.target!r} is {value} at step {step}; "
-                "lower the learning rate or the clamp. No weight was changed"
-            )

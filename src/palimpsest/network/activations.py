@@ -1,18 +1,20 @@
 """Forward passes that read activations at chosen sites, stopping after the last, or that share a prefix."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from palimpsest.errors import SiteError
 from palimpsest.network.model import EditableModel, Site
+from palimpsest.network.packed import Packed
 from palimpsest.network.tokens import Batch
 
-_ORDER = {"key": 0, "value": 1, "hidden": 2}
+_ORDER = {"input": 0, "key": 1, "value": 2, "hidden": 3}
 
 
 class _Stop(Exception):  # noqa: N818 -- a signal, not an error
@@ -20,13 +22,13 @@ class _Stop(Exception):  # noqa: N818 -- a signal, not an error
 
 
 def capture(
-    model: EditableModel, batch: Batch, sites: Sequence[Site], stop: bool = True
+    model: EditableModel, batch: Batch | Packed, sites: Sequence[Site], stop: bool = True
 ) -> dict[Site, Float[Tensor, "b t d"]]:
     """Run the model on a batch and return the activations at each site.
 
     Args:
         model: the model, edited or not.
-        batch: token ids and mask, padded on either side.
+        batch: rows of token ids, padded on either side or packed into lines.
         sites: sites to read, in any order.
         stop: end the pass after the last site, so that layers above cost nothing.
 
@@ -60,15 +62,50 @@ def capture(
     return found
 
 
-def run_body(model: EditableModel, batch: Batch, **kwargs: Any) -> Any:
-    """Forward pass without the output head; None if a reader stopped it. ``kwargs`` go to the network."""
+def run_body(model: EditableModel, batch: Batch | Packed, seen: int = 0, **kwargs: Any) -> Any:
+    """Forward pass without the output head; None if a reader stopped it.
+
+    Args:
+        model: the model, edited or not.
+        batch: rows of token ids, padded or packed.
+        seen: positions before every row, whose states are in ``past_key_values``.
+        kwargs: go to the network.
+    """
     body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
+    mask = batch.attention(next(body.parameters()).dtype, seen)
     try:
-        return body(
-            input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions, **kwargs
-        )
+        return body(input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions + seen, **kwargs)
     except _Stop:
         return None
+
+
+def run_layers(
+    model: EditableModel,
+    layers: Iterable[int],
+    hidden: Float[Tensor, "b t d_v"],
+    positions: Int[Tensor, "b t"],
+    mask: Float[Tensor, "b 1 t s"],
+    past: Any = None,
+) -> Float[Tensor, "b t d_v"]:
+    """Output of the last of some decoder layers that run one after the other.
+
+    Args:
+        model: the model, edited or not.
+        layers: consecutive ones, ascending; without any, ``hidden`` itself is returned.
+        hidden: input of the first.
+        positions: of the tokens in their rows.
+        mask: added to attention, over s = earlier positions and t.
+        past: attention keys and values of earlier positions, with the ``update`` of a cache of transformers.
+    """
+    extra: dict[str, Any] = {} if past is None else {model.family.past: past}
+    if model.family.rotary is not None:
+        extra["position_embeddings"] = model.net.get_submodule(model.family.rotary)(hidden, positions)
+    for layer in layers:
+        run = model.layer(layer)
+        hidden = first_tensor(
+            run(hidden, attention_mask=mask, position_ids=positions, use_cache=past is not None, **extra)
+        )
+    return hidden
 
 
 def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]:
@@ -93,31 +130,27 @@ def read_once(model: EditableModel, prefix: Sequence[int], rows: int) -> Any:
     return cache
 
 
-def run_behind(model: EditableModel, prefix: Sequence[int], batch: Batch) -> Float[Tensor, "b t d_v"]:
+def run_behind(
+    model: EditableModel, prefix: Sequence[int], batch: Batch | Packed
+) -> Float[Tensor, "b t d_v"]:
     """Last hidden states (b, t, d_v) of rows that follow a shared prefix, which is read once.
 
     Args:
         model: the model, edited or not.
         prefix: token ids; may be empty.
-        batch: ids that follow it in each row, padded on either side.
+        batch: ids that follow it in each row, padded on either side or packed.
     """
     if not prefix:
         return run_body(model, batch, use_cache=False).last_hidden_state
-    whole = batch.behind(prefix)  # mask and positions (b, p + t); ids and positions passed on are (b, t)
-    body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
-    return body(
-        input_ids=batch.ids,
-        attention_mask=whole.mask.long(),
-        position_ids=whole.positions[:, len(prefix) :],
-        past_key_values=read_once(model, prefix, len(batch.ids)),
-        use_cache=True,
-    ).last_hidden_state
+    past = read_once(model, prefix, len(batch.ids))
+    return run_body(model, batch, len(prefix), past_key_values=past, use_cache=True).last_hidden_state
 
 
 @contextmanager
 def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call ``read`` with the activations at a site in every forward pass inside the block."""
-    module = model.layer(site.layer) if site.part == "hidden" else model.projection(site.layer)
+    """Call ``read`` with the activations at a site in every forward pass of this thread inside the block."""
+    whole = site.part in ("input", "hidden")
+    module = model.layer(site.layer) if whole else model.projection(site.layer)
     handle = _attach(module, site, read)
     try:
         yield
@@ -128,9 +161,19 @@ def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) ->
 def _attach(
     module: nn.Module, site: Site, read: Callable[[Tensor], None]
 ) -> torch.utils.hooks.RemovableHandle:
-    if site.part == "key":
-        return module.register_forward_pre_hook(lambda _, inputs: read(inputs[0]))
-    return module.register_forward_hook(lambda _, __, output: read(first_tensor(output)))
+    thread = get_ident()  # passes of other threads through the same module are not read
+
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if get_ident() == thread:
+            read(inputs[0])
+
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        if get_ident() == thread:
+            read(first_tensor(output))
+
+    if site.part in ("input", "key"):
+        return module.register_forward_pre_hook(before)
+    return module.register_forward_hook(after)
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -23,7 +23,7 @@ from palimpsest.network.tokens import encode, pad
 from palimpsest.paths import cache_dir
 from palimpsest.types import Shown
 
-Part = Literal["key", "value", "hidden"]
+Part = Literal["input", "key", "value", "hidden"]
 
 PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
 
@@ -63,8 +63,8 @@ class Site:
 
     Attributes:
         layer: index of the decoder layer.
-        part: ``key`` (input of the edited weight, d_k wide), ``value`` (its output, d_v wide) or
-            ``hidden`` (output of the whole layer, d_v wide).
+        part: ``input`` (of the whole layer, d_v wide), ``key`` (input of the edited weight, d_k wide),
+            ``value`` (its output, d_v wide) or ``hidden`` (output of the whole layer, d_v wide).
     """
 
     layer: int

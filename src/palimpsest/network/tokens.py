@@ -34,6 +34,10 @@ class Batch:
         """Position of each token in its own sequence; 0 at padding before it."""
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
 
+    def attention(self, dtype: torch.dtype, seen: int = 0) -> Int[Tensor, "b s"]:
+        """Mask that a network takes: 1 at real tokens and at ``seen`` ones before them, s = seen + t."""
+        return torch.nn.functional.pad(self.mask.long(), (seen, 0), value=1)
+
     def behind(self, prefix: Sequence[int]) -> "Batch":
         """The same rows, each with these ids before its padding and tokens, (b, p + t)."""
         ids = torch.tensor(list(prefix), dtype=self.ids.dtype, device=self.ids.device)
