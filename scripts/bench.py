@@ -29,8 +29,8 @@ from palimpsest.editors.alphaedit_plus import Smoothing
 from palimpsest.evaluation.responses import Decoding, drawn
 from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.contexts import sample_contexts
+from palimpsest.memory.optimisation import Optimisation
 from palimpsest.memory.settings import TargetSettings
-from palimpsest.memory.values import _optimise_chunk
 from palimpsest.paths import cache_dir
 
 
@@ -117,13 +117,10 @@ def bench_targets(facts: int = 16, steps: int = 4) -> dict[str, object]:
     contexts = sample_contexts(model, 3)
 
     def together() -> torch.Tensor:
-        return _optimise_chunk(model, requests, 8, model.n_layers - 1, settings, contexts)["delta"]
+        return Optimisation(model, requests, 8, model.n_layers - 1, settings, contexts).run()["delta"]
 
     def alone() -> torch.Tensor:
-        last = model.n_layers - 1
-        return torch.cat(
-            [_optimise_chunk(model, [r], 8, last, settings, contexts)["delta"] for r in requests]
-        )
+        return Optimisation(model, requests, 8, model.n_layers - 1, settings, contexts).run(chunk=1)["delta"]
 
     fast_time = seconds(together, 1)
     return {

@@ -48,6 +48,7 @@ from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.apply import WeightDelta, commit, installed
 from palimpsest.network.model import EditableModel, Site, fingerprint, read_weight, write_weight
+from palimpsest.network.packed import Packed, pack
 from palimpsest.network.tokens import encode, pad
 from palimpsest.types import EditRequest
 from tests.editing import (
@@ -196,33 +197,26 @@ def test_no_residual_no_edit(name: str, kind: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MAKE if name not in WITHOUT_VALUES])
 @every_kind
-def test_padding_side_changes_no_edit(
+def test_padding_and_packing_change_no_edit(
     name: str, kind: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Statistics and keys are computed in padded batches; rows of keys end at the subject on either side."""
+    """Statistics are computed in padded batches, keys in packed lines."""
     model, editor = double(kind), MAKE[name]()
-    right, _ = edit(editor, model, REQUESTS, begun(editor))
+    packed, _ = edit(editor, model, REQUESTS, begun(editor))
 
     def left_pad(tokenizer: Any, rows: Any) -> Any:
         return pad(tokenizer, rows, "left")
 
-    def left_states(
-        model: EditableModel, requests: Sequence[EditRequest], site: Site, contexts: Sequence[str] = ("",)
-    ) -> Tensor:
-        rows = [
-            encode(model.tokenizer, context + request.prompt.split("{}")[0] + request.subject)
-            for request in requests
-            for context in contexts
-        ]
-        states = keys_module.capture(model, left_pad(model.tokenizer, rows), [site])[site][:, -1]
-        return states.reshape(len(requests), len(contexts), -1)
+    def narrow(rows: Any) -> Packed:
+        return pack(rows, width=1)
 
     monkeypatch.setattr("palimpsest.memory.moments.pad", left_pad)
-    monkeypatch.setattr(keys_module, "states_at_subjects", left_states)
+    for module in ("keys", "upper_layers"):
+        monkeypatch.setattr(f"palimpsest.memory.{module}.pack", narrow)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / "left"))
-    left, _ = edit(editor, model, REQUESTS, begun(editor))
-    for layer, delta in right.deltas.items():
-        torch.testing.assert_close(left.deltas[layer], delta, rtol=1e-4, atol=1e-5)
+    other, _ = edit(editor, model, REQUESTS, begun(editor))
+    for layer, delta in packed.deltas.items():
+        torch.testing.assert_close(other.deltas[layer], delta, rtol=1e-4, atol=1e-5)
 
 
 @every_editor

@@ -237,3 +237,25 @@ def test_the_default_texts_are_those_for_statistics(monkeypatch: pytest.MonkeyPa
     default = key_statistics(model, [1], 200)[1]
     assert torch.equal(default.total, key_statistics(model, [1], 200, texts())[1].total)
     assert default.source.startswith("wikipedia-sample")
+
+
+def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_module, "WINDOWS", 2)
+    model = tiny_model("llama")
+    windows = [encode(model.tokenizer, text) for text in texts(9)]
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(collect(model, [0, 2], windows, batch_size=4))
+    torch.set_num_threads(threads)
+    for layer in (0, 2):
+        assert torch.equal(found[0][layer].total, found[1][layer].total)
+
+
+@given(d=st.integers(1, 40), rows=st.integers(1, 40))
+def test_half_of_a_moment_is_summed_and_mirrored(d: int, rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments_module, "ROWS", rows)
+        keys = gaussian(d, d, 7)
+        total = SecondMoment.empty(d).update(keys).update(keys).total
+    torch.testing.assert_close(total, 2 * keys.double() @ keys.double().T)

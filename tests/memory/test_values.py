@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.errors import NonFiniteError, SiteError
+from palimpsest.errors import NonFiniteError, OutOfMemoryError, SiteError
 from palimpsest.memory import values as targets_module
+from palimpsest.memory.optimisation import FEWEST_POSITIONS, _Chunk, by_work
 from palimpsest.memory.readout import divergence
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
@@ -250,6 +253,49 @@ def test_one_step_only_evaluates() -> None:
     two, _ = agree(double("gpt2"), replace(SHORT, steps=2, clamp=50.0), CONTEXTS[:1])
     # Adam's first update has length lr in every coordinate.
     torch.testing.assert_close(two.deltas.abs(), torch.full_like(two.deltas, SHORT.lr), **CLOSE)
+
+
+def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr("palimpsest.memory.optimisation.ACTIVATIONS", 1)  # a chunk of few positions each
+    monkeypatch.setattr("palimpsest.memory.optimisation.FEWEST_POSITIONS", 8)
+    model, found = tiny_model("llama"), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / str(threads)))
+        found.append(optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS))
+    assert torch.equal(found[0].deltas, found[1].deltas)
+    assert torch.equal(found[0].losses, found[1].losses)
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(64, 400))
+def test_chunks_are_consecutive_of_about_equal_work_and_even_in_number(sizes: list[int], most: int) -> None:
+    chunks = by_work(sizes, most)
+    assert [i for chunk in chunks for i in chunk] == list(range(len(sizes)))
+    share = sum(sizes) / max(-(-sum(sizes) // most), 1)
+    for chunk in chunks:
+        assert sum(sizes[i] for i in chunk) <= share + 2 * max(sizes)
+    if sum(sizes) >= 2 * FEWEST_POSITIONS and max(sizes) < sum(sizes) / 4:
+        assert len(chunks) >= 2
+
+
+def test_chunks_halve_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = double("llama")
+    whole = optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS[:2])
+    run = _Chunk.run
+
+    def short(self: Any) -> Any:
+        if len(self.chosen) > 2:
+            raise MemoryError
+        return run(self)
+
+    monkeypatch.setattr(_Chunk, "run", short)
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(cache_dir() / "short"))
+    halves = optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS[:2])
+    torch.testing.assert_close(halves.deltas, whole.deltas)
+    monkeypatch.setattr(_Chunk, "run", lambda self: (_ for _ in ()).throw(MemoryError("9 GB")))
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(cache_dir() / "none"))
+    with pytest.raises(OutOfMemoryError, match="one of the facts alone does not fit into memory: 9 GB"):
+        optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS[:2])
 
 
 def test_requests_do_not_influence_each_other() -> None:

@@ -13,6 +13,7 @@ from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameE
 from palimpsest.files import file_sha256
 from palimpsest.memory.keys import states_at_subjects, subject_hidden, subject_keys
 from palimpsest.network import model as model_module
+from palimpsest.network.apply import restored
 from palimpsest.network.model import (
     FAMILIES,
     EditableModel,
@@ -165,6 +166,64 @@ def test_fingerprint_sees_two_values_change_places() -> None:
         assert fingerprint(model) != start
         weight[first], weight[second] = a, b
     assert fingerprint(model) == start
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Weights whose bits a fingerprint reads from now on."""
+    read: list[Tensor] = []
+    plain = model_module._checksum
+
+    def checksum(weight: Tensor) -> list[int]:
+        read.append(weight)
+        return plain(weight)
+
+    monkeypatch.setattr("palimpsest.network.model._checksum", checksum)
+    return read
+
+
+def test_a_fingerprint_reads_only_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = tiny_model("gpt2"), counted(monkeypatch)
+    start = fingerprint(model)
+    assert len(read) == len(list(model.net.parameters()))
+    read.clear()
+    assert fingerprint(model) == start
+    assert not read
+    with restored(model, [1]):
+        write_weight(model, 1, read_weight(model, 1) + 1)  # GPT-2's weight is read through a transposed view
+        assert fingerprint(model) != start
+        assert [weight.shape for weight in read] == [model.projection(1).weight.shape]
+    read.clear()
+    assert fingerprint(model) == start
+    assert len(read) == 1
+    assert fingerprint(model, anew=True) == start
+    assert len(read) == 1 + len(list(model.net.parameters()))
+
+
+def test_writes_that_are_not_counted_are_found_on_request() -> None:
+    """Through ``.data`` and NumPy, which share the storage and not the count."""
+    model = tiny_model("llama")
+    weight = model.projection(1).weight
+    start = fingerprint(model)
+    weight.data.add_(1)
+    moved = fingerprint(model, anew=True)
+    weight.detach().numpy()[0] += 1
+    assert len({start, moved, fingerprint(model, anew=True)}) == 3
+
+
+def test_another_tensor_in_the_place_of_a_weight_is_read() -> None:
+    model = tiny_model("llama")
+    start = fingerprint(model)
+    projection = model.projection(1)
+    projection.weight = torch.nn.Parameter(projection.weight + 1, requires_grad=False)
+    assert fingerprint(model) != start
+    kept = fingerprint(model)
+    model.net.to(torch.bfloat16)
+    assert fingerprint(model) not in (start, kept)
+    with torch.inference_mode():
+        projection.weight = torch.nn.Parameter(projection.weight + 1, requires_grad=False)
+        before = fingerprint(model)
+        projection.weight.add_(1)
+        assert fingerprint(model) != before
 
 
 def test_fingerprint_tells_tokenizers_apart() -> None:

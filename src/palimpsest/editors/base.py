@@ -12,7 +12,7 @@ from palimpsest.algebra.projector import Projector, projectors
 from palimpsest.algebra.solve import Solution
 from palimpsest.errors import StateError
 from palimpsest.memory.contexts import sample_contexts
-from palimpsest.memory.keys import subject_hidden, subject_keys
+from palimpsest.memory.keys import read_ascending
 from palimpsest.memory.known_values import KnownValues
 from palimpsest.memory.moments import key_statistics
 from palimpsest.memory.settings import ContextSettings, TargetSettings
@@ -286,10 +286,9 @@ def edit_layers(
     keys: dict[int, Tensor] = {}
     solutions: dict[int, Solution] = {}
     with restored(model, layers):
-        for index, layer in enumerate(layers):
-            keys[layer] = subject_keys(model, requests, layer, contexts).double()
-            missing = values.values - subject_hidden(model, requests, layers[-1])
-            residual = missing.double() / (len(layers) - index)
+        for index, read in enumerate(read_ascending(model, requests, layers, contexts)):
+            layer, keys[read.layer] = read.layer, read.keys.double()
+            residual = (values.values - read.hidden).double() / (len(layers) - index)
             solutions[layer] = update(layer, keys[layer], residual)
             deltas[layer] = solutions[layer].delta
             write_weight(model, layer, (read_weight(model, layer).double() + deltas[layer]))

@@ -23,7 +23,7 @@ steps, so another order of the facts, or one edit of all of them, gives other ke
 Source: The Labyrinth and the Thread, Prop. 3.2, Algorithm 1, Eq. 3, 4 and 31.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from typing import Annotated, Literal
@@ -49,7 +49,7 @@ from palimpsest.editors.base import (
 )
 from palimpsest.editors.settings import Layers
 from palimpsest.errors import SequenceError
-from palimpsest.memory.keys import subject_hidden, subject_keys
+from palimpsest.memory.keys import Reads, read_ascending, read_unedited
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.memory.values import Targets
 from palimpsest.network.apply import WeightDelta, restored
@@ -135,14 +135,11 @@ class Sequential(WeightEditor):
         ledgers, weights, notes = dict(at.ledgers), dict(at.weights), _Notes()
         with restored(model, self.layers):
             values = self._values(model, requests, at)
-            read = self._unedited_reads(model, requests, at, values)
-            for index, layer in enumerate(self.layers):
-                if self.reads == "edited":
-                    keys = subject_keys(model, requests, layer, contexts).double()
-                    missing = values.values - subject_hidden(model, requests, self.layers[-1])
-                    wanted = weights[layer] @ keys + missing.double() / (len(self.layers) - index)
-                else:
-                    keys, wanted = read[layer]
+            for index, read in enumerate(self._reads(model, requests, at)):
+                layer, keys = read.layer, read.keys.double()
+                edited = self.reads == "edited"
+                share = (values.values - read.hidden).double() / (len(self.layers) - index * edited)
+                wanted = (weights[layer] if edited else at.unedited[layer].double()) @ keys + share
                 ledgers[layer], asked = self._step(at, layer, keys, wanted, ids)
                 delta = self._processed(asked, at, layer)
                 weights[layer] = at.weights[layer] + delta
@@ -207,20 +204,16 @@ class Sequential(WeightEditor):
             return values_on(model, requests, *settings)
         return values_on(model, requests, *settings, state.unedited, state.prepared.known)
 
-    def _unedited_reads(
-        self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState, values: Targets
-    ) -> dict[int, tuple[Tensor, Tensor]]:
-        """Layer -> keys and values read on the unedited model, the residual split evenly over the layers."""
+    def _reads(
+        self, model: EditableModel, requests: Sequence[EditRequest], state: SequenceState
+    ) -> Iterable[Reads]:
+        """What each layer's update is computed from: read with the lower layers edited, or all unedited."""
+        asked = (requests, self.layers, state.prepared.contexts)
         if self.reads == "edited":
-            return {}
+            return read_ascending(model, *asked)
         with restored(model, self.layers):
             _write(model, state.unedited)
-            missing = (values.values - subject_hidden(model, requests, self.layers[-1])).double()
-            read = {}
-            for layer in self.layers:
-                keys = subject_keys(model, requests, layer, state.prepared.contexts).double()
-                read[layer] = keys, state.unedited[layer].double() @ keys + missing / len(self.layers)
-            return read
+            return read_unedited(model, *asked)
 
     def _step(
         self, state: SequenceState, layer: int, keys: Tensor, wanted: Tensor, ids: Sequence[str]

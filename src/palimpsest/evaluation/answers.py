@@ -1,8 +1,9 @@
 """Teacher-forced scoring of (prompt, target) pairs: the negative log-likelihood of every target token.
 
-Prompts and targets are joined as token ids, and equal inputs are run once: the last token of a target is
-never an input, so targets of one token share their prompt's row. Inputs are sorted by length and run in
-batches; the output head is applied only at positions from which a target token is predicted.
+Prompts and targets are joined as token ids, and equal beginnings are read once: the last token of a target is
+never an input, so targets of one token share their prompt's row, and prompts of one template share its start.
+Inputs are packed into lines in the order of their ids (`palimpsest.network.packed`), batches of them run side
+by side, and the output head is applied only at positions from which a target token is predicted.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from tqdm import tqdm
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluation.metrics import mean_nll
 from palimpsest.network.activations import context_of, run_behind
+from palimpsest.network.cores import side_by_side
 from palimpsest.network.model import EditableModel
+from palimpsest.network.packed import pack
 from palimpsest.network.tokens import encode_target, pad
 
 Pair = tuple[str, str]
@@ -46,7 +49,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Distinct inputs, longest first, and the row and position at which each target token is predicted."""
+    """Distinct inputs, in the order of their ids, and where each target token is predicted."""
 
     inputs: list[tuple[int, ...]]
     row: Int[Tensor, "n t"]  # index into inputs
@@ -87,12 +90,18 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
         return Answers(nothing.double(), nothing, nothing)
     plan = _plan(model, pairs)
     token_nll, hits = torch.zeros(plan.mask.shape, dtype=torch.float64), torch.zeros_like(plan.mask)
-    for first in tqdm(range(0, len(plan.inputs), batch_size), desc="scoring", unit="batch", leave=False):
-        inputs = plan.inputs[first : first + batch_size]
-        here = plan.mask & (plan.row >= first) & (plan.row < first + len(inputs))
-        token_nll[here], hits[here] = _forward(
-            model, inputs, plan.row[here] - first, plan.position[here], plan.token[here]
-        )
+    starts = range(0, len(plan.inputs), batch_size)
+    with tqdm(total=len(starts), desc="scoring", unit="batch", leave=False) as bar:
+
+        def run(first: int) -> None:
+            inputs = plan.inputs[first : first + batch_size]
+            here = plan.mask & (plan.row >= first) & (plan.row < first + len(inputs))
+            token_nll[here], hits[here] = _forward(
+                model, inputs, plan.row[here] - first, plan.position[here], plan.token[here]
+            )
+            bar.update()
+
+        side_by_side(run, starts, model.device)
     _require_finite(token_nll, pairs, model.name)
     return Answers(token_nll, hits, plan.mask)
 
@@ -102,7 +111,7 @@ def _plan(model: EditableModel, pairs: Sequence[Pair]) -> _Plan:
     prompts = {prompt: _prompt_ids(model, prompt) for prompt in {prompt for prompt, _ in pairs}}
     targets = {target: encode_target(tokenizer, target) for target in {target for _, target in pairs}}
     joined = [(*prompts[prompt], *targets[target][:-1]) for prompt, target in pairs]
-    inputs = sorted(set(joined), key=lambda ids: (-len(ids), ids))
+    inputs = sorted(set(joined))
     place = {ids: row for row, ids in enumerate(inputs)}
     tokens = pad(tokenizer, [targets[target] for _, target in pairs])
     row = torch.tensor([place[ids] for ids in joined])[:, None].expand_as(tokens.ids)
@@ -125,13 +134,13 @@ def _forward(
     positions: Int[Tensor, " q"],
     tokens: Int[Tensor, " q"],
 ) -> tuple[Float[Tensor, " q"], Bool[Tensor, " q"]]:
-    """NLL and hits of q tokens, each predicted at a row and position of one right-padded batch."""
+    """NLL and hits of q tokens, each predicted at a row and position of the inputs, which run packed."""
     prefix = context_of(model, inputs)
-    batch = pad(model.tokenizer, [ids[len(prefix) :] for ids in inputs]).to(model.device)
+    packed = pack([ids[len(prefix) :] for ids in inputs]).to(model.device)
     rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))
     with torch.no_grad():
-        hidden = run_behind(model, prefix, batch)
-        logits = model.net.get_submodule(model.family.head)(hidden[rows, positions]).float()
+        hidden = run_behind(model, prefix, packed).flatten(0, 1)  # (b·t, d_v)
+        logits = model.net.get_submodule(model.family.head)(hidden[packed.place[rows, positions]]).float()
     nll = logits.logsumexp(1) - logits.gather(1, tokens[:, None])[:, 0]
     return nll.double().cpu(), (logits.argmax(1) == tokens).cpu()
 

@@ -19,6 +19,7 @@ from palimpsest import cache
 from palimpsest.errors import NonFiniteError, ResourceError, ShapeError
 from palimpsest.files import replacing
 from palimpsest.network.activations import capture
+from palimpsest.network.cores import side_by_side
 from palimpsest.network.model import EditableModel, Site, fingerprint
 from palimpsest.network.tokens import pad, token_windows
 from palimpsest.paths import cache_dir
@@ -26,6 +27,12 @@ from palimpsest.resources import PINS, statistics_texts
 
 REVISION = 1
 """Part of the cache key; raise it when the same tokens give other moments than before."""
+
+WINDOWS = 4
+"""Windows that one core reads together."""
+
+ROWS = 384
+"""Rows of a moment that are summed at once."""
 
 
 @dataclass
@@ -67,7 +74,11 @@ class SecondMoment:
         if not torch.isfinite(keys).all():
             raise NonFiniteError("keys hold NaN or infinity; nothing was added to the second moment")
         keys = keys.to(self.total)
-        self.total.addmm_(keys, keys.T)
+        for start in range(0, len(keys), ROWS):  # the lower half of k kᵀ; the upper is its mirror image
+            stop = start + ROWS
+            part = keys[start:stop] @ keys[:stop].T  # (rows, columns up to the diagonal)
+            self.total[start:stop, :stop] += part
+            self.total[:start, start:stop] += part[:, :start].T
         self.count += keys.shape[1]
         return self
 
@@ -175,7 +186,7 @@ def collect(
         for layer, keys in blocks.items():
             if layer not in moments:
                 moments[layer] = SecondMoment.empty(len(keys), source, model.device)
-            moments[layer].update(keys)
+        side_by_side(lambda layer: moments[layer].update(blocks[layer]), layers, model.device)  # noqa: B023
     return moments
 
 
@@ -215,10 +226,17 @@ def _blocks(
     sites = [Site(layer) for layer in layers]
     starts = range(0, len(windows), batch_size)
     for start in tqdm(starts, desc=f"key statistics, {len(layers)} layers", unit="batch"):
-        batch = pad(model.tokenizer, windows[start : start + batch_size]).to(model.device)
-        states = capture(model, batch, sites)
-        # (windows, t, d_k), of which the mask keeps b real tokens: (b, d_k) -> (d_k, b)
-        yield {site.layer: states[site][batch.mask].T for site in states}
+        some = windows[start : start + batch_size]
+
+        def read(first: int, some: Sequence[Sequence[int]] = some) -> dict[int, Tensor]:
+            batch = pad(model.tokenizer, some[first : first + WINDOWS]).to(model.device)
+            states = capture(model, batch, sites)
+            # (windows, t, d_k), of which the mask keeps the real tokens
+            return {site.layer: states[site][batch.mask] for site in states}
+
+        parts = side_by_side(read, range(0, len(some), WINDOWS), model.device)
+        # (b, d_k) -> (d_k, b)
+        yield {layer: torch.cat([part[layer] for part in parts]).T for layer in layers}
 
 
 def _moved(moment: SecondMoment, device: torch.device) -> SecondMoment:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from palimpsest.network.activations import capture, run_layers
-from palimpsest.network.model import EditableModel, Site
+from palimpsest.network.model import EditableModel, Part, Site
 from palimpsest.network.packed import added_mask, pack
 from palimpsest.network.tokens import encode_around_subject, encode_target
 from palimpsest.types import EditRequest
@@ -123,7 +123,7 @@ class UpperLayers:
     """
 
     def __init__(
-        self, model: EditableModel, chunk: Sequence[Sequences], layer: int, last: int, reference: str
+        self, model: EditableModel, chunk: Sequence[Sequences], layer: int, last: int, reference: Part
     ) -> None:
         self.model, self.layers = model, range(layer + 1, last + 1)
         self.rows = [ids for one in chunk for ids in one.rows]
@@ -140,12 +140,12 @@ class UpperLayers:
         self._read(layer, reference, offsets)
         self._held: tuple[list[int], _Lines] | None = None
 
-    def _read(self, layer: int, reference: str, first_rows: Sequence[int]) -> None:
+    def _read(self, layer: int, reference: Part, first_rows: Sequence[int]) -> None:
         """Read what δ cannot change: output of the edited layer, and what attention reads above it."""
         model = self.model
         packed = pack(self.rows).to(model.device)
-        sites = {Site(layer, "hidden"), Site(layer, "value" if reference == "value" else "hidden")}
-        seen = {site.part: found.flatten(0, 1) for site, found in capture(model, packed, list(sites)).items()}
+        sites = list({Site(layer, "hidden"), Site(layer, reference)})
+        seen = {site.part: found.flatten(0, 1) for site, found in capture(model, packed, sites).items()}
         self.hidden, self.place, hidden = seen["hidden"], packed.place, seen["hidden"]  # (b·t, d_v)
         # δ is optimised in float32 at least: Adam's small steps are lost in half precision.
         exact = torch.promote_types(hidden.dtype, torch.float32)

@@ -55,11 +55,37 @@ def capture(
         run_body(model, batch)
     missing = [site for site in sites if site not in found]
     if missing:
-        raise SiteError(
-            f"sites that never fired: {missing}; the forward pass does not call "
-            f"{model.family.value_projection!r} there. Check the family row of {model.name}"
-        )
+        raise _silent(model, missing)
     return found
+
+
+def _silent(model: EditableModel, sites: Sequence[Site]) -> SiteError:
+    return SiteError(
+        f"sites that never fired: {list(sites)}; the forward pass does not call "
+        f"{model.family.value_projection!r} there. Check the family row of {model.name}"
+    )
+
+
+def capture_in(
+    model: EditableModel, layer: int, hidden: Float[Tensor, "b t d_v"], batch: Packed
+) -> Float[Tensor, "b t d_k"]:
+    """Keys of one layer from its input (b, t, d_v); the pass ends there.
+
+    Raises:
+        SiteError: if the layer does not call its edited map.
+    """
+    found: list[Tensor] = []
+
+    def read(value: Tensor) -> None:
+        found.append(value)
+        raise _Stop
+
+    with torch.no_grad(), watched(model, Site(layer), read):
+        try:
+            run_layers(model, [layer], hidden, batch.positions, batch.attention(hidden.dtype))
+        except _Stop:
+            return found[0]
+    raise _silent(model, [Site(layer)])
 
 
 def run_body(model: EditableModel, batch: Batch | Packed, seen: int = 0, **kwargs: Any) -> Any:

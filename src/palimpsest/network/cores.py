@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from palimpsest.errors import OutOfMemoryError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> list[Result]:

@@ -4,9 +4,10 @@ A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matri
 `read_weight` and `write_weight` handle this.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from weakref import ref
 
 import torch
 from jaxtyping import Float
@@ -81,6 +82,7 @@ class EditableModel(Shown):
         family: row of FAMILIES.
         name: name or path it was loaded by.
         context: text before every prompt; set by `palimpsest.network.apply.installed`.
+        sums: checksum of each weight, with what tells that the weight was written since; see `fingerprint`.
     """
 
     net: Any
@@ -88,6 +90,7 @@ class EditableModel(Shown):
     family: Family
     name: str
     context: str = ""
+    sums: dict[str, tuple["_Written", list[int]]] = field(default_factory=dict, compare=False)
 
     def shown(self) -> dict[str, object]:
         """Name, size and place of the model."""
@@ -229,17 +232,50 @@ def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_
         read_weight(model, layer).copy_(weight)
 
 
-def fingerprint(model: EditableModel) -> str:
+def fingerprint(model: EditableModel, anew: bool = False) -> str:
     """Hash of all present weights, edits included, of how a text is tokenised, and of the context.
 
     It uses exact integer checksums of the bits by row and by column, weighted by position. It therefore does
     not depend on the number of threads, and needs one pass over the weights on their device. It guards
     against mistakes, not against forgery.
+
+    The checksum of a weight is remembered until PyTorch has counted a write to it. Writes through ``.data``
+    or NumPy are not counted.
+
+    Args:
+        model: the model as it is now.
+        anew: read every weight again, whatever is remembered.
     """
-    sums = {name: _checksum(p) for name, p in model.net.named_parameters()}
+    if anew:
+        model.sums.clear()
+    sums = {}
+    for name, weight in model.net.named_parameters():
+        held = model.sums.get(name)
+        if held is None or not held[0].still(weight):
+            held = model.sums[name] = _Written.of(weight), _checksum(weight)
+        sums[name] = held[1]
     probe = model.tokenizer(PROBE)["input_ids"]
     asked = {"context": model.context} if model.context else {}
     return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe, **asked})
+
+
+@dataclass(frozen=True)
+class _Written:
+    """How far a weight was written: the tensor itself, its storage, and PyTorch's count of writes to it."""
+
+    weight: "ref[Tensor]"
+    place: int
+    writes: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "_Written":
+        return cls(ref(weight), weight.data_ptr(), -1 if weight.is_inference() else weight._version)
+
+    def still(self, weight: Tensor) -> bool:
+        """Whether this very weight was not written since; never so if nobody counts its writes."""
+        now = _Written.of(weight)
+        same = self.weight() is weight and (self.place, self.writes) == (now.place, now.writes)
+        return same and now.writes >= 0
 
 
 def _checksum(parameter: Tensor) -> list[int]:

@@ -81,7 +81,7 @@ class EditedModel(Shown):
     @property
     def is_unedited(self) -> bool:
         """Whether every weight equals that of the unedited model, bit by bit."""
-        return fingerprint(self.model) == self.base["fingerprint"]
+        return fingerprint(self.model, anew=True) == self.base["fingerprint"]
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -168,7 +168,7 @@ class EditedModel(Shown):
                 write_weight(self.model, layer, ledger.base)
             if not self.is_unedited:
                 raise ModelError(self._changed("layers that are not edited"))
-        about = self._described(fingerprint(self.model))
+        about = self._described(fingerprint(self.model, anew=True))
         files.write_folder(Path(folder), self.model, about, self.ledgers)
 
     @classmethod
