@@ -502,3 +502,10 @@ def test_rome_refuses_a_bare_key_that_it_cannot_reach(monkeypatch: pytest.Monkey
     editor = MAKE["rome"](denominator="bare_prompt", second_moment=False)
     with pytest.raises(RequestError, match="orthogonal to its averaged key; use denominator='same_key'"):
         edit(editor, model, REQUESTS[:1], START)
+
+
+def test_an_edit_says_its_method_as_it_is_printed() -> None:
+    model = tiny_model("llama")
+    for editor, printed in ((MAKE["memit"](), "MEMIT"), (MAKE["ft"](), "FineTune"), (MAKE["rome"](), "ROME")):
+        made, _ = edit(editor, model, REQUESTS[:1], begun(editor))
+        assert made.notes["method"] == printed

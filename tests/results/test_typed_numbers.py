@@ -113,7 +113,7 @@ COMPUTED = {
     "above_rome": lambda: rise("ROME"),
     "above_memit": lambda: rise("MEMIT"),
     "above_alphaedit": lambda: rise("AlphaEdit"),
-    "above_ft": lambda: rise("FT", table=4),
+    "above_ft_l": lambda: rise("FT", table=4),
 }
 """Name of our value -> the published counterpart."""
 

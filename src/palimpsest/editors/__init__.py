@@ -106,7 +106,14 @@ def edit(
     check(requests)
     chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
     made, after = chosen.edit(model, requests, state)
-    return replace(made, notes={"method": type(chosen).__name__, **made.notes}), after
+    method = style_of(editor).name if isinstance(editor, str) else printed_name(chosen)
+    return replace(made, notes={"method": method, **made.notes}), after
+
+
+def printed_name(editor: Editor) -> str:
+    """Name of an editor's row in EDITORS; that of its class if it has no row of its own."""
+    names = [row.style.name for row in EDITORS.values() if row.editor is type(editor)]
+    return names[0] if len(names) == 1 else type(editor).__name__
 
 
 def check(requests: Sequence[EditRequest]) -> None:

@@ -300,7 +300,9 @@ def _awaited(claim: Claim, found: Judgement) -> Judgement:
         return found
     if not awaits.all and found.label not in ("absent here", "undecided"):
         return found
-    return Judgement(UNTESTED, f"still to come on page {awaits.page}: {awaits.what}; so far: {found.reason}")
+    own = claim.notebook is not None and claim.notebook.startswith(f"{awaits.page}_")
+    where = f"in a later run of page {awaits.page}" if own else f"on page {awaits.page}"
+    return Judgement(UNTESTED, f"still to come {where}: {awaits.what}; so far: {found.reason}")
 
 
 def headline(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
