@@ -55,6 +55,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
+def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for the tests of one module, where hypothesis allows none for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("PALIMPSEST_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Hundreds of tiny solves: handing each to several threads takes far longer than solving it."""
     before = torch.get_num_threads()

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from palimpsest.cache import digest, empty, read, table, tensors
+from palimpsest.cache import digest, empty, read, table, tensors, texts
 from palimpsest.errors import ResourceError
 from tests.test_files import only
 
@@ -199,3 +199,16 @@ def test_a_table_that_cannot_be_read_is_named(own_cache: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "read_bytes", unreadable)
     with pytest.raises(ResourceError, match=r"\.parquet is damaged .*Permission denied.*delete it"):
         table("runs", {"a": 1}, COLUMNS, never_rows)
+
+
+def test_texts_are_computed_once_and_read_again(own_cache: Path) -> None:
+    first = texts("contexts", {"a": 1}, lambda: ["Ω and\nmore", ""])
+    assert texts("contexts", {"a": 1}, never_rows) == first == ("Ω and\nmore", "")
+    (path,) = own_cache.rglob("*.json")
+    path.write_text('["cut')
+    with pytest.raises(ResourceError, match=r"cache file .*\.json is damaged .*delete it"):
+        texts("contexts", {"a": 1}, never_rows)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ResourceError, match=r"cache file .* is damaged"):
+        texts("contexts", {"a": 1}, never_rows)

@@ -1,4 +1,4 @@
-"""Content-addressed cache on disk: safetensors and parquet files named by the hash of all they depend on.
+"""Content-addressed cache on disk: safetensors, parquet and JSON files named by a hash of all they come from.
 
 The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name and
 moved, so a killed process leaves no partial file and two processes may write the same entry.
@@ -69,6 +69,30 @@ def tensors(
         with replacing(path) as temporary:
             save_file(result, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
     return read(path)
+
+
+def texts(kind: str, key: Mapping[str, Any], compute: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+    """Texts that ``compute`` returns, read from disk if this key was computed before.
+
+    Args:
+        kind: folder inside the cache, for example ``contexts``.
+        key: everything the texts depend on.
+        compute: called if the entry is missing.
+
+    Raises:
+        ResourceError: if the stored file is damaged or cannot be written; the message names it.
+    """
+    path = cache_dir() / kind / f"{digest(key)[:32]}.json"
+    if not path.exists():
+        made = json.dumps(list(compute()), ensure_ascii=False)
+        with replacing(path) as temporary:
+            temporary.write_text(made, encoding="utf-8")
+    try:
+        return tuple(map(str, json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResourceError(
+            f"cache file {path} is damaged ({error}); delete it and it will be computed again"
+        ) from error
 
 
 def read(path: Path) -> dict[str, "Tensor"]:

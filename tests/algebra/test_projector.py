@@ -19,10 +19,10 @@ from palimpsest.algebra.spectrum import (
     rank,
     relative,
 )
-from palimpsest.errors import NonFiniteError, ProfileError, ShapeError, UnknownNameError
+from palimpsest.errors import NonFiniteError, ProfileError, ResourceError, ShapeError, UnknownNameError
 from tests.problems import cases, error, gaussian
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "module_cache")
 
 
 @st.composite
@@ -267,6 +267,33 @@ def test_a_layer_without_a_direction_left_is_named(rule, threshold):
     )
     with pytest.raises(ProfileError, match=message):
         projectors({4: free, 5: full}, rule, threshold)
+
+
+def test_a_moment_is_decomposed_once_for_each_rule(own_cache, monkeypatch):
+    """By its bits, wherever it comes from; another dtype or number of threads is another entry."""
+    moment, made = torch.diag(torch.tensor([2.0, 1.0, 0.5]).double()), []
+
+    def counted(matrix, rule):
+        made.append(rule)
+        return null_space(matrix, rule)
+
+    monkeypatch.setattr("palimpsest.algebra.projector.null_space", counted)
+    first = projectors({3: moment}, "relative", 0.3)[3]
+    again = projectors({5: moment.clone()}, "relative", 0.3)[5]
+    assert len(made) == 1
+    assert torch.equal(matrix(first), matrix(again))
+    assert torch.equal(first.spectrum, again.spectrum)
+    assert (first.basis is None, first.complement is None) == (again.basis is None, again.complement is None)
+    for other, threshold in ((moment, 0.6), (2 * moment, 0.3), (moment.float(), 0.3)):
+        projectors({3: other}, "relative", threshold)
+    assert len(made) == 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    projectors({3: moment}, "relative", 0.3)
+    assert len(made) == 5
+    for path in own_cache.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(ResourceError, match="is damaged"):
+        projectors({3: moment}, "relative", 0.3)
 
 
 def test_projectors_of_no_layer_are_none():

@@ -13,7 +13,7 @@ from palimpsest.network.model import EditableModel
 from palimpsest.network.tokens import encode, pad
 from tests.tiny import SENTENCES, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 
 
 def _loss(model: EditableModel, texts: Sequence[str]) -> torch.Tensor:
@@ -144,3 +144,13 @@ def test_a_text_too_short_to_score_is_refused() -> None:
     assert len(encode(reader().tokenizer, "The")) == 1
     with pytest.raises(ModelError, match="context 'The' scores nan"):
         check_readable(reader(), ["The"])
+
+
+def test_texts_are_sampled_once_for_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = reader()
+    first = sample_contexts(model, 2, 6, starts=("Where", "Marie"))
+    monkeypatch.setattr(contexts, "next_logits", None)  # to sample again would fail
+    assert sample_contexts(model, 2, 6, starts=("Where", "Marie")) == first
+    for changed in ({"seed": 1}, {"length": 7}, {"count": 1}, {"top_k": 4}, {"opening": ""}):
+        with pytest.raises(TypeError):
+            sample_contexts(model, **{"count": 2, "length": 6, "starts": ("Where", "Marie"), **changed})

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from palimpsest import cache
+from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.algebra.spectrum import (
     CUTS,
     Cut,
@@ -22,6 +24,9 @@ from palimpsest.algebra.spectrum import (
     eigendirections,
 )
 from palimpsest.errors import ProfileError, ShapeError, UnknownNameError
+
+REVISION = 1
+"""Part of the cache key; raise it when the same moment gives another projector than before."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,9 @@ def null_space(c0: Tensor | HasValue, rule: Cut | None = None) -> Projector:
 def projectors(
     moments: Mapping[int, Float[Tensor, "d_k d_k"] | HasValue], rule: str, threshold: float
 ) -> dict[int, Projector]:
-    """Null-space projectors of several layers; each must have a free direction for edits.
+    """Null-space projectors of several layers, read from disk if the same moment was decomposed before.
+
+    Each must have a free direction for edits.
 
     Args:
         moments: layer -> second moment C₀.
@@ -171,10 +178,11 @@ def projectors(
         UnknownNameError: if there is no such rule.
         ProfileError: if a layer has no free direction.
         ShapeError, NonFiniteError: as `null_space`.
+        ResourceError: if a stored file is damaged or cannot be written.
     """
     if rule not in CUTS:
         raise UnknownNameError("rule of the projector", rule, list(CUTS))
-    found = {layer: null_space(moment, CUTS[rule](threshold)) for layer, moment in moments.items()}
+    found = {layer: _stored(moment, CUTS[rule](threshold)) for layer, moment in moments.items()}
     for layer, projector in found.items():
         if projector.kept == 0:
             raise ProfileError(
@@ -182,6 +190,26 @@ def projectors(
                 "no fact could be written; choose a threshold between the eigenvalues of C0"
             )
     return found
+
+
+def _stored(moment: Tensor | HasValue, rule: Cut) -> Projector:
+    """`null_space`, kept under the bits of the moment; decompositions by several threads differ in theirs."""
+    matrix = torch.as_tensor(getattr(moment, "value", moment))
+    key = {
+        "revision": REVISION,
+        "moment": tensor_sha256(matrix),
+        "dtype": str(matrix.dtype),
+        "rule": [rule.name, rule.parameter],
+        "threads": torch.get_num_threads() if matrix.device.type == "cpu" else matrix.device.type,
+    }
+
+    def compute() -> dict[str, Tensor]:
+        made = null_space(matrix, rule)
+        parts = {"basis": made.basis, "complement": made.complement, "spectrum": made.spectrum}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    parts = {name: part.to(matrix.device) for name, part in cache.tensors("projectors", key, compute).items()}
+    return Projector(**parts, rule=rule)
 
 
 def line_energy(vectors: Float[Tensor, "n d"], states: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:

@@ -12,9 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from palimpsest import cache
 from palimpsest.errors import ModelError
-from palimpsest.network.model import EditableModel
+from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.tokens import encode, pad
+
+REVISION = 1
+"""Part of the cache key; raise it when the same settings give other texts than before."""
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
 
@@ -30,6 +34,8 @@ def sample_contexts(
 ) -> tuple[str, ...]:
     """Sample ``count`` prefixes, each ending in a full stop and a space; the empty prefix comes first.
 
+    Texts that were sampled before from the same weights are read from disk.
+
     Args:
         model: model to sample from, usually unedited.
         count: number of sampled prefixes.
@@ -42,21 +48,32 @@ def sample_contexts(
 
     Raises:
         ModelError: if a sampled text is less likely than the limit of `check_readable` allows.
+        ResourceError: if a stored file is damaged or cannot be written.
 
     Source: MEMIT's released ``get_context_templates`` (five words, ten tokens, top 5); the opening is added
     here.
     """
-    generator = torch.Generator().manual_seed(seed)
-    texts = []
-    for index in range(count):
-        ids = encode(model.tokenizer, opening + starts[index % len(starts)])
-        lead = len(encode(model.tokenizer, opening))
-        while len(ids) - lead < length:
-            top = next_logits(model, ids).topk(top_k)
-            choice = torch.multinomial(top.values.softmax(0).cpu(), 1, generator=generator)
-            ids.append(int(top.indices[choice]))
-        texts.append(model.tokenizer.decode(ids[lead:], skip_special_tokens=True))
-    check_readable(model, texts)
+    key = {
+        "revision": REVISION,
+        "model": fingerprint(model),
+        "texts": [count, length, seed, top_k, list(starts), opening],
+    }
+
+    def draw() -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        texts = []
+        for index in range(count):
+            ids = encode(model.tokenizer, opening + starts[index % len(starts)])
+            lead = len(encode(model.tokenizer, opening))
+            while len(ids) - lead < length:
+                top = next_logits(model, ids).topk(top_k)
+                choice = torch.multinomial(top.values.softmax(0).cpu(), 1, generator=generator)
+                ids.append(int(top.indices[choice]))
+            texts.append(model.tokenizer.decode(ids[lead:], skip_special_tokens=True))
+        check_readable(model, texts)
+        return texts
+
+    texts = cache.texts("contexts", key, draw)
     clean = (" ".join(text.replace("{", " ").replace("}", " ").split()) for text in texts)
     return ("", *(f"{text}. " for text in clean))
 
