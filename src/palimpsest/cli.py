@@ -185,9 +185,7 @@ def run_all(
     profile: Profile = "laptop",
     force: Annotated[bool, typer.Option("--force", help="Run fresh ones too.")] = False,
     gpu: Gpu = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Notebooks at once, sharing the cores; run times are then disturbed.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once, sharing the cores.")] = 1,
 ) -> None:
     """Run every notebook whose result is stale; after an interruption the same command continues."""
     from palimpsest.book import runner

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from pathlib import Path
 from threading import Barrier
 from typing import Self
@@ -328,6 +329,41 @@ def test_two_notebooks_run_at_once_and_share_the_cores(
         run_all("laptop", jobs=2)
     assert threads == ["3", "3"]
     assert "2 notebooks, 1 run, 1 failed" in capsys.readouterr().out
+
+
+def test_a_notebook_that_times_something_runs_alone_after_the_others(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = nbformat.read(clone.notebook, as_version=4)
+    timed.cells[-1].metadata["tags"] = ["compute", "timed"]
+    nbformat.write(timed, clone.root / "notebooks" / "00_timed.ipynb")
+    for name in ("02_other", "03_more"):
+        (clone.root / "notebooks" / f"{name}.ipynb").write_bytes(clone.notebook.read_bytes())
+    running, most, order = [], {}, []
+
+    class Process:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            self.name = command[command.index("run") + 1]
+
+        def __enter__(self) -> Self:
+            running.append(self.name)
+            order.append(self.name)
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            running.remove(self.name)
+
+        def wait(self) -> int:
+            time.sleep(0.05)
+            most[self.name] = len(running)
+            return 0
+
+    monkeypatch.setattr(execution.subprocess, "Popen", Process)
+    ran = run_all("laptop", jobs=2)
+    assert order[-1] == "00_timed"
+    assert most["00_timed"] == 1
+    assert ran[0] == "00_timed"
+    assert len(ran) == 4
 
 
 def test_without_git_the_revision_is_unknown(clone: Clone) -> None:

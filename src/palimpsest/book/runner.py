@@ -51,6 +51,8 @@ from palimpsest.errors import NotebookError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 
+TIMED = "timed"
+
 Executor = Literal["papermill", "nbval"]
 """papermill injects the parameters of any profile; nbval runs a notebook as it stands, which is the smoke
 profile."""
@@ -198,6 +200,12 @@ def refresh_sources(name: str | Path, profile: str) -> bool:
     return True
 
 
+def times_something(source: Path) -> bool:
+    """Whether a cell is tagged ``timed``: other work at the same time would change what it finds."""
+    cells = nbformat.read(source, as_version=4).cells
+    return any(TIMED in cell.metadata.get("tags", []) for cell in cells)
+
+
 def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1) -> list[str]:
     """Run every notebook that is stale, each in a process of its own; returns the names run.
 
@@ -205,8 +213,8 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         profile: its name.
         force: run fresh ones too.
         gpu: passed on to each run.
-        jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set) and disturb
-            each other's timings, so records that hold run times are made one by one.
+        jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set). A notebook
+            that times something runs alone, after the others.
 
     Raises:
         NotebookError: after the last notebook, if any failed; another call resumes with those.
@@ -233,8 +241,11 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
     if jobs == 1:
         codes = [one(name) for name in names]
     else:
+        alone = [name for name in names if times_something(find_notebook(name))]
+        together = [name for name in names if name not in alone]
         with ThreadPoolExecutor(jobs) as pool:
-            codes = list(pool.map(one, names))
+            found = dict(zip(together, pool.map(one, together), strict=True))
+        codes = [found[name] if name in found else one(name) for name in names]
     ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
     failed = [name for name, code in zip(names, codes, strict=True) if code]
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
