@@ -38,12 +38,12 @@ class Extremes:
     """Directions in which a positive definite matrix H is largest and smallest.
 
     Attributes:
-        big, small: orthonormal columns (n, r) with r ≤ `WIDTH`, the most extreme one first.
+        big, small: orthonormal columns, at most `WIDTH` each, the most extreme one first.
         largest, least: estimated largest and smallest eigenvalue; the first is a lower, the second an upper bound.
     """
 
     big: Float64[Tensor, "n r"]
-    small: Float64[Tensor, "n r"]
+    small: Float64[Tensor, "n q"]
     largest: float
     least: float
 
@@ -88,6 +88,15 @@ def _leading(columns: Float64[Tensor, "n m"]) -> tuple[Float64[Tensor, "n r"], f
     directions, upper = torch.linalg.qr(columns)
     left, sizes, _ = torch.linalg.svd(upper)
     return directions @ left[:, :WIDTH], float(sizes[0])
+
+
+def times(matrix: Float64[Tensor, "a b"], columns: Float64[Tensor, "b n"]) -> Float64[Tensor, "a n"]:
+    """Product of a matrix and a few columns.
+
+    In this form the product is fast for either order of the matrix in memory; ``matrix @ columns`` takes about
+    ten times as long if neighbours in a column of the matrix are neighbours in memory.
+    """
+    return (columns.T @ matrix.T).T
 
 
 def random_columns(n: int, m: int, like: Tensor) -> Float64[Tensor, "n m"]:
@@ -189,7 +198,7 @@ class Cholesky:
 
     def product(self, right: Float64[Tensor, "n m"]) -> Float64[Tensor, "n m"]:
         """S times the columns of ``right``, (n, m)."""
-        return self.lower @ (self.lower.T @ right)
+        return times(self.lower, times(self.lower.T, right))
 
     @cached_property
     def extremes(self) -> Extremes:

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger_facts import Facts, check, unique
 from palimpsest.algebra.ledger_file import read, tensor_sha256, write
-from palimpsest.algebra.one_time import Problem, SolutionStep
+from palimpsest.algebra.one_time import Step, change, put, solve
+from palimpsest.algebra.problem import Problem
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import check_terms
 from palimpsest.errors import LedgerError
@@ -78,7 +79,7 @@ class EditLedger:
         self._problem = Problem(
             preserve, float(ridge), projector or Projector.identity(d_k, self.base.device)
         )
-        self._solved = self._problem.solve(self._facts((), *nothing, None))
+        self._solved = solve(self._problem, self._facts((), *nothing, None))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -166,11 +167,11 @@ class EditLedger:
                 "which of the two values to keep"
             )
         if resolve == "old":
-            return self._move(self._solved.change([], fresh.without(met)), dtype)
+            return self._move(change(self._solved, [], fresh.without(met)), dtype)
         stale = self._columns([fresh.ids[i] for i in met])
         if met and resolve is not None:
             fresh = self._resolved(fresh, met, self.values[:, stale], resolve)
-        return self._move(self._solved.change(stale, fresh), dtype)
+        return self._move(change(self._solved, stale, fresh), dtype)
 
     def replace(
         self, ids: Sequence[str], values: Float[Tensor, "d_v n"], *, dtype: torch.dtype = torch.float64
@@ -183,7 +184,7 @@ class EditLedger:
         """
         columns = self._columns(ids)
         check("values", values, (len(self.base), len(columns)))
-        return self._move(self._solved.put(columns, values.detach().to(self.values)), dtype)
+        return self._move(put(self._solved, columns, values.detach().to(self.values)), dtype)
 
     def forget(self, ids: Sequence[str], *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_v d_k"]:
         """Remove facts, as if they had never been inserted; returns ΔW as `insert`.
@@ -195,7 +196,7 @@ class EditLedger:
         Source: Labyrinth, Eq. 31.
         """
         none = self._solved.facts.take([])
-        return self._move(self._solved.change(self._columns(ids), none), dtype)
+        return self._move(change(self._solved, self._columns(ids), none), dtype)
 
     def reweight(
         self, ids: Sequence[str], weights: Float[Tensor, " n"], *, dtype: torch.dtype = torch.float64
@@ -210,7 +211,7 @@ class EditLedger:
         columns = self._columns(ids)
         chosen = self._solved.facts.take(columns)
         fresh = dataclasses.replace(chosen, weights=self._weights(chosen.ids, weights))
-        return self._move(self._solved.change(columns, fresh), dtype)
+        return self._move(change(self._solved, columns, fresh), dtype)
 
     def copy(self) -> "EditLedger":
         """Independent copy; tensors are shared, because none is changed in place."""
@@ -259,7 +260,7 @@ class EditLedger:
         check("resolved values", chosen, tuple(new.shape))
         return fresh.put(met, chosen.detach().to(new))
 
-    def _move(self, step: SolutionStep, dtype: torch.dtype) -> Tensor:
+    def _move(self, step: Step, dtype: torch.dtype) -> Tensor:
         """Multiply out the step's ΔW, then adopt its solution."""
         delta = step.delta(dtype)
         self._solved = step.after
