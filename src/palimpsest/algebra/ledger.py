@@ -25,7 +25,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from palimpsest.algebra.ledger_facts import Facts, check, unique
-from palimpsest.algebra.ledger_file import read, tensor_sha256, write
+from palimpsest.algebra.ledger_file import FACTS, Saved, append, read, tensor_sha256, write
 from palimpsest.algebra.one_time import Step, change, put, solve
 from palimpsest.algebra.problem import Problem
 from palimpsest.algebra.projector import Projector
@@ -80,6 +80,7 @@ class EditLedger:
             preserve, float(ridge), projector or Projector.identity(d_k, self.base.device)
         )
         self._solved = solve(self._problem, self._facts((), *nothing, None))
+        self._saved: Saved | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -167,11 +168,11 @@ class EditLedger:
                 "which of the two values to keep"
             )
         if resolve == "old":
-            return self._move(change(self._solved, [], fresh.without(met)), dtype)
+            fresh, met = fresh.without(met), []
         stale = self._columns([fresh.ids[i] for i in met])
         if met and resolve is not None:
-            fresh = self._resolved(fresh, met, self.values[:, stale], resolve)
-        return self._move(change(self._solved, stale, fresh), dtype)
+            fresh = self._resolved(fresh, met, self._solved.facts.take(stale).values, resolve)
+        return self._move(change(self._solved, stale, fresh), dtype, fresh.ids)
 
     def replace(
         self, ids: Sequence[str], values: Float[Tensor, "d_v n"], *, dtype: torch.dtype = torch.float64
@@ -184,7 +185,8 @@ class EditLedger:
         """
         columns = self._columns(ids)
         check("values", values, (len(self.base), len(columns)))
-        return self._move(put(self._solved, columns, values.detach().to(self.values)), dtype)
+        wanted = values.detach().to(self.base.device, torch.float64)
+        return self._move(put(self._solved, columns, wanted), dtype, ids)
 
     def forget(self, ids: Sequence[str], *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_v d_k"]:
         """Remove facts, as if they had never been inserted; returns ΔW as `insert`.
@@ -211,7 +213,7 @@ class EditLedger:
         columns = self._columns(ids)
         chosen = self._solved.facts.take(columns)
         fresh = dataclasses.replace(chosen, weights=self._weights(chosen.ids, weights))
-        return self._move(change(self._solved, columns, fresh), dtype)
+        return self._move(change(self._solved, columns, fresh), dtype, fresh.ids)
 
     def copy(self) -> "EditLedger":
         """Independent copy; tensors are shared, because none is changed in place."""
@@ -260,23 +262,31 @@ class EditLedger:
         check("resolved values", chosen, tuple(new.shape))
         return fresh.put(met, chosen.detach().to(new))
 
-    def _move(self, step: Step, dtype: torch.dtype) -> Tensor:
-        """Multiply out the step's ΔW, then adopt its solution."""
+    def _move(self, step: Step, dtype: torch.dtype, names: Sequence[str] = ()) -> Tensor:
+        """Multiply out the step's ΔW, then adopt its solution, in which these facts are new or changed."""
         delta = step.delta(dtype)
         self._solved = step.after
+        if self._saved is not None:
+            self._saved = dataclasses.replace(self._saved, changed=self._saved.changed.union(names))
         return delta
 
     def save(self, path: str | Path) -> None:
-        """Write the ledger to one safetensors file, atomically.
+        """Write the ledger to one file; only what changed, if it was last saved to this file or read from it.
 
         Raises:
-            ResourceError: if it cannot be written; an earlier file is unchanged.
+            LedgerError: if the file holds a ledger of another weight or site.
+            ResourceError: if it cannot be written; what was there before is unchanged.
         """
+        step = self._saved.step(Path(path), self.ids) if self._saved is not None else None
+        if self._saved is not None and step is not None:
+            gone, columns = step
+            self._saved = append(self._saved, gone, self._solved.facts.take(columns), self.ids)
+            return
         parts = {name: getattr(self._problem.projector, name) for name in PROJECTOR}
-        facts = {name: getattr(self, name) for name in ("keys", "values", "weights")}
+        facts = {name: getattr(self, name) for name in FACTS}
         tensors = {"base": self.base, "preserve": self._problem.preserve} | parts | facts
         about = {"site": self.site, "ridge": self._problem.ridge, "ids": self.ids}
-        write(Path(path), tensors, about)
+        self._saved = write(Path(path), tensors, about)
 
     @classmethod
     def load(
@@ -298,7 +308,7 @@ class EditLedger:
             ResourceError: if the file is missing or damaged.
             LedgerError: if it holds no ledger, or one of another weight or site.
         """
-        tensors, about = read(Path(path))
+        tensors, about, saved = read(Path(path))
         if weight is not None and tensor_sha256(weight) != about["sha256"]["base"]:
             raise LedgerError(
                 f"{path} is a ledger of another model: its unedited weight differs from the one given; pass "
@@ -313,4 +323,5 @@ class EditLedger:
         projector = Projector(basis, complement, spectrum)
         ledger = cls(tensors["base"], tensors.get("preserve"), about["ridge"], projector, site=about["site"])
         ledger.insert(tensors["keys"], tensors["values"], about["ids"], tensors["weights"])
+        ledger._saved = saved
         return ledger
