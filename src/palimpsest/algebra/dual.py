@@ -138,7 +138,11 @@ class Dual:
         was = self.extremes
         small = torch.cat([was.small[stay], random_mix(rows)], 1)
         extremes = was.after(factor.product, factor.solve, was.big[stay], small)
-        return Dual(self.problem, facts, images, factor, coefficients, extremes), left, times(images, rows) - y
+        return (
+            Dual(self.problem, facts, images, factor, coefficients, extremes),
+            left,
+            times(images, rows) - y,
+        )
 
     def _enter(self, fresh: Facts) -> "tuple[Dual, Tensor, Tensor]":
         """Solution with further facts t, and the two factors (d_v, t), (d_k, t) of ΔD."""
@@ -153,7 +157,9 @@ class Dual:
         left = factor.tail(len(fresh)).solve(missing.T).T  # X_t (d_v, t), by the Schur complement
         coefficients = torch.cat([self.coefficients - left @ rows.T, left], 1)  # (d_v, o + t)
         images = torch.cat([self.images, y], 1)  # (d_k, o + t)
-        extremes = self._wider(factor, torch.cat([cross, corner]), torch.cat([-rows, torch.eye(len(fresh)).to(y)]))
+        extremes = self._wider(
+            factor, torch.cat([cross, corner]), torch.cat([-rows, torch.eye(len(fresh)).to(y)])
+        )
         after = Dual(self.problem, self.facts.join(fresh), images, factor, coefficients, extremes)
         return after, left, y - times(self.images, rows)
 

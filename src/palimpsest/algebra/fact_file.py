@@ -135,7 +135,9 @@ class FactFile:
     def take(self, columns: Sequence[int]) -> Facts:
         """Facts in these columns, in this order, in memory."""
         at = list(columns)
-        rows = torch.from_numpy(np.array(self.records.mapped()[self.rows[at]])).to(self.device).T  # (width, n)
+        rows = (
+            torch.from_numpy(np.array(self.records.mapped()[self.rows[at]])).to(self.device).T
+        )  # (width, n)
         d_k, d_v = self.records.d_k, self.records.d_v
         keys, values, outputs, weights = rows.contiguous().split([d_k, d_v, d_v, 1])
         return Facts(tuple(self.ids[i] for i in at), keys, values, weights[0], outputs)

@@ -7,8 +7,8 @@ currently held,
     minimise over D = DP:   Σ w_i ‖(W₀ + D) k_i − v_i‖² + tr(D M Dᵀ) + λ‖D‖²,
 
 and D = 0 without facts. Each operation returns the ΔW that changes the weight from the old D to the new.
-`palimpsest.algebra.one_time` computes the solution; its docstring states the cost of a step, and when the
-system is refactorised.
+`palimpsest.algebra.one_time` computes the solution; its docstring says which form it takes, and when a system is
+factorised again.
 
 A fact is removed at the key it was stored with. The Labyrinth's Prop. 3.5 subtracts the resolved value at the
 new key instead; as printed, "resolve to new" then keeps the old fact in the weight.
@@ -56,8 +56,10 @@ class EditLedger:
         NonFiniteError: if a tensor holds NaN or infinity.
 
     No tensor of a ledger is changed in place, and a failed operation changes nothing. With N facts held and n
-    of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n); a ledger needs
-    O((d_k + d_v + N) N) of memory. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the
+    of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n), and a ledger needs
+    O((d_k + d_v + N) N) of memory, up to as many facts as there are free directions. With more, a step costs
+    O(d_k² n + d_v d_k n), the facts stand in a temporary file, and the ledger needs O((d_k + d_v) d_k) of memory,
+    whatever N. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the
     model it is added to, not in the ledger: `weight` keeps float64 accuracy.
     """
 
@@ -111,6 +113,16 @@ class EditLedger:
     def weight(self) -> Float64[Tensor, "d_v d_k"]:
         """Edited weight W₀ + D."""
         return self.base.double() + self.total
+
+    def outputs(self, keys: Float[Tensor, "d_k n"]) -> Float64[Tensor, "d_v n"]:
+        """(W₀ + D) K, outputs of the edited weight, without this weight; in the dual form D is not multiplied out.
+
+        Raises:
+            ShapeError, NonFiniteError: if ``keys`` has the wrong shape, or holds NaN or infinity.
+        """
+        check("keys", keys, (self.base.shape[1], "n"))
+        k = keys.detach().to(self.base.device, torch.float64)
+        return self._outputs(k) + self._solved.times(k)
 
     @property
     def condition(self) -> float:
@@ -225,7 +237,8 @@ class EditLedger:
         d_v, d_k = self.base.shape
         check("keys", keys, (d_k, len(names)))
         check("values", values, (d_v, len(names)))
-        k, v = (t.detach().to(self.base.device, torch.float64) for t in (keys, values))
+        # In one order in memory, so that products have the same bits wherever the tensors come from.
+        k, v = (t.detach().to(self.base.device, torch.float64).contiguous() for t in (keys, values))
         return Facts(names, k, v, self._weights(names, weights), self._outputs(k))
 
     def _weights(self, names: Sequence[str], weights: Tensor | None) -> Tensor:

@@ -83,7 +83,9 @@ class Metric:
         """H⁻¹ times columns, on range(P)."""
         found = self.factor.solve(self.problem.inside(x))
         if len(self.signs):
-            found = found - times(self.solved, torch.linalg.solve(self.corner(), times(self.columns.T, found)))
+            found = found - times(
+                self.solved, torch.linalg.solve(self.corner(), times(self.columns.T, found))
+            )
         return self.problem.inside(found)
 
     def corner(self) -> Float64[Tensor, "m m"]:
@@ -105,7 +107,9 @@ class Metric:
             fresh = random_mix(columns), random_mix(after.solve(columns))
         except torch.linalg.LinAlgError:  # Σ + UᵀY has no inverse, and so H has none
             return None
-        big, small = (torch.cat(p, 1) for p in zip((self.extremes.big, self.extremes.small), fresh, strict=True))
+        big, small = (
+            torch.cat(p, 1) for p in zip((self.extremes.big, self.extremes.small), fresh, strict=True)
+        )
         return replace(after, extremes=self.extremes.after(after.product, after.solve, big, small))
 
     def _joined(self, columns: Tensor, signs: Tensor) -> "Metric":
@@ -208,14 +212,19 @@ class Primal:
         moved = missing @ self.problem.projector.embed(metric.solve(keys)).T  # ΔD (d_v, d_k)
         change = (signs * residual) @ (keys.T @ probes(self.problem, keys))  # ΔC z (d_v, 4)
         facts = self.facts.without(gone).join(fresh)
-        return self._step(Primal(self.problem, facts, self.delta + moved, metric, self.wanted + change), moved)
+        return self._step(
+            Primal(self.problem, facts, self.delta + moved, metric, self.wanted + change), moved
+        )
 
     def put(self, columns: Sequence[int], values: Float64[Tensor, "d_v m"]) -> "SolutionStep[Primal] | None":
         """Facts in some columns get other values; None if the problem must be solved anew."""
         if self.metric is None or not self.condition <= TRUSTED:
             return None
         old = self.facts.take(columns)
-        facts, keys = self.facts.put(columns, values), self.problem.projector.coordinates(self.problem.keys(old))
+        facts, keys = (
+            self.facts.put(columns, values),
+            self.problem.projector.coordinates(self.problem.keys(old)),
+        )
         residual = old.put(range(len(old)), values).residual - old.residual  # (d_v, m)
         moved = residual @ self.problem.projector.embed(self.metric.solve(keys)).T
         wanted = self.wanted + residual @ (keys.T @ probes(self.problem, keys))
