@@ -36,7 +36,7 @@ def test_every_change_is_that_of_facts_in_memory(n, history):
     held, filed = some(-1, n), FactFile.of(some(-1, n))
     earlier = []
     for i, (operation, size, seed) in enumerate(history):
-        columns = list(np.random.default_rng(seed).permutation(len(held))[:size])
+        columns = np.random.default_rng(seed).permutation(len(held))[:size].tolist()
         earlier.append((held, filed))
         if operation == "join":
             held, filed = held.join(some(i, size)), filed.join(some(i, size))

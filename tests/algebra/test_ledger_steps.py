@@ -1,6 +1,7 @@
-"""Steps appended to a ledger's file: together they are what one save writes, and a torn one costs only itself."""
+"""Steps appended to a ledger's file: together they are what one save writes; a torn one costs only itself."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_step_writes_what_changed(tmp_path, held):
         ledger.save(path)
         sizes.append(path.stat().st_size)
         assert blocks(path) == min(i + 1, 4)
-    grown = [after - before for before, after in zip(sizes[:-1], sizes[1:], strict=True)]
+    grown = [after - before for before, after in pairwise(sizes)]
     assert grown[-1] == 0  # nothing had changed
     assert all(0 < step < 500 for step in grown[:-1])
     assert whole > 8 * (held * 12 + 24)

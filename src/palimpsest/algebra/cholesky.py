@@ -1,8 +1,8 @@
 """Cholesky factor that can be updated, and the condition number of what it factorises.
 
-With S = L Lᵀ of size N, rows are appended at the end and removed anywhere, and matrices of low rank n are added
-and subtracted. Each costs O(N² n), whereas refactorising S costs O(N³). Let rows f be removed and rows s stay.
-With the columns of L split in the same way,
+With S = L Lᵀ of size N, rows are appended at the end and removed anywhere, and matrices of low rank n are
+added and subtracted. Each costs O(N² n), whereas refactorising S costs O(N³). Let rows f be removed and rows
+s stay. With the columns of L split in the same way,
 
     S_ss = L_ss L_ssᵀ + L_sf L_sfᵀ,
 
@@ -39,7 +39,7 @@ class Extremes:
 
     Attributes:
         big, small: orthonormal columns, at most `WIDTH` each, the most extreme one first.
-        largest, least: estimated largest and smallest eigenvalue; the first is a lower, the second an upper bound.
+        largest, least: estimates of the largest eigenvalue, from below, and of the smallest, from above.
     """
 
     big: Float64[Tensor, "n r"]
@@ -54,7 +54,7 @@ class Extremes:
 
     @property
     def condition(self) -> float:
-        """Estimated condition number (a close lower bound); infinite after an overflow, 1 for an empty matrix."""
+        """Estimated condition number (a close lower bound); infinite after an overflow, 1 if H is empty."""
         known = math.isfinite(self.largest) and self.least > 0
         return max(self.largest / self.least, 1.0) if known else math.inf
 
@@ -69,8 +69,10 @@ class Extremes:
         """Extremes after a change of H, searched from given directions.
 
         Args:
-            apply, inverse: products with the changed H and with its inverse.
-            big, small: directions to begin with: the earlier ones, and those that the change brings in.
+            apply: product with the changed H.
+            inverse: product with its inverse.
+            big: directions to begin with: the earlier ones, and those that the change brings in.
+            small: the same for the inverse.
             steps: iterations.
         """
         if not len(big):
@@ -93,8 +95,8 @@ def _leading(columns: Float64[Tensor, "n m"]) -> tuple[Float64[Tensor, "n r"], f
 def times(matrix: Float64[Tensor, "a b"], columns: Float64[Tensor, "b n"]) -> Float64[Tensor, "a n"]:
     """Product of a matrix and a few columns.
 
-    In this form the product is fast for either order of the matrix in memory; ``matrix @ columns`` takes about
-    ten times as long if neighbours in a column of the matrix are neighbours in memory.
+    In this form the product is fast for either order of the matrix in memory; ``matrix @ columns`` takes
+    about ten times as long if neighbours in a column of the matrix are neighbours in memory.
     """
     return (columns.T @ matrix.T).T
 
@@ -168,8 +170,8 @@ class Cholesky:
     def minus(self, columns: Float64[Tensor, "n m"]) -> "Cholesky":
         """Factor of S − C Cᵀ for columns C.
 
-        With p = L⁻¹C and αᵀα = I − pᵀp, the columns of [p; α] are orthonormal. A rotation of [L, 0] that moves
-        them to the last places leaves C there, and the new factor before it.
+        With p = L⁻¹C and αᵀα = I − pᵀp, the columns of [p; α] are orthonormal. A rotation of [L, 0] that
+        moves them to the last places leaves C there, and the new factor before it.
 
         Raises:
             SingularProblemError: if S − C Cᵀ is not positive definite.

@@ -164,18 +164,22 @@ class Dual:
         return after, left, y - times(self.images, rows)
 
     def _wider(self, factor: Cholesky, big: Tensor, small: Tensor) -> Extremes:
-        """Extremes of S after facts have entered, with candidates (o + t, t) from the new columns of S and S⁻¹."""
+        """Extremes of S after facts have entered, from the new columns of S and of S⁻¹, (o + t, t) each."""
         was, t = self.extremes, big.shape[1]
         if len(self.facts) <= max(t, WIDTH):
             return factor.extremes
-        nothing = big.new_zeros(t, was.big.shape[1])
-        old = (torch.cat([was.big, nothing]), torch.cat([was.small, nothing]))  # (o + t, r)
-        starts = (torch.cat([had, random_mix(new)], 1) for had, new in zip(old, (big, small), strict=True))
-        return was.after(factor.product, factor.solve, *starts)
+        nothing = big.new_zeros(t, WIDTH)
+        old_big, old_small = (torch.cat([had, nothing[:, : had.shape[1]]]) for had in (was.big, was.small))
+        return was.after(
+            factor.product,
+            factor.solve,
+            torch.cat([old_big, random_mix(big)], 1),
+            torch.cat([old_small, random_mix(small)], 1),
+        )
 
     @property
     def sound(self) -> bool:
-        """Whether the checks of `palimpsest.algebra.one_time` pass, so that the next step can start from here."""
+        """Whether the checks of `palimpsest.algebra.one_time` pass, so that a step can start from here."""
         drift = max(DRIFT, EPS * self.problem.condition**0.5)  # KᵀY is symmetric only up to rounding in A⁻¹
         accurate = self.condition <= CONDITION_LIMIT and self.backward_error() <= drift
         return accurate and not self.primal_is_better()

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -29,7 +30,7 @@ class Records:
     def __init__(self, d_k: int, d_v: int) -> None:
         self.d_k, self.d_v, self.rows = d_k, d_v, 0
         try:
-            self._file = cast(BinaryIO, tempfile.TemporaryFile(prefix="palimpsest-facts-"))
+            self._file = cast(BinaryIO, tempfile.TemporaryFile(prefix="palimpsest-facts-"))  # noqa: SIM115
         except OSError as error:
             raise self._full(error) from error
 
@@ -56,15 +57,15 @@ class Records:
         return first
 
     def mapped(self) -> np.ndarray:
-        """All rows (rows, width), mapped into memory; a write into them reaches neither file nor other maps."""
+        """All rows (rows, width), mapped into memory; a write into the map does not reach the file."""
         if not self.rows:
             return np.zeros((0, self.width))
         return np.memmap(self._file, np.float64, "c", shape=(self.rows, self.width))
 
     def _full(self, error: OSError) -> ResourceError:
         return ResourceError(
-            f"cannot write facts to a temporary file in {tempfile.gettempdir()}: {error}; free some space or set "
-            "TMPDIR to another disk. Nothing was changed"
+            f"cannot write facts to a temporary file in {tempfile.gettempdir()}: {error}; free some space or "
+            "set TMPDIR to another disk. Nothing was changed"
         )
 
 
@@ -186,4 +187,4 @@ def _runs(rows: np.ndarray) -> tuple[tuple[int, int], ...]:
     if not len(rows):
         return ()
     starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]])
-    return tuple((int(rows[a]), int(b - a)) for a, b in zip(starts[:-1], starts[1:], strict=True))
+    return tuple((int(rows[a]), int(b - a)) for a, b in pairwise(starts))

@@ -7,8 +7,8 @@ currently held,
     minimise over D = DP:   Σ w_i ‖(W₀ + D) k_i − v_i‖² + tr(D M Dᵀ) + λ‖D‖²,
 
 and D = 0 without facts. Each operation returns the ΔW that changes the weight from the old D to the new.
-`palimpsest.algebra.one_time` computes the solution; its docstring says which form it takes, and when a system is
-factorised again.
+`palimpsest.algebra.one_time` computes the solution; its docstring says which form it takes, and when a system
+is factorised again.
 
 A fact is removed at the key it was stored with. The Labyrinth's Prop. 3.5 subtracts the resolved value at the
 new key instead; as printed, "resolve to new" then keeps the old fact in the weight.
@@ -58,9 +58,9 @@ class EditLedger:
     No tensor of a ledger is changed in place, and a failed operation changes nothing. With N facts held and n
     of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n), and a ledger needs
     O((d_k + d_v + N) N) of memory, up to as many facts as there are free directions. With more, a step costs
-    O(d_k² n + d_v d_k n), the facts stand in a temporary file, and the ledger needs O((d_k + d_v) d_k) of memory,
-    whatever N. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the
-    model it is added to, not in the ledger: `weight` keeps float64 accuracy.
+    O(d_k² n + d_v d_k n), the facts stand in a temporary file, and the ledger needs O((d_k + d_v) d_k) of
+    memory, whatever N. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the model it is
+    added to, not in the ledger: `weight` keeps float64 accuracy.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class EditLedger:
         return self.base.double() + self.total
 
     def outputs(self, keys: Float[Tensor, "d_k n"]) -> Float64[Tensor, "d_v n"]:
-        """(W₀ + D) K, outputs of the edited weight, without this weight; in the dual form D is not multiplied out.
+        """(W₀ + D) K, outputs of the edited weight; they cost less than the weight.
 
         Raises:
             ShapeError, NonFiniteError: if ``keys`` has the wrong shape, or holds NaN or infinity.

@@ -1,8 +1,8 @@
 """File of a ledger: a safetensors file with tensors, a description and a checksum of each tensor, then steps.
 
-A ledger that is saved again to the file it was last saved to appends what has changed: a block with a mark, its
-length, its SHA-256, and a safetensors file of the facts that entered or changed and the ids of those that left.
-A last block that was cut short, by a crash for instance, is left out by `read`, as if it had not been
+A ledger that is saved again to the file it was last saved to appends what has changed: a block with a mark,
+its length, its SHA-256, and a safetensors file of the facts that entered or changed and the ids of those that
+left. A last block that was cut short, by a crash for instance, is left out by `read`, as if it had not been
 appended. The whole file is written again, atomically, when something else wrote to it, when more would be
 appended than kept, or when the order of the facts cannot be told by a block.
 """
@@ -135,8 +135,8 @@ def append(saved: Saved, gone: Sequence[str], facts: Facts, ids: Sequence[str]) 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Saved | None]:
     """Tensors and description from `write`, after all steps of `append`.
 
-    The description also has ``sha256``, the checksum of each tensor as written. The last result is None if the
-    last step was cut short: nothing may be appended after it.
+    The description also has ``sha256``, the checksum of each tensor as written. The last result is None if
+    the last step was cut short: nothing may be appended after it.
 
     Raises:
         ResourceError: if the file is missing or damaged.
@@ -185,8 +185,8 @@ def _blocks(path: Path, data: bytes, start: int) -> Iterator[tuple[dict[str, Ten
         if not begun or len(content) < length or hashlib.sha256(content).digest() != digest:
             if data.find(MARK, start + 1) >= 0:
                 raise ResourceError(
-                    f"ledger file {path} is damaged: the step at byte {start} changed since it was written; give "
-                    "the path of an intact copy"
+                    f"ledger file {path} is damaged: the step at byte {start} changed since it was written; "
+                    "give the path of an intact copy"
                 )
             yield None
             return
@@ -244,8 +244,8 @@ def _refuse_others(path: Path, base: str, site: str) -> None:
         return  # there is no ledger
     if other:
         raise LedgerError(
-            f"{path} holds a ledger of another model or site ({found['site']!r}), which would be lost; save to "
-            "another path, or delete that file first"
+            f"{path} holds a ledger of another model or site ({found['site']!r}), which would be lost; save "
+            "to another path, or delete that file first"
         )
 
 

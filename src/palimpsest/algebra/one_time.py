@@ -3,14 +3,15 @@
     dual     X S = R, one n × n system: `palimpsest.algebra.dual`
     primal   D H = C, one d_k × d_k system: `palimpsest.algebra.primal`
 
-Both are changed by matrices of low rank, and neither is factorised again in an ordinary step. The dual form is
-used up to as many facts as there are free directions, and the primal form for more, with the facts in a file;
-back to the dual form only when half as many are left. The primal form is also used if A is singular, or if
-the condition number of A or S exceeds `WELL_CONDITIONED` and that of A + KKᵀ is estimated to be ten times
+Both are changed by matrices of low rank, and neither is factorised again in an ordinary step. The dual form
+is used up to as many facts as there are free directions, and the primal form for more, with the facts in a
+file; back to the dual form only when half as many are left. The primal form is also used if A is singular, or
+if the condition number of A or S exceeds `WELL_CONDITIONED` and that of A + KKᵀ is estimated to be ten times
 smaller: with a small λ, or with keys that fill the null space of M.
 
-Rounding accumulates over a sequence of steps, so each step ends with checks. If the relative backward error on
-fixed random probes exceeds `DRIFT`, or the condition number a limit, the problem is solved anew from the facts.
+Rounding accumulates over a sequence of steps, so each step ends with checks. If the relative backward error
+on fixed random probes exceeds `DRIFT`, or the condition number a limit, the problem is solved anew from the
+facts.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from palimpsest.algebra.problem import Problem, SolutionStep
 from palimpsest.errors import SingularProblemError
 
 Solution = Dual | Primal
-Step = SolutionStep[Dual] | SolutionStep[Primal]
+Step = SolutionStep[Dual] | SolutionStep[Primal] | SolutionStep[Solution]
 
 
 def solve(problem: Problem, facts: Facts | FactFile) -> Solution:
@@ -86,4 +87,4 @@ def _anew(before: Solution, facts: Facts | FactFile) -> Step:
     """Step to other facts by solving their problem without the earlier solution."""
     after = solve(before.problem, facts)
     delta = after.total() - before.total()
-    return SolutionStep(after, delta, None) if isinstance(after, Dual) else SolutionStep(after, delta, None)
+    return SolutionStep(after, delta, None)

@@ -9,8 +9,8 @@ facts f leave, H changes by K_t K_tᵀ − K_f K_fᵀ, and
 
     ΔD = [R_t − D K_t,  −(R_f − D K_f)] (H_new⁻¹ [K_t, K_f])ᵀ,
 
-a matrix of rank n, the number of these facts. The factor takes them up in groups: up to `PENDING` of them wait
-as signed columns U beside an older factor, H = H₀ + U Σ Uᵀ, and are applied by the Woodbury identity,
+a matrix of rank n, the number of these facts. The factor takes them up in groups: up to `PENDING` of them
+wait as signed columns U beside an older factor, H = H₀ + U Σ Uᵀ, and are applied by the Woodbury identity,
 
     H⁻¹ = H₀⁻¹ − Y (Σ + UᵀY)⁻¹ Yᵀ,   Y = H₀⁻¹U.
 
