@@ -50,7 +50,6 @@ def test_every_change_is_that_of_facts_in_memory(n, history):
         assert alike(filed.take(last), held.take(last))
     for one, two in [*earlier, (held, filed)]:
         assert alike(one, two)  # earlier objects still hold their facts
-        assert alike(two, FactFile.of(two))
 
 
 def test_blocks_are_all_facts_in_order():
@@ -68,3 +67,15 @@ def test_neighbours_are_one_run():
     assert filed.runs == ((0, 101),)
     assert filed.without([4]).join(some(50, 1)).runs == ((0, 4), (5, 97))
     assert FactFile.of(some(0, 0)).runs == ()
+
+
+def test_a_file_of_mostly_outdated_rows_is_left_for_a_new_one():
+    filed = FactFile.of(some(0, 4))
+    assert FactFile.of(filed) is filed
+    changed = filed
+    for i in range(BLOCK):
+        changed = changed.put([1, 3], gaussian(i, D_V, 2))
+    found = FactFile.of(changed)
+    assert found.records is not changed.records
+    assert found.runs == ((0, 4),)
+    assert alike(found, changed)

@@ -164,7 +164,7 @@ class Cholesky:
     def plus(self, columns: Float64[Tensor, "n m"]) -> "Cholesky":
         """Factor of S + C Cᵀ for columns C."""
         lower = self.lower.clone()
-        _absorb_all(lower, columns, 0)
+        _absorb_all(lower, _narrow(columns), 0)
         return Cholesky(lower)
 
     def minus(self, columns: Float64[Tensor, "n m"]) -> "Cholesky":
@@ -178,6 +178,7 @@ class Cholesky:
         """
         if not columns.shape[1]:
             return self
+        columns = _narrow(columns)
         inner = torch.linalg.solve_triangular(self.lower, columns, upper=False)  # p (n, m)
         rest = torch.eye(columns.shape[1]).to(inner) - inner.T @ inner
         corner = Cholesky.of(rest).lower.T  # α (m, m)
@@ -218,6 +219,12 @@ def _absorb_all(lower: Float64[Tensor, "n n"], extra: Float64[Tensor, "t m"], fi
     n, width = len(lower), max(PANEL, extra.shape[1])
     for start in range(first, n, width):
         extra = _absorb(lower[start:, start : start + width], extra)
+
+
+def _narrow(columns: Float64[Tensor, "n m"]) -> Float64[Tensor, "n r"]:
+    """At most n columns C with the same C Cᵀ."""
+    n, m = columns.shape
+    return columns if m <= n else torch.linalg.qr(columns.T, mode="r").R.T
 
 
 def _absorb(panel: Float64[Tensor, "t b"], extra: Float64[Tensor, "t m"]) -> Float64[Tensor, "u m"]:

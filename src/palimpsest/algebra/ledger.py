@@ -17,6 +17,7 @@ new key instead; as printed, "resolve to new" then keeps the old fact in the wei
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +104,11 @@ class EditLedger:
     def weights(self) -> Float64[Tensor, " n"]:
         """Weights w > 0, one per fact."""
         return self._solved.facts.weights
+
+    @cached_property
+    def base_sha256(self) -> str:
+        """Sha256 of W₀, see `palimpsest.algebra.ledger_file.tensor_sha256`."""
+        return tensor_sha256(self.base)
 
     @property
     def total(self) -> Float64[Tensor, "d_v d_k"]:

@@ -202,8 +202,8 @@ class Primal:
         entering, leaving = self.problem.keys(fresh), self.problem.keys(old)
         keys = self.problem.projector.coordinates(torch.cat([entering, leaving], 1))  # (c, t + f)
         signs = torch.cat([entering.new_ones(len(fresh)), -leaving.new_ones(len(old))])
-        if 4 * len(signs) > len(keys):
-            return None  # so many that a new factorisation costs less
+        if 4 * len(signs) > len(keys) + len(self.facts) + len(fresh) - len(old):
+            return None  # so many that a new solution costs less
         metric = self.metric.change(keys, signs)
         if metric is None or not metric.extremes.condition <= TRUSTED:
             return None
