@@ -56,8 +56,8 @@ def taken(ledger: EditLedger, operation: str, seed: int) -> Tensor:
     some = list(rng.permutation(np.array(ledger.ids, dtype=object))[:n])
     if operation == "insert":
         weights = torch.from_numpy(10 ** rng.uniform(-1, 1, n))
-        ids = [f"{seed}-{i}-{rng.integers(2**60)}" for i in range(n)]
-        return ledger.insert(gaussian(seed, d_k, n), gaussian(seed + 1, d_v, n), ids, weights)
+        ids = [f"{seed}-{i}" for i in range(n)]
+        return ledger.insert(gaussian(seed, d_k, n), gaussian(seed + 1, d_v, n), ids, weights, resolve="new")
     if operation == "replace":
         return ledger.replace(some, gaussian(seed, d_v, len(some)))
     if operation == "reweight":
@@ -78,6 +78,20 @@ def test_any_history_over_the_switch_equals_the_dense_solution(site, history):
         longest = max(longest, float(wanted.norm()))
         assert (ledger.total - wanted).norm() < 1e-9 * (1 + wanted.norm())
         assert (weight - ledger.base.double() - wanted).norm() < 1e-9 * longest
+
+
+@given(site=sites(unique=True), history=steps)
+def test_the_condition_estimate_follows(site, history):
+    site = dataclasses.replace(site, ridge=site.ridge + 0.1)
+    ledger = site.ledger()
+    for operation, seed in history:
+        taken(ledger, operation, seed)
+        if isinstance(ledger._solved, Primal) and len(ledger) and site.basis.shape[1]:
+            inside = ledger._problem.projector.apply(ledger.weights.sqrt() * ledger.keys)
+            whole = site.half @ site.half.T + inside @ inside.T
+            whole.diagonal().add_(site.ridge)
+            wanted = float(np.linalg.cond((site.basis.T @ whole @ site.basis).numpy()))
+            assert wanted / 3 <= ledger.condition <= 1.01 * wanted
 
 
 @pytest.mark.parametrize("moment", [None, torch.eye(8, dtype=torch.float64)])

@@ -25,8 +25,8 @@ from palimpsest.errors import SingularProblemError
 PANEL = 48
 """Columns transformed together when few rows are removed; affects only speed."""
 POWER_STEPS = 12
-WARM_STEPS = 1
-"""Iterations of a condition estimate that begins with the extreme directions before a small change."""
+PER_STEP = 32
+"""Rank of a change for which a condition estimate from earlier directions makes one more iteration."""
 WIDTH = 4
 """Directions in which a condition number is estimated together."""
 
@@ -50,7 +50,7 @@ class Extremes:
     @classmethod
     def of(cls, apply: Linear, inverse: Linear, start: Float64[Tensor, "n r"]) -> "Extremes":
         """Extremes of H from its products with H and H⁻¹, by subspace iteration from ``start``."""
-        return cls(start, start, 1.0, 1.0).after(apply, inverse, start, start, POWER_STEPS)
+        return cls(start, start, 1.0, 1.0)._searched(apply, inverse, start, start, POWER_STEPS)
 
     @property
     def condition(self) -> float:
@@ -64,7 +64,7 @@ class Extremes:
         inverse: Linear,
         big: Float64[Tensor, "n b"],
         small: Float64[Tensor, "n s"],
-        steps: int = WARM_STEPS,
+        changed: int = 1,
     ) -> "Extremes":
         """Extremes after a change of H, searched from given directions.
 
@@ -73,8 +73,12 @@ class Extremes:
             inverse: product with its inverse.
             big: directions to begin with: the earlier ones, and those that the change brings in.
             small: the same for the inverse.
-            steps: iterations.
+            changed: rank of the change; the larger, the more iterations.
         """
+        return self._searched(apply, inverse, big, small, min(1 + changed // PER_STEP, POWER_STEPS))
+
+    def _searched(self, apply: Linear, inverse: Linear, big: Tensor, small: Tensor, steps: int) -> "Extremes":
+        """Subspace iteration from (n, b) and (n, s)."""
         if not len(big):
             return Extremes(big, small, 1.0, 1.0)
         for _ in range(steps):

@@ -137,7 +137,7 @@ class Dual:
         coefficients = self.coefficients[:, stay] + left @ rows.T  # (d_v, s)
         was = self.extremes
         small = torch.cat([was.small[stay], random_mix(rows)], 1)
-        extremes = was.after(factor.product, factor.solve, was.big[stay], small)
+        extremes = was.after(factor.product, factor.solve, was.big[stay], small, len(at))
         return (
             Dual(self.problem, facts, images, factor, coefficients, extremes),
             left,
@@ -175,6 +175,7 @@ class Dual:
             factor.solve,
             torch.cat([old_big, random_mix(big)], 1),
             torch.cat([old_small, random_mix(small)], 1),
+            t,
         )
 
     @property

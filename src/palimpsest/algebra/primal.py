@@ -110,7 +110,9 @@ class Metric:
         big, small = (
             torch.cat(p, 1) for p in zip((self.extremes.big, self.extremes.small), fresh, strict=True)
         )
-        return replace(after, extremes=self.extremes.after(after.product, after.solve, big, small))
+        return replace(
+            after, extremes=self.extremes.after(after.product, after.solve, big, small, len(signs))
+        )
 
     def _joined(self, columns: Tensor, signs: Tensor) -> "Metric":
         """The waiting columns and these together; the factor takes them up if they are too many.
