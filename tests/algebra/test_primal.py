@@ -216,6 +216,9 @@ def test_memory_is_flat_up_to_20_000_facts():
     assert sum(n for _, n in ledger._solved.facts.runs) == 20_000
     few = {n: bytes_held(filled(n, 64)) for n in (16, 32)}  # negative control: the dual form grows
     assert few[32] > few[16] + 16 * 64 * 8
+    # W₀ and D, C z, L, H z and four extreme directions each way; nothing of the facts.
+    parts = 2 * d_v * d_k + 4 * d_v + d_k * d_k + 12 * d_k
+    assert bytes_held(filled(1000, d_k, d_v)) == 8 * parts
 
 
 def contaminated() -> tuple[EditLedger, EditLedger]:

@@ -68,7 +68,7 @@ class Metric:
             SingularProblemError: if H is not positive definite on range(P).
         """
         factor = Cholesky.of(problem.projector.pad(matrix))
-        z, none = probes(problem, matrix), matrix[:, :0]
+        z, none = probes(problem, matrix), matrix.new_zeros(len(matrix), 0)
         start = problem.inside(random_columns(len(matrix), WIDTH, matrix))
         found = cls(problem, factor, none, none[0], none, Extremes(start, start, 1.0, 1.0), matrix @ z)
         return replace(found, extremes=Extremes.of(found.product, found.solve, start))
@@ -123,7 +123,8 @@ class Metric:
         u, s = torch.cat([self.columns, columns], 1), torch.cat([self.signs, signs])
         if len(s) > PENDING:
             factor = self.factor.plus(u[:, s > 0]).minus(u[:, s < 0])
-            return replace(self, factor=factor, columns=u[:, :0], signs=s[:0], solved=u[:, :0])
+            none = u.new_zeros(len(u), 0)  # not a part of u, which would stay in memory
+            return replace(self, factor=factor, columns=none, signs=none[0], solved=none)
         solved = torch.cat([self.solved, self.factor.solve(columns)], 1)
         return replace(self, columns=u, signs=s, solved=solved)
 
