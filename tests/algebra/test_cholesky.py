@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.algebra.cholesky import PANEL, Cholesky
+from palimpsest.algebra.cholesky import PANEL, WIDTH, Cholesky, Extremes, random_columns, times
 from palimpsest.errors import SingularProblemError
 from tests.problems import EPS, gaussian
 
@@ -69,6 +69,89 @@ def test_any_history_gives_the_factor_of_what_is_left(data, seed):
         held = [at for i, at in enumerate(held) if i not in gone]
         rest = [i for i in range(60) if i not in held]
     assert gap(found, whole[held][:, held]) < 1000 * EPS
+
+
+@given(
+    n=st.integers(0, 3 * PANEL),
+    m=st.integers(0, 2 * PANEL),
+    seed=st.integers(0, 2**20),
+    floor=st.floats(-12, 0),
+)
+def test_adding_equals_factorising_the_sum(n, m, seed, floor):
+    whole, columns = definite(seed, n, floor), gaussian(seed + 1, n, m)
+    assert gap(Cholesky.of(whole).plus(columns), whole + columns @ columns.T) < 100 * EPS
+
+
+@given(
+    n=st.integers(1, 3 * PANEL),
+    m=st.integers(0, 2 * PANEL),
+    seed=st.integers(0, 2**20),
+    floor=st.floats(-6, 0),
+)
+def test_subtracting_equals_factorising_the_difference(n, m, seed, floor):
+    rest, columns = definite(seed, n, floor), gaussian(seed + 1, n, m)
+    whole = rest + columns @ columns.T
+    found = Cholesky.of(whole).minus(columns)
+    assert torch.equal(found.lower, found.lower.tril())
+    # Relative to what was subtracted from: the rounding of S − C Cᵀ itself.
+    assert gap(found, rest) * float(rest.norm()) < 100 * EPS * float(whole.norm())
+
+
+@given(n=st.integers(1, 60), m=st.integers(1, 20), seed=st.integers(0, 2**20))
+def test_subtracting_what_was_added_gives_the_factor_back(n, m, seed):
+    whole, columns = definite(seed, n), gaussian(seed + 1, n, m)
+    before = Cholesky.of(whole)
+    after = before.plus(columns).minus(columns)
+    assert (after.lower - before.lower).norm() < 1e-10 * before.lower.norm()
+
+
+def test_subtracting_too_much_is_refused():
+    whole = definite(0, 10)
+    direction = torch.linalg.eigh(whole).eigenvectors[:, :1]
+    with pytest.raises(SingularProblemError, match="not positive definite"):
+        Cholesky.of(whole).minus(1.01 * (whole @ direction).norm().sqrt() * direction)
+
+
+@given(n=st.integers(WIDTH + 1, 40), changes=st.integers(1, 12), seed=st.integers(0, 2**20))
+def test_extremes_follow_small_changes_with_one_iteration_each(n, changes, seed):
+    whole = definite(seed, n, -4)
+    extremes = Cholesky.of(whole).extremes
+    for i in range(changes):
+        column = 3 * gaussian(seed + i, n, 1)
+        whole = whole + column @ column.T
+        factor = Cholesky.of(whole)
+        big, small = (
+            torch.cat([extremes.big, column], 1),
+            torch.cat([extremes.small, factor.solve(column)], 1),
+        )
+        extremes = extremes.after(factor.product, factor.solve, big, small)
+        values = torch.linalg.eigvalsh(whole)
+        assert float(values[-1]) / 2 <= extremes.largest <= 1.01 * float(values[-1])
+        assert 0.99 * float(values[0]) <= extremes.least
+
+
+@given(n=st.integers(WIDTH + 1, 40), seed=st.integers(0, 2**20))
+def test_a_direction_that_nearly_vanishes_is_seen_at_once(n, seed):
+    # What a removed column leaves behind along S⁻¹c is small; the earlier extremes alone do not contain it.
+    rest, column = definite(seed, n, 0), gaussian(seed + 1, n, 1)
+    axis = torch.linalg.eigh(rest).eigenvectors[:, :1]
+    rest = rest - (1 - 1e-8) * (axis.T @ rest @ axis) * (axis @ axis.T)  # the least eigenvalue times 1e-8
+    whole = rest + (column.norm() * axis) @ (column.norm() * axis).T
+    was, after = Cholesky.of(whole).extremes, Cholesky.of(rest)
+    seen = was.after(after.product, after.solve, was.big, torch.cat([was.small, after.solve(axis)], 1))
+    wanted = float(np.linalg.cond(rest.numpy()))
+    assert wanted / 5 <= seen.condition <= 1.01 * wanted
+
+
+def test_an_overflow_has_an_infinite_condition():
+    start = random_columns(5, WIDTH, torch.zeros(1).double())
+    assert Extremes.of(lambda x: x * float("inf"), lambda x: x, start).condition == float("inf")
+
+
+@given(a=st.integers(0, 9), b=st.integers(0, 9), n=st.integers(0, 5), turned=st.booleans())
+def test_times_is_the_product(a, b, n, turned):
+    matrix = gaussian(0, b, a).T if turned else gaussian(0, a, b)
+    torch.testing.assert_close(times(matrix, gaussian(1, b, n)), matrix @ gaussian(1, b, n))
 
 
 @given(n=st.integers(1, 30), m=st.integers(0, 4), seed=st.integers(0, 2**20))

@@ -64,6 +64,14 @@ def test_operations_that_undo_themselves(site, history, seed):
     assert back.ids == ledger.ids
 
 
+@given(site=sites(), history=histories, n=st.integers(0, 5))
+def test_outputs_are_those_of_the_weight(site, history, n):
+    ledger, _, _, _, _ = end(site, history)
+    keys = gaussian(n, site.base.shape[1], n)
+    wanted = ledger.weight @ keys
+    assert (ledger.outputs(keys) - wanted).norm() <= 1e-9 * (1 + float(ledger.weight.norm() * keys.norm()))
+
+
 # What the operations mean, by hand.
 
 
@@ -241,6 +249,8 @@ REFUSED: dict[str, tuple[Callable[[EditLedger], object], type[Exception], str]] 
         NonFiniteError,
         "resolved values holds NaN",
     ),
+    "outputs of narrow keys": (lambda x: x.outputs(K[:7]), ShapeError, r"keys must have shape \(8, n\)"),
+    "outputs of keys that are not finite": (lambda x: x.outputs(NAN), NonFiniteError, "keys holds NaN"),
     "overflow": (lambda x: x.insert(1e200 * K, V, ["a", "b"]), SingularProblemError, "Raise ridge"),
 }
 

@@ -98,9 +98,14 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("palimpsest.algebra.ledger_file.save_file", full)
-    with pytest.raises(ResourceError, match=r"no space left on device.*What was there before is unchanged"):
-        ledger.save(path)
-    assert path.read_bytes() == before
+    monkeypatch.setattr("palimpsest.algebra.ledger_file.os.fsync", full)
+    for again in (ledger, EditLedger.load(path), some_ledger()):  # a step, a step, the whole file
+        again.forget(["1"])
+        with pytest.raises(
+            ResourceError, match=r"no space left on device.*What was there before is unchanged"
+        ):
+            again.save(path)
+        assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

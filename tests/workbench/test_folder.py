@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from palimpsest.algebra import ledger_file
 from palimpsest.network.model import load, read_weight
 from palimpsest.types import EditRequest
 from palimpsest.workbench import folder
@@ -22,7 +23,7 @@ from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.folder import beside
 from tests.editing import same_bits, snapshot, stub_texts
-from tests.workbench.edits import Killed, differing, facts, gap, tiny_folder, told, written
+from tests.workbench.edits import LAYERS, Killed, differing, facts, gap, tiny_folder, told, written
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
@@ -135,6 +136,7 @@ def dies_at(call: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", counted(os.replace))
+        patched.setattr(os, "fsync", counted(os.fsync))  # after a step was appended to a ledger's file
         patched.setattr(Path, "rename", counted(Path.rename))
         patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
         patched.setattr(Path, "unlink", lambda *_, **__: None)
@@ -143,6 +145,50 @@ def dies_at(call: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object
         except Killed:
             return True
     return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 20, 200])
+def test_a_checkpoint_that_was_cut_short_is_left_where_the_description_was(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    out, straight, sizes = tmp_path / "out", written(base, tmp_path / "whole"), []
+    append = ledger_file.append
+
+    def dying(saved: ledger_file.Saved, *rest: Any) -> None:
+        if saved.path.name == "layer-1.safetensors":
+            sizes.append(saved.path.stat().st_size)
+            append(saved, *rest)
+            os.truncate(saved.path, sizes[-1] + left)
+            raise Killed
+        append(saved, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("palimpsest.algebra.ledger.append", dying)
+        with pytest.raises(Killed):
+            written(base, out)
+    partial = beside(out, "partial")
+    assert folder.ledger_path(partial, 1).stat().st_size == sizes[0] + left
+    assert len(folder.read_description(partial).facts) == 3
+    resumed = written(base, out)
+    assert resumed.facts == straight.facts
+    assert differing(resumed.model, straight.model) == 0
+
+
+@pytest.mark.slow
+def test_a_checkpoint_appends(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, write = [], ledger_file.append
+
+    def noting(saved: ledger_file.Saved, *rest: Any) -> ledger_file.Saved:
+        before = saved.path.stat().st_size
+        after = write(saved, *rest)
+        sizes.append(after.path.stat().st_size - before)
+        return after
+
+    monkeypatch.setattr("palimpsest.algebra.ledger.append", noting)
+    written(base, tmp_path / "out", 7, batch=1)
+    assert len(sizes) == 6 * len(LAYERS)  # the first fact wrote whole files
+    assert max(sizes) == min(sizes)
 
 
 @pytest.mark.slow

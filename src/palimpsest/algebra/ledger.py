@@ -7,8 +7,8 @@ currently held,
     minimise over D = DP:   Σ w_i ‖(W₀ + D) k_i − v_i‖² + tr(D M Dᵀ) + λ‖D‖²,
 
 and D = 0 without facts. Each operation returns the ΔW that changes the weight from the old D to the new.
-`palimpsest.algebra.one_time` computes the solution; its docstring states the cost of a step, and when the
-system is refactorised.
+`palimpsest.algebra.one_time` computes the solution; its docstring says which form it takes, and when a system
+is factorised again.
 
 A fact is removed at the key it was stored with. The Labyrinth's Prop. 3.5 subtracts the resolved value at the
 new key instead; as printed, "resolve to new" then keeps the old fact in the weight.
@@ -17,6 +17,7 @@ new key instead; as printed, "resolve to new" then keeps the old fact in the wei
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from palimpsest.algebra.ledger_facts import Facts, check, unique
-from palimpsest.algebra.ledger_file import read, tensor_sha256, write
-from palimpsest.algebra.one_time import Problem, SolutionStep
+from palimpsest.algebra.ledger_file import FACTS, Saved, append, read, tensor_sha256, write
+from palimpsest.algebra.one_time import Step, change, put, solve
+from palimpsest.algebra.problem import Problem
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import check_terms
 from palimpsest.errors import LedgerError
@@ -55,9 +57,11 @@ class EditLedger:
         NonFiniteError: if a tensor holds NaN or infinity.
 
     No tensor of a ledger is changed in place, and a failed operation changes nothing. With N facts held and n
-    of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n); a ledger needs
-    O((d_k + d_v + N) N) of memory. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the
-    model it is added to, not in the ledger: `weight` keeps float64 accuracy.
+    of them entering or leaving, a step costs O(N² n + d_k N n + d_v d_k n), and a ledger needs
+    O((d_k + d_v + N) N) of memory, up to as many facts as there are free directions. With more, a step costs
+    O(d_k² n + d_v d_k n), the facts stand in a temporary file, and the ledger needs O((d_k + d_v) d_k) of
+    memory, whatever N. If ΔW is returned in a narrow ``dtype``, its rounding accumulates in the model it is
+    added to, not in the ledger: `weight` keeps float64 accuracy.
     """
 
     def __init__(
@@ -78,7 +82,8 @@ class EditLedger:
         self._problem = Problem(
             preserve, float(ridge), projector or Projector.identity(d_k, self.base.device)
         )
-        self._solved = self._problem.solve(self._facts((), *nothing, None))
+        self._solved = solve(self._problem, self._facts((), *nothing, None))
+        self._saved: Saved | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -100,6 +105,11 @@ class EditLedger:
         """Weights w > 0, one per fact."""
         return self._solved.facts.weights
 
+    @cached_property
+    def base_sha256(self) -> str:
+        """Sha256 of W₀, see `palimpsest.algebra.ledger_file.tensor_sha256`."""
+        return tensor_sha256(self.base)
+
     @property
     def total(self) -> Float64[Tensor, "d_v d_k"]:
         """Total update D, the one-time solution over the facts held."""
@@ -109,6 +119,16 @@ class EditLedger:
     def weight(self) -> Float64[Tensor, "d_v d_k"]:
         """Edited weight W₀ + D."""
         return self.base.double() + self.total
+
+    def outputs(self, keys: Float[Tensor, "d_k n"]) -> Float64[Tensor, "d_v n"]:
+        """(W₀ + D) K, outputs of the edited weight; they cost less than the weight.
+
+        Raises:
+            ShapeError, NonFiniteError: if ``keys`` has the wrong shape, or holds NaN or infinity.
+        """
+        check("keys", keys, (self.base.shape[1], "n"))
+        k = keys.detach().to(self.base.device, torch.float64)
+        return self._outputs(k) + self._solved.times(k)
 
     @property
     def condition(self) -> float:
@@ -166,11 +186,11 @@ class EditLedger:
                 "which of the two values to keep"
             )
         if resolve == "old":
-            return self._move(self._solved.change([], fresh.without(met)), dtype)
+            fresh, met = fresh.without(met), []
         stale = self._columns([fresh.ids[i] for i in met])
         if met and resolve is not None:
-            fresh = self._resolved(fresh, met, self.values[:, stale], resolve)
-        return self._move(self._solved.change(stale, fresh), dtype)
+            fresh = self._resolved(fresh, met, self._solved.facts.take(stale).values, resolve)
+        return self._move(change(self._solved, stale, fresh), dtype, fresh.ids)
 
     def replace(
         self, ids: Sequence[str], values: Float[Tensor, "d_v n"], *, dtype: torch.dtype = torch.float64
@@ -183,7 +203,8 @@ class EditLedger:
         """
         columns = self._columns(ids)
         check("values", values, (len(self.base), len(columns)))
-        return self._move(self._solved.put(columns, values.detach().to(self.values)), dtype)
+        wanted = values.detach().to(self.base.device, torch.float64)
+        return self._move(put(self._solved, columns, wanted), dtype, ids)
 
     def forget(self, ids: Sequence[str], *, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_v d_k"]:
         """Remove facts, as if they had never been inserted; returns ΔW as `insert`.
@@ -195,7 +216,7 @@ class EditLedger:
         Source: Labyrinth, Eq. 31.
         """
         none = self._solved.facts.take([])
-        return self._move(self._solved.change(self._columns(ids), none), dtype)
+        return self._move(change(self._solved, self._columns(ids), none), dtype)
 
     def reweight(
         self, ids: Sequence[str], weights: Float[Tensor, " n"], *, dtype: torch.dtype = torch.float64
@@ -210,7 +231,7 @@ class EditLedger:
         columns = self._columns(ids)
         chosen = self._solved.facts.take(columns)
         fresh = dataclasses.replace(chosen, weights=self._weights(chosen.ids, weights))
-        return self._move(self._solved.change(columns, fresh), dtype)
+        return self._move(change(self._solved, columns, fresh), dtype, fresh.ids)
 
     def copy(self) -> "EditLedger":
         """Independent copy; tensors are shared, because none is changed in place."""
@@ -222,7 +243,8 @@ class EditLedger:
         d_v, d_k = self.base.shape
         check("keys", keys, (d_k, len(names)))
         check("values", values, (d_v, len(names)))
-        k, v = (t.detach().to(self.base.device, torch.float64) for t in (keys, values))
+        # In one order in memory, so that products have the same bits wherever the tensors come from.
+        k, v = (t.detach().to(self.base.device, torch.float64).contiguous() for t in (keys, values))
         return Facts(names, k, v, self._weights(names, weights), self._outputs(k))
 
     def _weights(self, names: Sequence[str], weights: Tensor | None) -> Tensor:
@@ -259,23 +281,31 @@ class EditLedger:
         check("resolved values", chosen, tuple(new.shape))
         return fresh.put(met, chosen.detach().to(new))
 
-    def _move(self, step: SolutionStep, dtype: torch.dtype) -> Tensor:
-        """Multiply out the step's ΔW, then adopt its solution."""
+    def _move(self, step: Step, dtype: torch.dtype, names: Sequence[str] = ()) -> Tensor:
+        """Multiply out the step's ΔW, then adopt its solution, in which these facts are new or changed."""
         delta = step.delta(dtype)
         self._solved = step.after
+        if self._saved is not None:
+            self._saved = dataclasses.replace(self._saved, changed=self._saved.changed.union(names))
         return delta
 
     def save(self, path: str | Path) -> None:
-        """Write the ledger to one safetensors file, atomically.
+        """Write the ledger to one file; only what changed, if it was last saved to this file or read from it.
 
         Raises:
-            ResourceError: if it cannot be written; an earlier file is unchanged.
+            LedgerError: if the file holds a ledger of another weight or site.
+            ResourceError: if it cannot be written; what was there before is unchanged.
         """
+        step = self._saved.step(Path(path), self.ids) if self._saved is not None else None
+        if self._saved is not None and step is not None:
+            gone, columns = step
+            self._saved = append(self._saved, gone, self._solved.facts.take(columns), self.ids)
+            return
         parts = {name: getattr(self._problem.projector, name) for name in PROJECTOR}
-        facts = {name: getattr(self, name) for name in ("keys", "values", "weights")}
+        facts = {name: getattr(self, name) for name in FACTS}
         tensors = {"base": self.base, "preserve": self._problem.preserve} | parts | facts
         about = {"site": self.site, "ridge": self._problem.ridge, "ids": self.ids}
-        write(Path(path), tensors, about)
+        self._saved = write(Path(path), tensors, about)
 
     @classmethod
     def load(
@@ -297,7 +327,7 @@ class EditLedger:
             ResourceError: if the file is missing or damaged.
             LedgerError: if it holds no ledger, or one of another weight or site.
         """
-        tensors, about = read(Path(path))
+        tensors, about, saved = read(Path(path))
         if weight is not None and tensor_sha256(weight) != about["sha256"]["base"]:
             raise LedgerError(
                 f"{path} is a ledger of another model: its unedited weight differs from the one given; pass "
@@ -312,4 +342,5 @@ class EditLedger:
         projector = Projector(basis, complement, spectrum)
         ledger = cls(tensors["base"], tensors.get("preserve"), about["ridge"], projector, site=about["site"])
         ledger.insert(tensors["keys"], tensors["values"], about["ids"], tensors["weights"])
+        ledger._saved = saved
         return ledger

@@ -1,7 +1,7 @@
 """Facts as columns of matrices, and checks of the ids and tensors that a caller passes to a ledger."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,6 +43,10 @@ class Facts:
         """Residuals times the roots of their weights, √w (V − W₀K)."""
         return self.weights.sqrt() * (self.values - self.outputs)
 
+    def blocks(self) -> Iterator["Facts"]:
+        """The facts, some after the other; here all at once."""
+        yield self
+
     def take(self, columns: Sequence[int]) -> "Facts":
         """Facts in these columns, in this order."""
         at = list(columns)
@@ -60,6 +64,8 @@ class Facts:
 
     def put(self, columns: Sequence[int], values: Float64[Tensor, "d_v m"]) -> "Facts":
         """The same facts, with other values in some columns."""
+        if not columns:
+            return self
         fresh = self.values.clone()
         fresh[:, list(columns)] = values
         return replace(self, values=fresh)

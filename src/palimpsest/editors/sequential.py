@@ -228,14 +228,12 @@ class Sequential(WeightEditor):
                 wanted = torch.cat([state.unedited[layer].double() @ held, wanted], 1)
             return fresh, fresh.insert(keys, wanted, ids)
         ledger = state.ledgers[layer].copy()
-        believed = ledger.weight
         if not self.feedback:
             # Pass the residual alone: the values are shifted as if the ledger's weight were the model's.
-            wanted = wanted + (believed - weight) @ keys
-        if self.retain == "latest" and ledger.ids:
-            ledger.forget(ledger.ids)
-        ledger.insert(keys, wanted, ids, resolve="new")
-        return ledger, ledger.weight - (weight if self.feedback else believed)
+            wanted = wanted + ledger.outputs(keys) - weight @ keys
+        forgotten = ledger.forget(ledger.ids) if self.retain == "latest" and ledger.ids else 0.0
+        step = forgotten + ledger.insert(keys, wanted, ids, resolve="new")
+        return ledger, ledger.weight - weight if self.feedback else step
 
     def _processed(self, asked: Tensor, state: SequenceState, layer: int) -> Tensor:
         if self.post is None or self.post.at_end:

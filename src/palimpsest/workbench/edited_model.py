@@ -26,7 +26,6 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
-from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import SequenceState, Sequential
@@ -195,7 +194,7 @@ class EditedModel(Shown):
         return edited
 
     def checkpoint(self, folder: Path) -> None:
-        """Write only the ledgers and the description, for `resume`.
+        """Write only the ledgers and the description, for `resume`; later calls append to the ledgers.
 
         Raises:
             LedgerError: if no fact has been written yet.
@@ -234,7 +233,7 @@ class EditedModel(Shown):
     def _described(self, seal: str) -> Description:
         if self._state is None:
             raise LedgerError("no fact was written yet, so there is nothing to save; call edit first")
-        unedited = {layer: tensor_sha256(ledger.base) for layer, ledger in self.ledgers.items()}
+        unedited = {layer: ledger.base_sha256 for layer, ledger in self.ledgers.items()}
         done = (self._state.prepared.contexts, self._state.steps, tuple(self.facts.values()), unedited, seal)
         return Description(self.base, self.editor, *done)
 

@@ -24,7 +24,6 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ResourceError
 from palimpsest.files import replacing
@@ -82,10 +81,10 @@ def ledger_path(folder: Path, layer: int) -> Path:
 
 
 def write_ledgers(folder: Path, about: Description, ledgers: Mapping[int, EditLedger]) -> None:
-    """Write the ledgers and then the description, each atomically.
+    """Write the ledgers and then the description, each atomically; ledgers append to files that they wrote.
 
     If the process dies in between, ledgers hold more facts than the description names; `read_ledgers` drops
-    these.
+    these. A file whose last step was cut short is one that does not hold it.
 
     Raises:
         ResourceError: if a file cannot be written; each file is then unchanged or complete.
@@ -140,7 +139,7 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
     for layer in about.editor.layers:
         path = ledger_path(folder, layer)
         ledger = EditLedger.load(path, site=f"layer {layer}", device=device)
-        if tensor_sha256(ledger.base) != about.unedited.get(layer):
+        if ledger.base_sha256 != about.unedited.get(layer):
             raise LedgerError(
                 f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
                 "differs from the one this folder was made from; restore the folder from an intact copy"
