@@ -15,7 +15,7 @@ from palimpsest.network.model import read_weight, write_weight
 from palimpsest.workbench.edited_model import EditedModel, anew
 from tests.editing import KINDS, double, same_bits, snapshot, stub_texts
 from tests.tiny import tiny_model
-from tests.workbench.edits import EDITOR, differing, facts, gap, tiny_folder, told, weights
+from tests.workbench.edits import EDITOR, differing, facts, gap, tiny_folder, told
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
@@ -46,10 +46,6 @@ def test_one_of_200_forgotten_is_as_if_never_told(kind: str) -> None:
         undone.forget(["17"])
         assert list(undone.facts) == list(never.facts)
         assert gap(undone, never) <= (1e-9 if make is double else 1e-6)
-    # In float32 the values of a batch depend on its company: 0 (llama) and 402 (gpt2) weights differed in
-    # the last bit when this was written.
-    entries = sum(weight.numel() for weight in weights(never.model))
-    assert differing(undone.model, never.model) <= entries / 10
 
 
 @pytest.mark.slow
