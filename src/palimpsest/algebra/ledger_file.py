@@ -237,10 +237,11 @@ def _refuse_others(path: Path, base: str, site: str) -> None:
     """
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
+            header = json.loads(file.read(length))
         found = json.loads(header["__metadata__"]["ledger"])
         other = (found["sha256"]["base"], found["site"]) != (base, site)
-    except (OSError, ValueError, LookupError, TypeError, MemoryError, OverflowError):
+    except (OSError, ValueError, LookupError, TypeError):
         return  # there is no ledger
     if other:
         raise LedgerError(

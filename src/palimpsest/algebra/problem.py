@@ -104,10 +104,11 @@ class Problem:
 
     def refusal(self, n: int, what: str) -> SingularProblemError:
         """The error for n facts without a unique solution, with its cause and the remedy."""
+        preserve = "no preserve" if self.preserve is None else "preserve given"
         return SingularProblemError(
             f"the problem has no unique solution ({what}): {n} keys on {self.projector.kept} free "
-            f"directions, ridge {self.ridge:g}, {'no' if self.preserve is None else 'a'} preserve given. "
-            "Raise ridge above 0, or give preserve a positive definite second moment (more tokens)"
+            f"directions, ridge {self.ridge:g}, {preserve}. Raise ridge above 0, give preserve a positive "
+            "definite second moment (more tokens), or remove repeated, dependent or protected keys"
         )
 
 
