@@ -189,7 +189,7 @@ def _attach(
 ) -> torch.utils.hooks.RemovableHandle:
     thread = get_ident()  # passes of other threads through the same module are not read
 
-    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         if get_ident() == thread:
             read(inputs[0])
 
