@@ -72,7 +72,7 @@ class Optimisation:
         """Moving positions whose activations fit into ACTIVATIONS."""
         weight = read_weight(self.model, self.layer)
         d_v, d_k = weight.shape
-        # Kept for the gradient of a layer: some twenty tensors of width d_v, among them the attention keys and
+        # Kept for the gradient of a layer: some twenty tensors of width d_v, with the attention keys and
         # values of earlier positions, and six of width d_k.
         each = (20 * d_v + 6 * d_k) * weight.element_size() * max(self.last - self.layer, 1)
         return max(ACTIVATIONS // each, FEWEST_POSITIONS)
