@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-
-import palimpsest
 
 PRODUCT_SIZE = 1536
 """Side of the square matrices whose product gives the rate: large enough for the full rate of the cores."""
@@ -120,8 +118,8 @@ def about() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "palimpsest": palimpsest.__version__,
+            "transformers": version("transformers"),
+            "palimpsest": version("palimpsest"),
         },
     }
 

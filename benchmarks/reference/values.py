@@ -35,7 +35,8 @@ class Rows:
 
     def __init__(self, model: EditableModel, request: EditRequest, contexts: Sequence[str]) -> None:
         target = encode_target(model.tokenizer, request.target)
-        rows, ends = [], []
+        rows: list[list[int]] = []
+        ends: list[int] = []
         self.targets: list[tuple[int, int, int]] = []
         for context in contexts:
             ids, end = encode_around_subject(model.tokenizer, request.prompt, request.subject, context)

@@ -97,8 +97,8 @@ def end_to_end(inputs: Inputs) -> Contest:
         twin=lambda: twin.run(part),
         differences=differences,
         tolerances={f"update {layer}": 2e-2 for layer in editor.layers} | {"mean scores": 2e-2},
-        sizes=f"{sizes.batches} batches of {sizes.batch} facts, layers {span(editor.layers)}, {len(contexts)} "
-        "contexts, scored after each batch and at the end; twin: batches of "
+        sizes=f"{sizes.batches} batches of {sizes.batch} facts, layers {span(editor.layers)}, "
+        f"{len(contexts)} contexts, scored after each batch and at the end; twin: batches of "
         f"{sizes.twin_batch}, scaled but for its solves",
         scaled=lambda took: (took - twin.solving) * growth + twin.solving,
         repeats=False,
@@ -194,9 +194,9 @@ def edit(inputs: Inputs) -> Contest:
         twin=twin,
         differences=differences,
         tolerances={"deltas": 5e-3},
-        sizes=f"{sizes.written} facts at batch 1, {DEFAULT_SEQUENCE}, layers {span(editor.layers)}, with loading "
-        "of the model and saving of the folder; twin: the library's values alone; peak_mb: a whole process "
-        f"with {sizes.remembered} facts",
+        sizes=f"{sizes.written} facts at batch 1, {DEFAULT_SEQUENCE}, layers {span(editor.layers)}, with "
+        "loading of the model and saving of the folder; twin: the library's values alone; peak_mb: a whole "
+        f"process with {sizes.remembered} facts",
         peak=lambda: peak_of(job.first(sizes.remembered)),
         repeats=False,
     )
