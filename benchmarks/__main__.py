@@ -63,7 +63,7 @@ def run(names: list[str], quick: bool) -> list[Row]:
         given = inputs.quick() if quick else inputs.full()
         for name in names:
             typer.echo(f"{name} ...")
-            rows.append(decide(name, STAGES[name].contest(given)))
+            rows.append(decide(name, STAGES[name].contest(given), lambda text: typer.echo(f"  {text}")))
             typer.echo(printed(rows[-1], STAGES[name]))
     return rows
 

@@ -85,11 +85,16 @@ class Row:
         }
 
 
-def decide(stage: str, contest: Contest) -> Row:
+def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda text: None) -> Row:
     """Run both paths, compare their results, and time them.
 
     The first run of ours gives the result that is compared, and its memory. Short paths then run REPEATS
     times more, and the median counts; a long one counts as it is.
+
+    Args:
+        stage: its name.
+        contest: its inputs and paths.
+        tell: is given the differences in words, once they are known to be small.
 
     Raises:
         DisagreementError: if a difference exceeds its tolerance, or is not a number; it names the stage.
@@ -97,7 +102,9 @@ def decide(stage: str, contest: Contest) -> Row:
     with peak_memory() as added:
         ours, ours_s = seconds(contest.ours)
     twin, twin_s = seconds(contest.twin)
-    _require_agreement(stage, contest, contest.differences(ours, twin))
+    found = contest.differences(ours, twin)
+    _require_agreement(stage, contest, found)
+    tell("; ".join(f"{name} differ by {d:.1e} ({contest.tolerances[name]:.0e})" for name, d in found.items()))
     del ours, twin
     rate = product_rate(contest.dtype) if contest.work is not None else None
     if contest.repeats and ours_s < SHORT:

@@ -164,7 +164,8 @@ def quick() -> Inputs:
         sizes=QUICK,
         model=tiny_model("llama"),
         layers=(1, 2),
-        targets=TargetSettings(steps=QUICK.steps, lr=0.2, stop_below=0.0),
+        # A short clamp and a heavy divergence, so that every term of the loss shows in the values.
+        targets=TargetSettings(steps=QUICK.steps, lr=0.2, clamp=0.03, kl=1.0, stop_below=0.0),
         contexts=("", "Anna Berg plays the piano. "),
         cases=_cases(QUICK.scored + QUICK.batch * QUICK.batches),
         texts=tuple(case.request.text for case in _cases(40)) + tuple(SENTENCES),

@@ -72,6 +72,23 @@ def test_a_wrong_twin_is_an_error_that_names_the_stage(name: str) -> None:
         decide(name, wrong)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"kl": 0.0}, {"kl_over": "unedited"}, {"decay": 0.0}, {"clamp": 9.0}, {"steps": 3}, {"lr": 0.21}],
+)
+def test_a_twin_of_values_with_another_loss_is_told_apart(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = plain_values.optimise
+
+    def other(model: Any, request: Any, layer: int, settings: Any, contexts: Any) -> Any:
+        return plain(model, request, layer, replace(settings, **changed), contexts)
+
+    monkeypatch.setattr(plain_values, "optimise", other)
+    with pytest.raises(DisagreementError, match=r"stage 'values': the deltas"):
+        decide("values", STAGES["values"].contest(inputs.quick()))
+
+
 def contest_of(difference: float, **changes: Any) -> Contest:
     return Contest(
         ours=lambda: 1,

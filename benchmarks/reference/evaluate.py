@@ -1,6 +1,6 @@
 """Twin of `palimpsest.evaluation.evaluate`: one prompt and one target at a time, logits at all positions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,6 @@ def _asked(
     return found
 
 
-def _mean(values: object) -> float:
-    listed = [float(value) for value in values]  # type: ignore[attr-defined]
+def _mean(values: Iterable[bool]) -> float:
+    listed = [float(value) for value in values]
     return sum(listed) / len(listed)

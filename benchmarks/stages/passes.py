@@ -43,7 +43,7 @@ def values(inputs: Inputs) -> Contest:
         ours=ours,
         twin=twin,
         differences=differences,
-        tolerances={"deltas": 5e-3},
+        tolerances={"deltas": 1e-3},
         sizes=f"{sizes.facts} requests, {len(inputs.contexts)} contexts, {inputs.targets.steps} steps, layer "
         f"{layer} of {inputs.model.n_layers}; twin: {sizes.twin_facts} requests, scaled",
         scaled=lambda took: took * sizes.facts / sizes.twin_facts,
