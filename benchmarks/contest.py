@@ -60,8 +60,8 @@ class Row:
     Attributes:
         stage: name of the stage.
         ratio: twin_s / ours_s; None where the twin has no time.
-        share_of_limit: time of the multiply-adds that are needed at the machine's product rate, measured
-            right before, as a share of ours_s; None where no limit is stated.
+        share_of_limit: time of the multiply-adds that are needed at the machine's product rate (the higher
+            of one measured before and one after), as a share of ours_s; None where no limit is stated.
         ours_s: seconds of the library's path.
         twin_s: seconds of the twin on the same inputs, scaled where it was given a part of them.
         peak_mb: memory in 10⁶ bytes: what the library's path adds to inputs and model, or that of a whole
@@ -99,6 +99,7 @@ def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda te
     Raises:
         DisagreementError: if a difference exceeds its tolerance, or is not a number; it names the stage.
     """
+    rate = _rate(contest)
     with peak_memory() as added:
         ours, ours_s = seconds(contest.ours)
     twin, twin_s = seconds(contest.twin)
@@ -106,16 +107,16 @@ def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda te
     _require_agreement(stage, contest, found)
     tell("; ".join(f"{name} differ by {d:.1e} ({contest.tolerances[name]:.0e})" for name, d in found.items()))
     del ours, twin
-    rate = product_rate(contest.dtype) if contest.work is not None else None
     if contest.repeats and ours_s < SHORT:
         ours_s = _median(contest.ours)
     if contest.timed_twin and twin_s < SHORT:
         twin_s = _median(contest.twin)
     whole = contest.scaled(twin_s) if contest.timed_twin else None
+    limit = contest.work / max(rate, _rate(contest)) if contest.work is not None else None
     return Row(
         stage=stage,
         ratio=whole / ours_s if whole is not None else None,
-        share_of_limit=contest.work / rate / ours_s if contest.work is not None and rate else None,
+        share_of_limit=limit / ours_s if limit is not None else None,
         ours_s=ours_s,
         twin_s=whole,
         peak_mb=contest.peak() if contest.peak is not None else added.megabytes,
@@ -148,6 +149,11 @@ def _require_agreement(stage: str, contest: Contest, found: Mapping[str, float])
                 f"{allowed:.0e} is allowed ({contest.sizes}). No time is given for different results; find "
                 f"which of the two is wrong, benchmarks/stages names both"
             )
+
+
+def _rate(contest: Contest) -> float:
+    """Product rate for the contest's work, 0 where no limit is stated."""
+    return product_rate(contest.dtype) if contest.work is not None else 0.0
 
 
 def _median(work: Callable[[], Any]) -> float:

@@ -193,7 +193,7 @@ def edit(inputs: Inputs) -> Contest:
         ours=ours,
         twin=twin,
         differences=differences,
-        tolerances={"deltas": 5e-3},
+        tolerances={"deltas": 2e-4},
         sizes=f"{sizes.written} facts at batch 1, {DEFAULT_SEQUENCE}, layers {span(editor.layers)}, with "
         "loading of the model and saving of the folder; twin: the library's values alone; peak_mb: a whole "
         f"process with {sizes.remembered} facts",
