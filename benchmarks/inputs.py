@@ -219,19 +219,17 @@ def power_law(d_k: int, protected: int, exponent: float = 1.5) -> PowerLaw:
     spectrum = threshold * (index / (protected * (protected + 1)) ** 0.5) ** -exponent
     moment, leading = torch.diag(spectrum), torch.eye(d_k, protected, dtype=torch.float64)
     for v in _mirrors(d_k):
-        moment = _reflected(_reflected(moment, v).T, v)
-        leading = _reflected(leading, v)
-    return PowerLaw((moment + moment.T) / 2, threshold, leading)
+        # (I − 2vvᵀ) A (I − 2vvᵀ) = A − v wᵀ − w vᵀ, in place because A may be larger than a gigabyte.
+        w = 2 * (moment @ v)
+        w = w - v * (v @ w)
+        moment.addr_(v, w, alpha=-1).addr_(w, v, alpha=-1)
+        leading.addr_(v, v @ leading, alpha=-2)
+    return PowerLaw(moment, threshold, leading)
 
 
 def _mirrors(d_k: int, count: int = 8) -> Sequence[Tensor]:
     drawn = normal(SEED, count, d_k)
     return list(drawn / drawn.norm(dim=1, keepdim=True))
-
-
-def _reflected(columns: Tensor, v: Tensor) -> Tensor:
-    """(I − 2vvᵀ) times the columns."""
-    return columns.addr(v, v @ columns, alpha=-2)
 
 
 def cores() -> int:
