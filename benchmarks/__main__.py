@@ -51,20 +51,27 @@ def run(names: list[str], quick: bool) -> list[Row]:
 
     Raises:
         UnknownNameError: if there is no stage of a name; none is run.
-        DisagreementError: if a path and its twin gave different results; names the stage.
+        DisagreementError: if paths and twins gave different results, after the last stage; names the stages.
     """
     for name in names:
         if name not in STAGES:
             raise UnknownNameError("stage", name, list(STAGES))
-    rows = []
+    rows, refused = [], []
     with ExitStack() as stack:
         if quick:
             stack.enter_context(empty())  # nothing of a random model stays in the cache
         given = inputs.quick() if quick else inputs.full()
         for name in names:
             typer.echo(f"{name} ...")
-            rows.append(decide(name, STAGES[name].contest(given), lambda text: typer.echo(f"  {text}")))
-            typer.echo(printed(rows[-1], STAGES[name]))
+            try:
+                row = decide(name, STAGES[name].contest(given), lambda text: typer.echo(f"  {text}"))
+            except DisagreementError as error:  # the other stages are still worth their time
+                refused.append(str(error))
+                continue
+            rows.append(row)
+            typer.echo(printed(row, STAGES[name]))
+    if refused:
+        raise DisagreementError("\n".join(refused))
     return rows
 
 

@@ -267,10 +267,14 @@ def test_a_disagreement_is_one_message_and_leaves_the_results(
     few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few.write_text("earlier")
-    monkeypatch.setitem(command.STAGES, "poor", Stage(lambda _: contest_of(1.0)))
-    done = called()
+    for name in ("poor", "other"):
+        monkeypatch.setitem(command.STAGES, name, Stage(lambda _: contest_of(1.0)))
+    done = called("poor", "good", "other")
     assert done.exit_code == 1
     assert "benchmarks: stage 'poor': the result of the library" in done.output
+    assert "stage 'other': the result of the library" in done.output
+    assert "good ...\n  result differ by 0.0e+00" in done.output
+    assert called().exit_code == 1
     assert few.read_text() == "earlier"
 
 
