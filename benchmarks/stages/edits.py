@@ -96,7 +96,7 @@ def end_to_end(inputs: Inputs) -> Contest:
         ours=lambda: sequence_with_scores(model, editor, prepared, whole),
         twin=lambda: twin.run(part),
         differences=differences,
-        tolerances={f"update {layer}": 2e-2 for layer in editor.layers} | {"mean scores": 2e-2},
+        tolerances={f"update {layer}": 5e-4 for layer in editor.layers} | {"mean scores": 2e-2},
         sizes=f"{sizes.batches} batches of {sizes.batch} facts, layers {span(editor.layers)}, "
         f"{len(contexts)} contexts, scored after each batch and at the end; twin: batches of "
         f"{sizes.twin_batch}, scaled but for its solves",
