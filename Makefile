@@ -66,8 +66,8 @@ lab: fetch ## Jupyter Lab with a kernel that sees the package
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3 (Palimpsest)"
 	$(BIN)/jupyter lab --config config/jupyter_lab_config.py $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
 
-bench: fetch ## speed and memory of the library
-	$(BIN)/python scripts/bench.py
+bench: fetch ## speed and memory against plain twins and the machine, written to results/bench.json
+	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
 
 lock: $(READY) ## rewrite requirements.lock and environment.yml; UPGRADE=1 takes newer versions
 	@if [ -n "$(UPGRADE)" ]; then $(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'; fi
