@@ -10,6 +10,7 @@ Source: Musco and Musco, Randomized Block Krylov Methods (2015); Davis and Kahan
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -28,6 +29,9 @@ STEPS = 14
 
 SHARE = 8
 """A decomposition of all d_k directions is cheaper if more than a share 1 / SHARE of them is protected."""
+
+Narrow = Literal["too narrow"]
+NARROW: Narrow = "too narrow"
 
 ANGLE = 1e-8
 """Largest sine of an angle between the protected space that is found and the true one."""
@@ -61,19 +65,18 @@ def leading(matrix: Float[Tensor, "d_k d_k"], rule: Cut) -> Leading | None:
         rule: which directions count as protected.
     """
     matrix = matrix.double()
-    width, block = len(matrix), BLOCK
-    while block + BUFFER <= width // SHARE:
+    most = len(matrix) // SHARE - BUFFER
+    block = BLOCK
+    while block <= most:
         found = _krylov(matrix, rule, block)
-        if isinstance(found, Leading):
+        if found != NARROW:
             return found
-        if found is None:
-            return None
-        block = max(2 * block, found)
+        block = 2 * block if 2 * block <= most or block == most else most
     return None
 
 
-def _krylov(matrix: Float64[Tensor, "d d"], rule: Cut, block: int) -> "Leading | int | None":
-    """Protected eigenpairs from one random block, the width to try if it is too narrow, or None."""
+def _krylov(matrix: Float64[Tensor, "d d"], rule: Cut, block: int) -> "Leading | Narrow | None":
+    """Protected eigenpairs from one random block, or that it is too narrow, or None."""
     seeded = torch.Generator().manual_seed(0)
     start = torch.randn(len(matrix), block + BUFFER, dtype=torch.float64, generator=seeded).to(matrix)
     basis = torch.linalg.qr(start).Q  # (d, b), and (d, b·steps) later
@@ -93,8 +96,8 @@ def _krylov(matrix: Float64[Tensor, "d d"], rule: Cut, block: int) -> "Leading |
 
 def _ritz(
     matrix: Float64[Tensor, "d d"], rule: Cut, basis: Tensor, images: Tensor, block: int
-) -> "Leading | int | None":
-    """Eigenpairs by Rayleigh-Ritz if they are close enough, the width that is wanted, or None."""
+) -> "Leading | Narrow | None":
+    """Eigenpairs by Rayleigh-Ritz if they are close enough, or that the block is too narrow, or None."""
     small = basis.T @ images
     values, turns = torch.linalg.eigh((small + small.T) / 2)
     least, values, turns = float(values[0]), values.flip(0)[:block], turns.flip(1)[:, :block]
@@ -102,7 +105,7 @@ def _ritz(
     off = (images @ turns - vectors * values).norm(dim=0)  # within which an eigenvalue lies of each
     low, high = (rule.protected(_filled(matrix, one)) for one in (values, values + off))
     if low >= block:
-        return low + 1
+        return NARROW
     if low != high:
         return None
     if low == 0:
