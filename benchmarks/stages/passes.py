@@ -15,7 +15,7 @@ from benchmarks.reference import moments as plain_moments
 from benchmarks.reference import values as plain_values
 from palimpsest.evaluation.answers import target_nll
 from palimpsest.evaluation.evaluate import Evaluation, evaluate
-from palimpsest.memory.keys import subject_hidden, subject_keys
+from palimpsest.memory.keys import read_ascending
 from palimpsest.memory.moments import SecondMoment, collect
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.model import EditableModel
@@ -54,9 +54,9 @@ def values(inputs: Inputs) -> Contest:
 def keys_and_states(
     model: EditableModel, requests: Sequence[EditRequest], layers: Sequence[int], contexts: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The library's keys (d_k, n) of several layers, and the output of the last one (d_v, n)."""
-    found = {f"keys {layer}": subject_keys(model, requests, layer, contexts) for layer in layers}
-    return found | {"states": subject_hidden(model, requests, layers[-1])}
+    """Keys (d_k, n) of several layers and the output of the last one (d_v, n), read as an edit reads them."""
+    reads = list(read_ascending(model, requests, layers, contexts))
+    return {f"keys {read.layer}": read.keys for read in reads} | {"states": reads[-1].hidden}
 
 
 def keys(inputs: Inputs) -> Contest:
