@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from palimpsest.errors import ModelError, NonFiniteError, ScoreError, ShapeError
+from palimpsest.errors import ModelError, NonFiniteError, ResourceError, ScoreError, ShapeError
 from palimpsest.evaluation import drift as module
 from palimpsest.evaluation.drift import Drift, Reference, drift, reference
 from palimpsest.network.apply import WeightDelta, installed
@@ -18,7 +19,7 @@ from palimpsest.results.intervals import bootstrap_mean
 from tests.editing import KINDS, texts
 from tests.tiny import END, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "module_cache")
 
 WINDOW, TOKENS = 16, 240  # 15 windows: two batches in the fast path
 
@@ -280,3 +281,35 @@ def test_the_embedded_model_reads_wikipedia() -> None:
         collapsed = drift(model, found)
     assert collapsed.perplexity > 1e4
     assert collapsed.agreement < 0.05
+
+
+def test_a_reference_is_made_once_for_the_same_weights_and_windows(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    first = reference(model, TOKENS, WINDOW, texts())
+    monkeypatch.setattr(module, "run_body", None)  # to read again would fail
+    again = reference(model, TOKENS, WINDOW, texts())
+    for name in ("ids", "hidden", "nll"):
+        assert torch.equal(getattr(again, name), getattr(first, name))
+    for model_, tokens in ((model, TOKENS // 2), (tiny_model("llama", seed=1), TOKENS)):
+        with pytest.raises(TypeError):
+            reference(model_, tokens, WINDOW, texts())
+    (path,) = own_cache.rglob("*.safetensors")
+    path.write_bytes(b"")
+    with pytest.raises(ResourceError, match="is damaged"):
+        reference(model, TOKENS, WINDOW, texts())
+
+
+def test_the_number_of_cores_changes_no_bit(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 1000)
+    model, found = tiny_model("llama"), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        monkeypatch.setenv("PALIMPSEST_CACHE", str(own_cache / str(threads)))
+        start = reference(model, TOKENS, WINDOW, texts())
+        with installed(model, noise(model, 0.3)):
+            found.append((start.nll, drift(model, start).windows["kl"].to_numpy()))
+    torch.set_num_threads(1)
+    assert torch.equal(found[0][0], found[1][0])
+    assert (found[0][1] == found[1][1]).all()

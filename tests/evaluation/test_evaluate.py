@@ -3,21 +3,24 @@
 import string
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from palimpsest.errors import NonFiniteError, RequestError, ScoreError, UnknownNameError
+from palimpsest.errors import NonFiniteError, RequestError, ResourceError, ScoreError, UnknownNameError
+from palimpsest.evaluation import answers as answers_module
 from palimpsest.evaluation.answers import ask, target_nll
 from palimpsest.evaluation.evaluate import Scorer, evaluate, knows, records_frame
 from palimpsest.evaluation.metrics import COUNTERFACT_METRICS, METRICS, ZSRE_METRICS
-from palimpsest.network.model import EditableModel, read_weight, write_weight
+from palimpsest.network.apply import restored
+from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
 from palimpsest.types import EditRequest, EvalCase, Probe, Record
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "module_cache")
 
 KINDS = [("llama", False), ("llama", True), ("gpt2", False), ("gpt2", True)]
 
@@ -319,3 +322,31 @@ def test_scorer_keeps_both_moments_of_a_sequence() -> None:
 def test_scorer_without_scores_says_so() -> None:
     with pytest.raises(ScoreError, match="nothing was scored yet; call after_batch first"):
         Scorer().frame()
+
+
+def test_answers_of_a_model_as_it_was_loaded_are_read_from_disk(
+    model: EditableModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edited model is asked anew, and so is one that came from elsewhere."""
+    plain = ask(model, PAIRS)
+    assert not own_cache.exists()
+    monkeypatch.setattr(model, "loaded", fingerprint(model))
+    first = ask(model, PAIRS)
+    run = answers_module._forward
+    monkeypatch.setattr(answers_module, "_forward", None)  # to ask again would fail
+    again = ask(model, PAIRS)
+    for name in ("token_nll", "hits", "mask"):
+        assert torch.equal(getattr(first, name), getattr(plain, name))
+        assert torch.equal(getattr(again, name), getattr(plain, name))
+    with pytest.raises(TypeError):
+        ask(model, PAIRS[:2])
+    with restored(model, [2]):
+        write_weight(model, 2, read_weight(model, 2) + 1)
+        with pytest.raises(TypeError):
+            ask(model, PAIRS)
+        monkeypatch.setattr(answers_module, "_forward", run)
+        assert not torch.equal(ask(model, PAIRS).token_nll, plain.token_nll)
+    (path,) = own_cache.rglob("*.safetensors")
+    path.write_bytes(b"")
+    with pytest.raises(ResourceError, match="is damaged"):
+        ask(model, PAIRS)

@@ -23,6 +23,7 @@ from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.folder import beside
 from tests.editing import same_bits, snapshot, stub_texts
+from tests.tiny import tiny_model
 from tests.workbench.edits import LAYERS, Killed, differing, facts, gap, tiny_folder, told, written
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
@@ -232,3 +233,14 @@ def test_a_death_during_undo_leaves_one_of_the_two_models(
         if not died:
             break
     assert call > 5
+
+
+def test_weights_are_written_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Never two copies at once; transformers reads the parts as one."""
+    monkeypatch.setattr("palimpsest.workbench.folder.SMALLEST_SHARD", 1)
+    edited = told(tiny_model("llama"), facts(2))
+    edited.save(tmp_path / "parts")
+    parts = sorted(path.stat().st_size for path in (tmp_path / "parts").glob("model-*.safetensors"))
+    assert len(parts) >= 4
+    assert parts[-1] < sum(parts) / 2
+    assert differing(EditedModel.open(tmp_path / "parts").model, edited.model) == 0

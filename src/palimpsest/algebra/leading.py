@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from palimpsest.algebra.spectrum import Cut
+from palimpsest.algebra.spectrum import Cut, HasValue, moment_of, require_no_negative
 
 BLOCK = 64
 """Columns of the first block; a rule that protects more directions gets wider ones."""
@@ -46,29 +46,37 @@ class Leading:
         vectors: orthonormal eigenvectors (d_k, m), float64.
         angle: bound on the sine of the largest angle between their space and the true one.
         least: smallest Ritz value found: an upper bound on the smallest eigenvalue.
+        energy: sum of all eigenvalues.
     """
 
     values: Float64[Tensor, " m"]
     vectors: Float64[Tensor, "d_k m"]
     angle: float
     least: float
+    energy: Float64[Tensor, ""]
 
 
-def leading(matrix: Float[Tensor, "d_k d_k"], rule: Cut) -> Leading | None:
+def leading_directions(c0: Tensor | HasValue, rule: Cut) -> Leading | None:
     """The protected eigenpairs of a second moment, or None where a whole decomposition should be made.
 
     That is so if the rule protects more than a share 1 / `SHARE` of the directions, or if the eigenvalues on
     both sides of its cut lie so close that `ANGLE` cannot be vouched for.
 
     Args:
-        matrix: second moment C (d_k, d_k), symmetric and positive semidefinite.
+        c0: second moment C (d_k, d_k), or an object that holds it as ``.value``.
         rule: which directions count as protected.
+
+    Raises:
+        ShapeError, NonFiniteError: as `palimpsest.algebra.spectrum.eigendirections`; a negative eigenvalue is
+            found if it is among the extreme ones.
     """
-    matrix = matrix.double()
+    matrix = moment_of(c0)
     most = len(matrix) // SHARE - BUFFER
     block = BLOCK
     while block <= most:
         found = _krylov(matrix, rule, block)
+        if isinstance(found, Leading):
+            require_no_negative(found.least, float(matrix.diagonal().max()))
         if found != NARROW:
             return found
         block = 2 * block if 2 * block <= most or block == most else most
@@ -109,12 +117,13 @@ def _ritz(
     if low != high:
         return None
     if low == 0:
-        return Leading(values[:0], vectors[:, :0], 0.0, least)
+        return Leading(values[:0], vectors[:, :0], 0.0, least, matrix.diagonal().sum())
     gap = float(values[low - 1] - values[low] - off[low])
     angle = float(off[:low].norm()) / gap if gap > 0 else float("inf")
     if angle > ANGLE:
         return None
-    return Leading(values[:low], torch.linalg.qr(vectors[:, :low]).Q, angle, least)
+    held = torch.linalg.qr(vectors[:, :low]).Q
+    return Leading(values[:low], held, angle, least, matrix.diagonal().sum())
 
 
 def _filled(matrix: Float64[Tensor, "d d"], values: Float64[Tensor, " m"]) -> Float64[Tensor, " d"]:

@@ -33,7 +33,7 @@ from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import check_terms
 from palimpsest.errors import LedgerError
 
-PROJECTOR = ("basis", "complement", "spectrum")
+PROJECTOR = ("basis", "complement", "spectrum", "energy")
 Resolve = Literal["new", "old", "mean"] | Callable[[Tensor, Tensor], Tensor]
 RESOLVE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "new": lambda old, new: new,
@@ -338,8 +338,8 @@ class EditLedger:
                 f"{path} is a ledger of site {about['site']!r}, not of {site!r}; open that one's"
             )
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        basis, complement, spectrum = (tensors.get(name) for name in PROJECTOR)
-        projector = Projector(basis, complement, spectrum)
+        basis, complement, spectrum, energy = (tensors.get(name) for name in PROJECTOR)
+        projector = Projector(basis, complement, spectrum, energy=energy)
         ledger = cls(tensors["base"], tensors.get("preserve"), about["ridge"], projector, site=about["site"])
         ledger.insert(tensors["keys"], tensors["values"], about["ids"], tensors["weights"])
         ledger._saved = saved

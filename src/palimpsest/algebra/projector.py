@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from palimpsest import cache
+from palimpsest.algebra.leading import leading_directions
 from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.algebra.spectrum import (
     CUTS,
@@ -28,6 +29,9 @@ from palimpsest.errors import ProfileError, ShapeError, UnknownNameError
 REVISION = 1
 """Part of the cache key; raise it when the same moment gives another projector than before."""
 
+LARGE = 2048
+"""Width of a second moment from which a whole decomposition is avoided where that is possible."""
+
 
 @dataclass(frozen=True)
 class Projector:
@@ -36,8 +40,10 @@ class Projector:
     Attributes:
         basis: B (d_k, r) with orthonormal columns, P = B Bᵀ; None when the complement is stored.
         complement: U (d_k, r) with orthonormal columns, P = I − U Uᵀ; None when the basis is stored.
-        spectrum: eigenvalues of the second moment it was built from, (d_k,), largest first, or None.
+        spectrum: eigenvalues of the second moment it was built from, largest first, (d_k,), or only those of
+            the protected directions; or None.
         rule: rule that chose the protected directions, or None.
+        energy: sum of all eigenvalues where the spectrum lacks some; or None.
 
     Raises:
         ShapeError: unless exactly one of basis and complement is given.
@@ -45,8 +51,9 @@ class Projector:
 
     basis: Float[Tensor, "d_k r"] | None = None
     complement: Float[Tensor, "d_k r"] | None = None
-    spectrum: Float[Tensor, " d_k"] | None = None
+    spectrum: Float[Tensor, " m"] | None = None
     rule: Cut | None = None
+    energy: Float[Tensor, ""] | None = None
 
     def __post_init__(self) -> None:
         if (self.basis is None) == (self.complement is None):
@@ -76,7 +83,8 @@ class Projector:
         """
         if self.spectrum is None:
             raise ShapeError("this projector has no spectrum; build it with null_space")
-        return float(self.spectrum[: self.dim - self.kept].sum() / self.spectrum.sum())
+        whole = self.spectrum.sum() if self.energy is None else self.energy
+        return float(self.spectrum[: self.dim - self.kept].sum() / whole)
 
     def apply(self, x: Float[Tensor, "d_k n"]) -> Float[Tensor, "d_k n"]:
         """P x, for columns x."""
@@ -144,7 +152,9 @@ def null_space(c0: Tensor | HasValue, rule: Cut | None = None) -> Projector:
         rule: which directions to protect; default ``absolute(2e-2)``, as published.
 
     Returns:
-        Projector with its spectrum and rule; basis or complement, whichever is smaller.
+        Projector with its spectrum and rule; basis or complement, whichever is smaller. Of a moment that is
+        `LARGE` only the protected directions are computed, if they are few and lie apart from the others
+        (`palimpsest.algebra.leading`); their angle to the true ones is then known to be below 1e-8.
 
     Raises:
         ShapeError: if ``c0`` is not square and symmetric, is all zero, has a negative eigenvalue, or
@@ -154,6 +164,9 @@ def null_space(c0: Tensor | HasValue, rule: Cut | None = None) -> Projector:
     Source: AlphaEdit Eq. 7 to 10 and its released code (threshold on the mean second moment).
     """
     rule = rule or absolute()
+    found = leading_directions(c0, rule) if len(torch.as_tensor(getattr(c0, "value", c0))) >= LARGE else None
+    if found is not None:
+        return Projector(None, found.vectors, found.values, rule, found.energy)
     spectrum, vectors = eigendirections(c0)
     protected = rule.protected(spectrum)
     if protected <= len(spectrum) // 2:
@@ -205,7 +218,7 @@ def _stored(moment: Tensor | HasValue, rule: Cut) -> Projector:
 
     def compute() -> dict[str, Tensor]:
         made = null_space(matrix, rule)
-        parts = {"basis": made.basis, "complement": made.complement, "spectrum": made.spectrum}
+        parts = {name: getattr(made, name) for name in ("basis", "complement", "spectrum", "energy")}
         return {name: part for name, part in parts.items() if part is not None}
 
     parts = {name: part.to(matrix.device) for name, part in cache.tensors("projectors", key, compute).items()}

@@ -14,13 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from palimpsest import cache
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluation.metrics import mean_nll
 from palimpsest.network.activations import context_of, run_behind
 from palimpsest.network.cores import side_by_side
-from palimpsest.network.model import EditableModel
+from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.packed import pack
 from palimpsest.network.tokens import encode_target, pad
+
+REVISION = 1
+"""Part of the cache key; raise it when the same questions give other answers than before."""
 
 Pair = tuple[str, str]
 """(prompt, target), the target without its leading space."""
@@ -70,6 +74,9 @@ def target_nll(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64
 def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> Answers:
     """Score targets after prompts with a model; all metrics are computed from this.
 
+    Answers of a model as it was loaded are read from disk if they were computed before: every editor and page
+    asks the unedited model the same.
+
     Args:
         model: the model, edited or not.
         pairs: (prompt, target), any number; pairs may repeat.
@@ -82,12 +89,20 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
         ScoreError: if a prompt gives no token or the batch size is less than 1.
         RequestError: if a target gives no token.
         NonFiniteError: if the model gives NaN or infinity.
+        ResourceError: if a stored file is damaged or cannot be written.
     """
     if batch_size < 1:
         raise ScoreError(f"batch_size is {batch_size}; it must be 1 or more")
     if not pairs:
         nothing = torch.zeros(0, 0, dtype=torch.bool)
         return Answers(nothing.double(), nothing, nothing)
+    if model.loaded != fingerprint(model):
+        return _computed(model, pairs, batch_size)
+    key = {"revision": REVISION, "model": model.loaded, "pairs": [list(pair) for pair in pairs]}
+    return Answers(**cache.tensors("answers", key, lambda: vars(_computed(model, pairs, batch_size))))
+
+
+def _computed(model: EditableModel, pairs: Sequence[Pair], batch_size: int) -> Answers:
     plan = _plan(model, pairs)
     token_nll, hits = torch.zeros(plan.mask.shape, dtype=torch.float64), torch.zeros_like(plan.mask)
     starts = range(0, len(plan.inputs), batch_size)

@@ -7,7 +7,7 @@ final norm. The head recomputes the next-token distributions from it, a few posi
 not change it, and a changed head raises an error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from palimpsest import cache
 from palimpsest.errors import ModelError, NonFiniteError, ShapeError
 from palimpsest.network.activations import run_body
-from palimpsest.network.model import EditableModel
+from palimpsest.network.cores import side_by_side
+from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.tokens import Batch, encode
 from palimpsest.resources import held_out_texts
 from palimpsest.results.intervals import Interval, bootstrap_mean
@@ -27,7 +29,10 @@ from palimpsest.results.intervals import Interval, bootstrap_mean
 LINE = 80
 """Least number of characters of a line of prose; headings and list entries are usually shorter."""
 
-_WINDOWS_AT_ONCE = 8
+REVISION = 1
+"""Part of the cache key; raise it when the same windows give another reference than before."""
+
+_WINDOWS_AT_ONCE = 4
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32; about six such tensors live at once
 _SAME = 1e-3  # nats; the same head gives the same NLL up to rounding, which depends on threads and device
 _LARGEST = torch.finfo(torch.float32).max / 4  # differences of two such logits are still finite
@@ -95,7 +100,7 @@ class Drift:
 def reference(
     model: EditableModel, tokens: int = 2048, window: int = 256, texts: Sequence[str] | None = None
 ) -> Reference:
-    """Run the unedited model over held-out text, for later comparison.
+    """Run the unedited model over held-out text, for later comparison; read from disk if it was run before.
 
     Windows are taken in turn: the first of every text, then the second of every text, and so on, so that few
     tokens still cover many subjects. Only whole windows are used; a text shorter than one gives none.
@@ -111,13 +116,19 @@ def reference(
         ShapeError: if a window has fewer than two tokens, there is less than one window to read, or the texts
             hold too few whole windows.
         NonFiniteError: if the model gives NaN.
+        ResourceError: if a stored file is damaged or cannot be written.
     """
     ids = torch.tensor(_windows(model, tokens, window, texts))
-    hidden = _hidden(model, ids)
-    nll = torch.cat([_nll(*part).cpu() for part in _in_parts(model, [hidden], ids)]).double()
-    found = Reference(ids, hidden, nll.reshape(len(ids), -1), model.name)
-    _require_numbers(found.nll, model.name)
-    return found
+
+    def compute() -> dict[str, Tensor]:
+        hidden = _hidden(model, ids)
+        nll = _in_parts(model, _nll, [hidden], ids).double().reshape(len(ids), -1)
+        _require_numbers(nll, model.name)
+        return {"hidden": hidden, "nll": nll}
+
+    key = {"revision": REVISION, "model": fingerprint(model), "ids": ids.tolist()}
+    found = cache.tensors("references", key, compute)
+    return Reference(ids, found["hidden"].to(model.device), found["nll"], model.name)
 
 
 def drift(model: EditableModel, reference: Reference) -> Drift:
@@ -134,8 +145,7 @@ def drift(model: EditableModel, reference: Reference) -> Drift:
     hidden = _hidden(model, reference.ids)
     if hidden.shape != reference.hidden.shape:
         raise _other_head(model, reference, f"width {hidden.shape[-1]}, not {reference.hidden.shape[-1]}")
-    parts = _in_parts(model, [reference.hidden.to(hidden), hidden], reference.ids)
-    compared = torch.cat([_compare(*part).cpu() for part in parts])
+    compared = _in_parts(model, _compare, [reference.hidden.to(hidden), hidden], reference.ids)
     before, now, agreement, kl = compared.reshape(*reference.nll.shape, 4).double().unbind(-1)
     off = float((before - reference.nll).abs().max())
     if off > max(_SAME, 32 * torch.finfo(hidden.dtype).eps):
@@ -172,25 +182,37 @@ def _prose(text: str) -> str:
 
 def _hidden(model: EditableModel, ids: Int[Tensor, "w t"]) -> Float[Tensor, "w p d_v"]:
     """Inputs of the head at all positions but the last of each window."""
-    states = []
-    with torch.no_grad():
-        for some in ids.split(_WINDOWS_AT_ONCE):
-            batch = Batch(some, torch.ones_like(some, dtype=torch.bool)).to(model.device)
-            states.append(run_body(model, batch, use_cache=False).last_hidden_state[:, :-1])
-    return torch.cat(states)
+
+    def run(some: Int[Tensor, "b t"]) -> Tensor:
+        batch = Batch(some, torch.ones_like(some, dtype=torch.bool)).to(model.device)
+        with torch.no_grad():
+            return run_body(model, batch, use_cache=False).last_hidden_state[:, :-1]
+
+    return torch.cat(side_by_side(run, ids.split(_WINDOWS_AT_ONCE), model.device))
 
 
 def _in_parts(
-    model: EditableModel, states: Sequence[Float[Tensor, "w p d_v"]], ids: Int[Tensor, "w t"]
-) -> Iterator[list[Tensor]]:
-    """Yield logits (c, vocabulary) of each of the states and the next tokens (c,), c positions at a time."""
+    model: EditableModel,
+    measure: Callable[..., Tensor],
+    states: Sequence[Float[Tensor, "w p d_v"]],
+    ids: Int[Tensor, "w t"],
+) -> Float[Tensor, "c ..."]:
+    """What ``measure`` makes of logits (c, vocabulary) of each of the states and of the next tokens (c,).
+
+    It is called on a few positions at a time; its results are joined, on the CPU.
+    """
     head = model.net.get_submodule(model.family.head)
     at_once = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
     flat = [state.flatten(0, 1).split(at_once) for state in states]
     following = ids[:, 1:].flatten().to(model.device).split(at_once)
-    with torch.no_grad():
-        for *parts, token in zip(*flat, following, strict=True):
-            yield [*(head(part).float().clamp(-_LARGEST, _LARGEST) for part in parts), token]
+
+    def run(given: tuple[Tensor, ...]) -> Tensor:
+        *parts, token = given
+        with torch.no_grad():
+            logits = [head(part).float().clamp(-_LARGEST, _LARGEST) for part in parts]
+            return measure(*logits, token).cpu()
+
+    return torch.cat(side_by_side(run, list(zip(*flat, following, strict=True)), model.device))
 
 
 def _nll(logits: Float[Tensor, "c v"], token: Int[Tensor, " c"]) -> Float[Tensor, " c"]:

@@ -82,6 +82,7 @@ class EditableModel(Shown):
         family: row of FAMILIES.
         name: name or path it was loaded by.
         context: text before every prompt; set by `palimpsest.network.apply.installed`.
+        loaded: fingerprint of the model as it was loaded; empty if it was not loaded from disk.
         sums: checksum of each weight, with what tells that the weight was written since; see `fingerprint`.
     """
 
@@ -90,6 +91,7 @@ class EditableModel(Shown):
     family: Family
     name: str
     context: str = ""
+    loaded: str = ""
     sums: dict[str, tuple["_Written", list[int]]] = field(default_factory=dict, compare=False)
 
     def shown(self) -> dict[str, object]:
@@ -168,7 +170,9 @@ def load(
             f"{name} cannot be used as a causal language model with its tokenizer: {reason} "
             f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
         ) from error
-    return wrap(net.to(device), tokenizer, str(name))
+    model = wrap(net.to(device), tokenizer, str(name))
+    model.loaded = fingerprint(model)
+    return model
 
 
 def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:

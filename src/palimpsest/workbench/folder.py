@@ -1,6 +1,6 @@
 """The folder of an edited model: files for transformers, ledgers, and a description of the facts.
 
-    config.json, model.safetensors, tokenizer ...    by save_pretrained
+    config.json, model*.safetensors, tokenizer ...   by save_pretrained
     palimpsest.json                                   a `Description`, written last
     ledgers/layer-<n>.safetensors                     by `EditLedger.save`
 
@@ -32,6 +32,10 @@ from palimpsest.types import EditRequest
 
 DESCRIPTION = "palimpsest.json"
 FORMAT = 1
+SHARDS = 8
+"""Files that the weights of a model are written in, one after the other."""
+SMALLEST_SHARD = 2**26
+"""Bytes of weights that one file may hold, however small the model is."""
 
 
 def _versions() -> dict[str, str]:
@@ -169,7 +173,9 @@ def write_folder(
     try:
         with _clear_errors(out):
             staging.mkdir(parents=True)
-            model.net.save_pretrained(staging)
+            # In parts, because each is copied while it is written.
+            size = sum(weight.numel() * weight.element_size() for weight in model.net.parameters())
+            model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
             model.tokenizer.save_pretrained(staging)
             write_ledgers(staging, about, ledgers)
             _swap(out, staging)
