@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 PROFILE ?= laptop
+# Notebooks at once, one core each; a GPU is filled by one.
+JOBS ?= $(if $(filter gpu-%,$(PROFILE)),1,2)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -32,7 +34,7 @@ fetch: $(READY) ## download and verify the embedded model and texts, once
 	$(PALIMPSEST) fetch
 
 book: fetch ## run stale notebooks under PROFILE (default laptop), build the HTML book
-	$(PALIMPSEST) run-all --profile $(PROFILE)
+	$(PALIMPSEST) run-all --profile $(PROFILE) --jobs $(JOBS)
 	$(PALIMPSEST) render --profile $(PROFILE) --jobs 2
 	$(PALIMPSEST) book --profile $(PROFILE)
 
