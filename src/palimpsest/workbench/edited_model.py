@@ -11,7 +11,7 @@ recomputed over the facts in the order of their ids and rounded once. Without fa
 
 With ``batch=1`` each fact's values are optimised alone, and after forgetting a fact the weights equal, bit by
 bit, those of a model into which it was never written. In larger batches they are equal up to rounding: values
-optimised in one batch depend slightly on the other facts in that batch (about 1e-5 of the update on the
+optimised in one batch depend slightly on the other facts in that batch (1e-6 to 1e-4 of the update on the
 embedded model).
 
 Source: The Labyrinth and the Thread, Prop. 3.2 and Eq. 31.
