@@ -506,6 +506,12 @@ def test_rome_refuses_a_bare_key_that_it_cannot_reach(monkeypatch: pytest.Monkey
 
 def test_an_edit_says_its_method_as_it_is_printed() -> None:
     model = tiny_model("llama")
-    for editor, printed in ((MAKE["memit"](), "MEMIT"), (MAKE["ft"](), "FineTune"), (MAKE["rome"](), "ROME")):
+
+    class Another(Memit):
+        """A method of a reader, without a name of its own."""
+
+    another = Another(layers=LAYERS, preserve_weight=20.0, **_common())
+    made_by = {"MEMIT": MAKE["memit"](), "FT": MAKE["ft"](), "ROME": MAKE["rome"](), "Another": another}
+    for printed, editor in made_by.items():
         made, _ = edit(editor, model, REQUESTS[:1], begun(editor))
         assert made.notes["method"] == printed

@@ -51,7 +51,8 @@ class Gains:
     ) -> None:
         self.gram, self.images, self.ridge = inside.T @ inside, images, ridge
         self.root = torch.linalg.qr(residual, mode="r").R  # (min(d_v, N), N), ‖root q‖ = ‖Rq‖
-        self.inverse, self.since = shifted_inverse(self.gram, ridge), 0
+        self.inverse = shifted_inverse(self.gram, ridge)
+        self.added: list[int] = []  # that M has taken up since it was computed
 
     def objective(self) -> float:
         """Present value of J."""
@@ -75,12 +76,13 @@ class Gains:
 
     def add(self, which: Int64[Tensor, " b"], y: Float[Tensor, "n b"]) -> None:
         """Add a block, with the Y that `together` returned for it."""
-        self.gram = self.gram + self.images[:, which] @ self.images[:, which].T
-        self.since += len(which)
-        if self.since < REFRESH:
-            self.inverse = self.inverse - y @ y.T
+        self.added += which.tolist()
+        if len(self.added) < REFRESH:
+            self.inverse.addmm_(y, y.T, alpha=-1)
         else:
-            self.inverse, self.since = shifted_inverse(self.gram, self.ridge), 0
+            images = self.images[:, self.added]
+            self.gram.addmm_(images, images.T)
+            self.inverse, self.added = shifted_inverse(self.gram, self.ridge), []
 
     def damage(self, which: Int64[Tensor, " b"], eigenvalues: Float[Tensor, " m"]) -> float:
         """Σ σ‖RMg‖² over added directions, with the present M."""
@@ -216,17 +218,21 @@ def admit(
     _check_settings(threshold, block, order, limit)
     budget = len(candidates) if limit is None else min(limit, len(candidates))
     search = Gains(projector.apply(keys), keys.T @ vectors, problem.residual.double(), problem.ridge)
-    path, gains, chosen = [search.objective()], [], torch.zeros(0, dtype=torch.long)
+    path, gains, admitted = [search.objective()], list[float](), list[int]()
     left = candidates.eigenvalues.cpu().argsort(stable=True, descending=order == "descending")
-    while size := min(block, budget - len(chosen)):
-        tried = left[search.alone(left).topk(size).indices] if order == "gain" else left[:size]
+    while size := min(block, budget - len(admitted)):
+        if order == "gain":
+            best = search.alone(left).topk(size).indices
+            left = torch.cat([left[best], left[~torch.isin(left, left[best])]])
+        tried, left = left[:size], left[size:]
         gain, y = search.together(tried)
         gains.append(gain)
         if gain < threshold * (size * path[-1] if relative else 1) or gain == 0 < threshold:
             break
         search.add(tried, y)
         path.append(path[-1] - gain)
-        chosen, left = torch.cat([chosen, tried]), left[~torch.isin(left, tried)]
+        admitted += tried.tolist()
+    chosen = torch.tensor(admitted, dtype=torch.long)
     return Admission(
         projector=_relaxed(projector, vectors[:, chosen]) if len(chosen) else projector,
         admitted=chosen,

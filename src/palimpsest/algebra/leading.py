@@ -21,11 +21,14 @@ from palimpsest.algebra.spectrum import Cut, HasValue, moment_of, require_no_neg
 BLOCK = 64
 """Columns of the first block; a rule that protects more directions gets wider ones."""
 
-BUFFER = 16
+BUFFER = 8
 """Further columns of a block, which make the last wanted directions come out fast."""
 
 STEPS = 14
 """Most products with C from one block."""
+
+FIRST = 6
+"""Product after which eigenpairs are looked at first; they never come out sooner to within ANGLE."""
 
 SHARE = 8
 """A decomposition of all d_k directions is cheaper if more than a share 1 / SHARE of them is protected."""
@@ -84,46 +87,53 @@ def leading_directions(c0: Tensor | HasValue, rule: Cut) -> Leading | None:
 
 
 def _krylov(matrix: Float64[Tensor, "d d"], rule: Cut, block: int) -> "Leading | Narrow | None":
-    """Protected eigenpairs from one random block, or that it is too narrow, or None."""
+    """Protected eigenpairs from one random block, or that it is too narrow, or None.
+
+    Each product C Q_j is split along the basis Q and a rest Q_{j+1} R, so that C Q = Q S + [0, Q_{j+1} R]:
+    S and R tell eigenvalues and residuals without another product.
+    """
     seeded = torch.Generator().manual_seed(0)
     start = torch.randn(len(matrix), block + BUFFER, dtype=torch.float64, generator=seeded).to(matrix)
-    basis = torch.linalg.qr(start).Q  # (d, b), and (d, b·steps) later
-    images, fresh = matrix.new_zeros(len(matrix), 0), basis
+    basis = fresh = torch.linalg.qr(start).Q  # (d, b), and (d, b·steps) later
+    small = matrix.new_zeros(0, 0)  # S = QᵀCQ
     for step in range(STEPS):
         image = matrix @ fresh
-        images = torch.cat([images, image], 1)
-        found = _ritz(matrix, rule, basis, images, block) if step % 2 else None
+        column = basis.T @ image  # (b·step, b), the new columns of S
+        image -= basis @ column
+        image -= basis @ (basis.T @ image)  # removes what rounding left of the earlier directions
+        small = torch.cat([torch.cat([small, column[: len(small)].T]), column], 1)
+        following, rest = torch.linalg.qr(image)
+        found = _ritz(matrix, rule, basis, small, rest, block) if step >= FIRST else None
         if found is not None:
             return found
-        for _ in range(2):  # once more removes what rounding left of the earlier directions
-            image = image - basis @ (basis.T @ image)
-        fresh = torch.linalg.qr(image).Q
-        basis = torch.cat([basis, fresh], 1)
+        if basis.shape[1] + following.shape[1] > len(matrix):
+            return None
+        fresh, basis = following, torch.cat([basis, following], 1)
     return None
 
 
 def _ritz(
-    matrix: Float64[Tensor, "d d"], rule: Cut, basis: Tensor, images: Tensor, block: int
+    matrix: Float64[Tensor, "d d"], rule: Cut, basis: Tensor, small: Tensor, rest: Tensor, block: int
 ) -> "Leading | Narrow | None":
     """Eigenpairs by Rayleigh-Ritz if they are close enough, or that the block is too narrow, or None."""
-    small = basis.T @ images
     values, turns = torch.linalg.eigh((small + small.T) / 2)
     least, values, turns = float(values[0]), values.flip(0)[:block], turns.flip(1)[:, :block]
-    vectors = basis @ turns  # (d, block)
-    off = (images @ turns - vectors * values).norm(dim=0)  # within which an eigenvalue lies of each
-    low, high = (rule.protected(_filled(matrix, one)) for one in (values, values + off))
+    off = (rest @ turns[-len(rest) :]).norm(dim=0)  # within which an eigenvalue lies of each
+    rounding = torch.finfo(values.dtype).eps * len(matrix) * float(values[0])
+    bounds = (values - rounding, values + off + rounding)
+    low, high = (rule.protected(_filled(matrix, one)) for one in bounds)
     if low >= block:
         return NARROW
     if low != high:
         return None
     if low == 0:
-        return Leading(values[:0], vectors[:, :0], 0.0, least, matrix.diagonal().sum())
+        return Leading(values[:0], basis[:, :0], 0.0, least, matrix.diagonal().sum())
     gap = float(values[low - 1] - values[low] - off[low])
-    angle = float(off[:low].norm()) / gap if gap > 0 else float("inf")
-    if angle > ANGLE:
+    if not gap > 0 or float(off[:low].norm()) > ANGLE * gap:
         return None
-    held = torch.linalg.qr(vectors[:, :low]).Q
-    return Leading(values[:low], held, angle, least, matrix.diagonal().sum())
+    held, values = torch.linalg.qr(basis @ turns[:, :low]).Q, values[:low]
+    angle = float((matrix @ held - held * values).norm()) / gap
+    return Leading(values, held, angle, least, matrix.diagonal().sum()) if angle <= ANGLE else None
 
 
 def _filled(matrix: Float64[Tensor, "d d"], values: Float64[Tensor, " m"]) -> Float64[Tensor, " d"]:

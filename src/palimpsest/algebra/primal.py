@@ -81,7 +81,17 @@ class Metric:
 
     def solve(self, x: Float64[Tensor, "c n"]) -> Float64[Tensor, "c n"]:
         """H⁻¹ times columns, on range(P)."""
-        found = self.factor.solve(self.problem.inside(x))
+        return self._corrected(self.factor.solve(self.problem.inside(x)))
+
+    def solve_changed(self, columns: Float64[Tensor, "c n"]) -> Float64[Tensor, "c n"]:
+        """H⁻¹ times the columns of the last change; what was solved for them then is used again."""
+        before = len(self.signs) - columns.shape[1]
+        if before < 0:  # the factor has taken them up
+            return self.solve(columns)
+        return self._corrected(self.solved[:, before:])
+
+    def _corrected(self, found: Float64[Tensor, "c n"]) -> Float64[Tensor, "c n"]:
+        """H⁻¹ times columns from H₀⁻¹ times them, on range(P)."""
         if len(self.signs):
             found = found - times(
                 self.solved, torch.linalg.solve(self.corner(), times(self.columns.T, found))
@@ -104,7 +114,7 @@ class Metric:
         if not after._is_definite():
             return None
         try:
-            fresh = random_mix(columns), random_mix(after.solve(columns))
+            fresh = random_mix(columns), random_mix(after.solve_changed(columns))
         except torch.linalg.LinAlgError:  # Σ + UᵀY has no inverse, and so H has none
             return None
         big, small = (
@@ -212,7 +222,7 @@ class Primal:
             return None
         residual = torch.cat([fresh.residual, old.residual], 1)  # (d_v, t + f)
         missing = signs * (residual - times(self.delta, torch.cat([entering, leaving], 1)))
-        moved = missing @ self.problem.projector.embed(metric.solve(keys)).T  # ΔD (d_v, d_k)
+        moved = missing @ self.problem.projector.embed(metric.solve_changed(keys)).T  # ΔD (d_v, d_k)
         change = (signs * residual) @ (keys.T @ probes(self.problem, keys))  # ΔC z (d_v, 4)
         facts = self.facts.without(gone).join(fresh)
         return self._step(

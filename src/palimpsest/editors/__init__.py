@@ -40,13 +40,13 @@ class Method:
 
 
 EDITORS: dict[str, Method] = {
-    "memit": Method(editor=Memit, style=Style("MEMIT", OKABE_ITO["blue"])),
-    "alphaedit": Method(editor=AlphaEdit, style=Style("AlphaEdit", OKABE_ITO["vermilion"])),
-    "alphaedit_plus": Method(editor=AlphaEditPlus, style=Style("AlphaEdit+", OKABE_ITO["black"])),
-    "rome": Method(editor=Rome, style=Style("ROME", OKABE_ITO["orange"])),
-    "ft": Method(editor=FineTune, style=Style("FT", OKABE_ITO["sky blue"])),
+    "memit": Method(editor=Memit, style=Style(Memit.printed, OKABE_ITO["blue"])),
+    "alphaedit": Method(editor=AlphaEdit, style=Style(AlphaEdit.printed, OKABE_ITO["vermilion"])),
+    "alphaedit_plus": Method(editor=AlphaEditPlus, style=Style(AlphaEditPlus.printed, OKABE_ITO["black"])),
+    "rome": Method(editor=Rome, style=Style(Rome.printed, OKABE_ITO["orange"])),
+    "ft": Method(editor=FineTune, style=Style(FineTune.printed, OKABE_ITO["sky blue"])),
     "ft_l": Method(editor=FineTune, style=Style("FT-L")),
-    "ike": Method(editor=Ike, style=Style("IKE")),
+    "ike": Method(editor=Ike, style=Style(Ike.printed)),
 }
 """Method name, as in settings, notebooks and records -> class and style."""
 
@@ -106,14 +106,8 @@ def edit(
     check(requests)
     chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
     made, after = chosen.edit(model, requests, state)
-    method = style_of(editor).name if isinstance(editor, str) else printed_name(chosen)
+    method = style_of(editor).name if isinstance(editor, str) else chosen.printed
     return replace(made, notes={"method": method, **made.notes}), after
-
-
-def printed_name(editor: Editor) -> str:
-    """Name of an editor's row in EDITORS; that of its class if it has no row of its own."""
-    names = [row.style.name for row in EDITORS.values() if row.editor is type(editor)]
-    return names[0] if len(names) == 1 else type(editor).__name__
 
 
 def check(requests: Sequence[EditRequest]) -> None:

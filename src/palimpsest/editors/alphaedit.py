@@ -64,6 +64,7 @@ class AlphaEdit(WeightEditor):
     """
 
     keeps = AlphaEditState
+    printed = "AlphaEdit"
 
     layers: Layers
     ridge: float = Field(default=10.0, gt=0)

@@ -110,6 +110,7 @@ class AlphaEditPlus(AlphaEdit):
     """
 
     keeps = PlusState
+    printed = "AlphaEdit+"
 
     threshold: float = Field(default=0.015, ge=0)
     perturbation: Perturbation | None = Perturbation()

@@ -86,11 +86,18 @@ class Editor:
 
     Attributes:
         keeps: class of the method's states.
+        printed: name of the method in the notes of an edit; a class that gives none has its own name.
         score_rule: which wordings of a fact the method scores while it edits, a name from
             `palimpsest.evaluation.smoothing_score`; None for a method that needs no score.
     """
 
     keeps: ClassVar[type[State]] = State
+    printed: ClassVar[str] = "Editor"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "printed" not in vars(cls):
+            cls.printed = cls.__name__
 
     @property
     def score_rule(self) -> str | None:

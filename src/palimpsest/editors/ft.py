@@ -59,6 +59,7 @@ class FineTune(WeightEditor):
     """
 
     keeps = FineTuneState
+    printed = "FT"
 
     layers: Layers
     limit: float | None = Field(default=None, gt=0)

@@ -91,6 +91,7 @@ class Ike(Editor):
     """
 
     keeps = IkeState
+    printed = "IKE"
 
     count: int = Field(default=32, ge=0)
     kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1)

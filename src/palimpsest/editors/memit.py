@@ -40,6 +40,7 @@ class Memit(WeightEditor):
     """
 
     keeps = MemitState
+    printed = "MEMIT"
 
     layers: Layers
     preserve_weight: float = Field(default=15_000.0, ge=0)

@@ -46,6 +46,7 @@ class Rome(WeightEditor):
     """
 
     keeps = RomeState
+    printed = "ROME"
 
     layers: tuple[int]
     denominator: Literal["same_key", "bare_prompt"] = "same_key"

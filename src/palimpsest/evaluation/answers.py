@@ -96,7 +96,7 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
     if not pairs:
         nothing = torch.zeros(0, 0, dtype=torch.bool)
         return Answers(nothing.double(), nothing, nothing)
-    if model.loaded != fingerprint(model):
+    if not model.loaded or model.loaded != fingerprint(model):
         return _computed(model, pairs, batch_size)
     key = {"revision": REVISION, "model": model.loaded, "pairs": [list(pair) for pair in pairs]}
     return Answers(**cache.tensors("answers", key, lambda: vars(_computed(model, pairs, batch_size))))
