@@ -72,7 +72,7 @@ class Problem:
         full = torch.zeros(d_k, d_k, dtype=torch.float64, device=held.device)
         if self.preserve is not None:
             full = self.preserve.double()
-            full = (full + full.T) / 2
+            full = (full + full.T).div_(2)
         full.diagonal().add_(self.ridge)
         return self.projector.restrict(full)
 

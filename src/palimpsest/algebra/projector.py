@@ -123,7 +123,7 @@ class Projector:
         if self.basis is not None:
             b = self.basis.to(a)
             return b.T @ a @ b
-        return self.apply(self.apply(a).T)
+        return a if self.kept == self.dim else self.apply(self.apply(a).T)
 
     def pad(self, a: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
         """Restricted matrix, filled in protected directions with the mean of its eigenvalues on range(P).

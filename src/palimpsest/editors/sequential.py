@@ -128,7 +128,7 @@ class Sequential(WeightEditor):
             SequenceError: if the state belongs to other layers, or its weights differ from the model's.
             ProfileError: if the rule protects every direction.
         """
-        at = self._started(model, self.own(state))
+        at = self.set_up(model, self.own(state))
         contexts = at.prepared.contexts
         ids = [request.id or request.text for request in requests]
         base = fingerprint(model)
@@ -145,8 +145,7 @@ class Sequential(WeightEditor):
                 weights[layer] = at.weights[layer] + delta
                 notes.layer(layer, ledgers[layer], delta, weights[layer] - at.unedited[layer].double())
                 write_weight(model, layer, weights[layer])
-        now = {layer: read_weight(model, layer).double() for layer in self.layers}
-        deltas = {layer: weights[layer] - now[layer] for layer in self.layers}
+        deltas = {layer: weights[layer] - read_weight(model, layer).double() for layer in self.layers}
         edit = WeightDelta(deltas, base, notes.of(values, contexts))
         return edit, replace(at, ledgers=ledgers, weights=weights, steps=at.steps + 1)
 
@@ -155,7 +154,7 @@ class Sequential(WeightEditor):
         at: SequenceState = self.own(state)
         if self.post is None or not self.post.at_end or not at.steps:
             return None
-        at = self._started(model, at)
+        at = self.set_up(model, at)
         weights, notes = {}, _Notes()
         for layer in self.layers:
             nothing = torch.zeros_like(at.weights[layer])
@@ -175,9 +174,14 @@ class Sequential(WeightEditor):
         at = start(model, prepared, self.contexts, self.layers, self.statistics_tokens)
         return with_projectors(at, self.layers, self.rule, self.threshold)
 
-    def _started(self, model: EditableModel, state: SequenceState) -> SequenceState:
-        """Check a running sequence against the model's weights, or set up a new one on the model."""
-        if state.steps > 0:
+    def set_up(self, model: EditableModel, state: SequenceState = SequenceState()) -> SequenceState:
+        """The state before the first step: ledgers without facts. One that has them is checked and returned.
+
+        Raises:
+            SequenceError: if the state belongs to other layers, or its weights differ from the model's.
+            ProfileError: if the rule protects every direction.
+        """
+        if state.weights:
             _same_layers(self.layers, state.weights)
             _same_weights(model, state.weights)
             return state

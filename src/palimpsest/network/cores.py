@@ -5,14 +5,22 @@ depend on the number of cores, bit by bit, because a piece is computed by one th
 the caller, not by the machine.
 """
 
+import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
 from palimpsest.errors import OutOfMemoryError
+
+LARGE = 2**22
+"""Bytes from which a block of memory is given back when it is freed."""
+
+M_MMAP_THRESHOLD = -3
+"""Number of that setting in glibc's ``malloc.h``."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,6 +78,16 @@ def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], w
     half = len(items) // 2
     tqdm.write(f"{len(items)} {what} at once do not fit into memory; going on with {half}")
     return in_halves(work, items[:half], what) + in_halves(work, items[half:], what)
+
+
+def return_freed_blocks() -> None:
+    """Have the C library give blocks of LARGE bytes back to the system when they are freed.
+
+    glibc keeps such blocks once it has seen them freed, and they fall to pieces: an edit then holds a tenth
+    more memory than it uses. Other C libraries are left as they are.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

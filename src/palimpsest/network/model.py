@@ -26,6 +26,9 @@ from palimpsest.types import Shown
 
 Part = Literal["input", "key", "value", "hidden"]
 
+SUMMED = 2**20
+"""Numbers of a weight that are summed together in its checksum; affects only speed and memory."""
+
 PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
 
 
@@ -285,7 +288,10 @@ class _Written:
 def _checksum(parameter: Tensor) -> list[int]:
     flat = parameter.detach().reshape(parameter.shape[0], -1)  # (rows, columns); a vector is (rows, 1)
     bits = flat.view(torch.int32 if flat.element_size() == 4 else torch.int16)
-    rows, columns = bits.sum(1, dtype=torch.int64), bits.sum(0, dtype=torch.int64)
+    # Block by block, because PyTorch makes a copy in int64.
+    parts = bits.split(max(1, SUMMED // max(bits.shape[1], 1)))
+    rows = torch.cat([part.sum(1, dtype=torch.int64) for part in parts])
+    columns = torch.stack([part.sum(0, dtype=torch.int64) for part in parts]).sum(0)
     weigh = [torch.arange(1, len(s) + 1, device=s.device) for s in (rows, columns)]
     return [int((rows * weigh[0]).sum()), int((columns * weigh[1]).sum()), *parameter.shape]
 

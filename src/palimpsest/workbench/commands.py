@@ -7,6 +7,7 @@ import torch
 
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
+from palimpsest.network.cores import return_freed_blocks
 from palimpsest.network.model import load
 from palimpsest.types import EditRequest
 from palimpsest.workbench import folder as files
@@ -46,6 +47,7 @@ def edit_folder(
         LedgerError: if an id is already in use for another fact.
         ModelError, SequenceError: if ``out`` was made from another model, or with other settings.
     """
+    return_freed_blocks()
     folder = Path(out)
     partial = files.beside(folder, "partial")
     files.recover(folder)

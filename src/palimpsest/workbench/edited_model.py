@@ -116,13 +116,15 @@ class EditedModel(Shown):
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
         self._check_written()
+        state = self._state or _lean(self.editor.set_up(self.model))
         try:
             for start in range(0, len(named), batch):
                 some = named[start : start + batch]
-                delta, state = self.editor.edit(self.model, some, self._state)
+                delta, state = self.editor.edit(self.model, some, state)
                 commit(self.model, delta, made_here=True)
                 self._state = state
                 self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
+                del delta  # not held while the next is made
                 self.facts |= {request.id: request for request in some}
                 if after is not None:
                     after()
@@ -277,6 +279,11 @@ class EditedModel(Shown):
             f"weights of {self.model.name} in {where} were changed by something else than this EditedModel; "
             "take that back, or open the saved folder again"
         )
+
+
+def _lean(state: SequenceState) -> SequenceState:
+    """A state without second moments: the ledgers hold what they need of them."""
+    return replace(state, prepared=Prepared(state.prepared.contexts))
 
 
 def sequence(editor: Sequential | str, model: str) -> Sequential:
