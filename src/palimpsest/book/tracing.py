@@ -36,7 +36,7 @@ BY_VALUE = ("config/models/", "config/sequences.yaml", "config/profiles/", "src/
 OUTPUTS = ("build/", "results/long/", ".venv/", ".git/")
 """Not sources, but for long records, which are hashed; other results may not be read."""
 
-NOTED = ("data/", "config/")
+NOTED = ("data/", "config/", "results/bench.json")
 """Hashed by file, once they are read."""
 
 ASKED = "palimpsest.asked"
