@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -61,7 +61,7 @@ def read_bench(path: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
         ) from error
     bars.columns = pd.Index(["bar_ratio", "bar_share", "bar_mb"])
     rows = pd.concat([rows, bars], axis=1)
-    numbers = [name for name in rows if name not in ("stage", "sizes")]
+    numbers = [name for name in rows.columns.astype(str) if name not in ("stage", "sizes")]
     rows[numbers] = rows[numbers].apply(pd.to_numeric)
     return about, rows.assign(facts=rows["sizes"].map(facts_in))
 
@@ -168,10 +168,15 @@ def growth(
         ledger.insert(*drawn.facts(form, len(ledger), before - len(ledger)))
         for count in new:
             fresh = drawn.facts(form, before, count)
-            note(before, count, "ledger", seconds(lambda fresh=fresh: ledger.copy().insert(*fresh), repeats))
+            note(before, count, "ledger", seconds(partial(_step, ledger, fresh), repeats))
         if before in anew:
             key, value, _ = drawn.facts(form, before, 1)
             keys, values = torch.cat([ledger.keys, key], 1), torch.cat([ledger.values, value], 1)
             problem = LeastSquares(keys, values - drawn.weight @ keys, preserve, ridge, projector)
-            note(before, 1, "anew", seconds(lambda problem=problem: solve(problem), 1))
+            note(before, 1, "anew", seconds(partial(solve, problem), 1))
     return pd.DataFrame(rows)
+
+
+def _step(ledger: EditLedger, facts: tuple[Tensor, Tensor, list[str]]) -> Tensor:
+    """ΔW (d_v, d_k) of further facts on a copy of a ledger, which stays as it is."""
+    return ledger.copy().insert(*facts)
