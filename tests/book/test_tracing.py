@@ -33,6 +33,7 @@ def trace(tmp_path: Path) -> Trace:
     [
         ("data/facts/a.csv", True),
         ("config/other.yaml", True),
+        ("results/bench.json", True),
         ("config/models/a.search.csv", True),
         ("config/models/a.yaml", False),
         ("config/profiles/a.yaml", False),
@@ -59,6 +60,7 @@ def test_data_files_that_are_read_are_noted(trace: Trace, tmp_path: Path, name: 
     [
         "book/intro.md",
         "results/laptop/01_tiny.json",
+        "results/bench.json.tmp",
         "results/smoke/01_tiny.rows.parquet",
         "scripts/tune.py",
         "tests/data/a.csv",

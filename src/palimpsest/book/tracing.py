@@ -39,6 +39,9 @@ OUTPUTS = ("build/", "results/long/", ".venv/", ".git/")
 NOTED = ("data/", "config/")
 """Hashed by file, once they are read."""
 
+MEASURED = "results/bench.json"
+"""The record of the benchmarks; hashed too, once it is read."""
+
 ASKED = "palimpsest.asked"
 """Audit event by which the package says with which key it asks for a row of settings."""
 
@@ -118,7 +121,7 @@ class Trace:
         name = whole.removeprefix(self._root) + ("/" if folder else "")
         if name.startswith((*BY_VALUE, *OUTPUTS)) and not name.endswith(".csv"):
             return
-        if name.startswith(NOTED):
+        if name.startswith(NOTED) or name == MEASURED:
             self.now.files.add(name)
         elif not folder and "__pycache__" not in name and "/" in name:
             raise NotebookError(
