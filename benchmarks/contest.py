@@ -97,7 +97,8 @@ def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda te
         tell: is given the differences in words, once they are known to be small.
 
     Raises:
-        DisagreementError: if a difference exceeds its tolerance, or is not a number; it names the stage.
+        DisagreementError: if a difference exceeds its tolerance, or is not a number, or if ours is faster than
+            its work can be done; it names the stage.
     """
     rate = _rate(contest)
     with peak_memory() as added:
@@ -113,6 +114,11 @@ def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda te
         twin_s = _median(contest.twin)
     whole = contest.scaled(twin_s) if contest.timed_twin else None
     limit = contest.work / max(rate, _rate(contest)) if contest.work is not None else None
+    if limit is not None and limit > ours_s:
+        raise DisagreementError(
+            f"stage {stage!r}: {ours_s:.3g} s are less than the {limit:.3g} s that its multiply-adds take at "
+            "this machine's product rate; it reads a stored result, or benchmarks/counts.py counts too many"
+        )
     return Row(
         stage=stage,
         ratio=whole / ours_s if whole is not None else None,

@@ -181,13 +181,17 @@ def _cases(count: int) -> tuple[EvalCase, ...]:
     )
 
 
+RESULTS = ("targets", "answers")
+"""Folders of the cache with optimised values, and with answers of unedited models."""
+
+
 @contextmanager
-def without_values() -> Iterator[Path]:
-    """A temporary cache with all that the present one holds except optimised values, to time these."""
+def without_results() -> Iterator[Path]:
+    """A temporary cache with all that the present one holds except RESULTS, to time how these are made."""
     before = cache_dir()
     with empty() as folder:
         for part in before.iterdir() if before.is_dir() else ():
-            if part.name != "targets":
+            if part.name not in RESULTS:
                 os.symlink(part, folder / part.name)
         yield folder
 

@@ -114,6 +114,11 @@ def test_the_twin_is_scaled_and_a_known_answer_has_no_time() -> None:
     assert (row.twin_s, row.ratio, row.share_of_limit) == (None, None, None)
 
 
+def test_no_time_for_a_path_that_is_faster_than_its_work() -> None:
+    with pytest.raises(DisagreementError, match=r"stage 'a': .* it reads a stored result, or .* too many"):
+        decide("a", contest_of(0.0, work=1e15))
+
+
 def test_long_paths_run_once_and_short_ones_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     decide("some", replace(contest_of(0.0), ours=lambda: ran.append(1)))
@@ -209,15 +214,15 @@ def test_the_power_law_has_its_spectrum_and_its_leading_directions() -> None:
     assert (law.moment - torch.diag(law.moment.diagonal())).abs().max() > 1e-3 * values[0]
 
 
-def test_a_cache_without_values_keeps_the_rest() -> None:
-    for part in ("targets", "statistics"):
+def test_a_cache_without_results_keeps_the_rest() -> None:
+    for part in ("targets", "answers", "statistics"):
         (cache_dir() / part).mkdir(parents=True)
         (cache_dir() / part / "x").write_text("x")
     before = cache_dir()
-    with inputs.without_values() as folder:
+    with inputs.without_results() as folder:
         assert cache_dir() == folder != before
         assert (folder / "statistics" / "x").read_text() == "x"
-        assert not (folder / "targets").exists()
+        assert not (folder / "targets").exists() and not (folder / "answers").exists()
     assert cache_dir() == before
     assert (before / "statistics" / "x").exists()
     assert (before / "targets" / "x").exists()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contest import Contest, relative
-from benchmarks.inputs import MODEL, Inputs, without_values
+from benchmarks.inputs import MODEL, Inputs, without_results
 from benchmarks.machine import process_peak
 from benchmarks.reference.edit import AlignedSequence
 from benchmarks.stages.passes import scores_of
@@ -56,7 +56,7 @@ def sequence_with_scores(
     unedited = {layer: read_weight(model, layer).clone() for layer in editor.layers}
     scores, done = [], []
     state: Prepared | SequenceState = prepared
-    with without_values(), restored(model, editor.layers):
+    with without_results(), restored(model, editor.layers):
         for cases in batches:
             delta, state = editor.edit(model, [case.request for case in cases], state)
             commit(model, delta)
@@ -138,7 +138,7 @@ class Job:
 def edited_folder(job: Job) -> EditedModel:
     """Do what the command ``palimpsest edit`` does at batch 1, into a folder that is then removed."""
     with ExitStack() as stack:
-        stack.enter_context(without_values())
+        stack.enter_context(without_results())
         out = Path(stack.enter_context(TemporaryDirectory())) / "edited"
         if job.texts is not None:
             texts = list(job.texts)
@@ -179,7 +179,7 @@ def edit(inputs: Inputs) -> Contest:
         return edited_folder(job.first(sizes.written))
 
     def twin() -> dict[str, Tensor]:
-        with without_values():
+        with without_results():
             found = [optimise_targets(inputs.model, [r], last, editor.targets, contexts, 1) for r in some]
         return {"deltas": torch.cat([one.deltas for one in found], 1).double()}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks import counts
 from benchmarks.contest import Contest, relative
-from benchmarks.inputs import Inputs, without_values
+from benchmarks.inputs import Inputs, without_results
 from benchmarks.reference import evaluate as plain_evaluation
 from benchmarks.reference import keys as plain_keys
 from benchmarks.reference import moments as plain_moments
@@ -29,7 +29,7 @@ def values(inputs: Inputs) -> Contest:
     settings = (layer, inputs.targets, inputs.contexts)
 
     def ours() -> Targets:
-        with without_values():
+        with without_results():
             return optimise_targets(inputs.model, requests, *settings)
 
     def twin() -> Tensor:
@@ -126,8 +126,12 @@ def evaluation(inputs: Inputs) -> Contest:
             **relative({"losses": losses}, {"losses": plain[1]}),
         }
 
+    def ours() -> Evaluation:
+        with without_results():
+            return evaluate(model, cases)
+
     return Contest(
-        ours=lambda: evaluate(model, cases),
+        ours=ours,
         twin=lambda: plain_evaluation.scores(model, cases[:part]),
         differences=differences,
         tolerances={"scores": 1e-9, "losses": 1e-5},

@@ -69,9 +69,12 @@ class Gains:
         g = self.images[:, which]  # (N, b)
         q = self.inverse @ g  # (N, b)
         # Woodbury: M becomes M − Q H⁻¹ Qᵀ with H = I + GᵀQ = LLᵀ (b, b), so that Y = Q L⁻ᵀ.
-        system = (g.T @ q + q.T @ g) / 2
-        system.diagonal().add_(1)
-        y = torch.linalg.solve_triangular(torch.linalg.cholesky(system), q.T, upper=False).T
+        if len(which) == 1:  # H is a number
+            y = q / (1 + (g * q).sum()).sqrt()
+        else:
+            system = (g.T @ q + q.T @ g) / 2
+            system.diagonal().add_(1)
+            y = torch.linalg.solve_triangular(torch.linalg.cholesky(system), q.T, upper=False).T
         return float(self.ridge * (self.root @ y).square().sum()), y
 
     def add(self, which: Int64[Tensor, " b"], y: Float[Tensor, "n b"]) -> None:
