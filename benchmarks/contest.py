@@ -97,8 +97,8 @@ def decide(stage: str, contest: Contest, tell: Callable[[str], None] = lambda te
         tell: is given the differences in words, once they are known to be small.
 
     Raises:
-        DisagreementError: if a difference exceeds its tolerance, or is not a number, or if ours is faster than
-            its work can be done; it names the stage.
+        DisagreementError: if a difference exceeds its tolerance or is not a number, or if ours took less time
+            than its work does; it names the stage.
     """
     rate = _rate(contest)
     with peak_memory() as added:
