@@ -79,3 +79,11 @@ def test_what_is_installed_fits_together() -> None:
     check = [sys.executable, "-m", "pip", "check"]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_time_of_the_laptop_book_is_one_number_everywhere() -> None:
+    machine = yaml.safe_load((ROOT / "config" / "profiles" / "laptop.yaml").read_text())["machine"]
+    told = re.search(r"about (\S+ hours)", machine)
+    assert told is not None
+    for place, count in ((ROOT / "README.md", 2), (ROOT / "book" / "how_to_read.md", 1)):
+        assert re.findall(r"about (\S+ hours)", place.read_text()) == [told[1]] * count, place
