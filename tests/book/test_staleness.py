@@ -221,19 +221,29 @@ NOT_ASKED_FOR = [
     (EDITORS, "from palimpsest.errors", "from palimpsest.editors.toy import Toy\nfrom palimpsest.errors"),
     (SMOL, "  ike:\n", "  toy:\n    layers: [5]\n  ike:\n"),
     (FAMILIES, '    "gptj": ', '    "toynet": Family("a", "b", "c"),\n    "gptj": '),
-    (FAMILIES, '"mlp.c_proj"', '"mlp.other"'),
     (PINS, '    "wikipedia-sample": R', f'    "toy": {TOY_PIN},\n    "wikipedia-sample": R'),
     (SEQUENCES, "memit_naive:", "toy_naive: {host: memit, retain: none}\nmemit_naive:"),
     (XL, "editors:\n", "editors:\n  toy:\n    layers: [1]\n"),
+]
+"""A toy editor with row and settings; a family, a pin, a sequence; another model's toy."""
+
+OF_ANOTHER_MODEL = [
+    (FAMILIES, '"mlp.c_proj"', '"mlp.other"'),
     (XL, "preserve_weight:", "preserve_weight: 1  #"),
 ]
-"""A toy editor with row and settings; a family, another family's row, a pin, a sequence; another model."""
+"""A value of another model, and the row of its family."""
+
+COUNTS_EVERY_MODEL = "21_cost"
+"""The page that asks for the settings of all models."""
 
 
 @pytest.mark.slow
 def test_rows_that_no_page_asks_for_leave_every_page_up_to_date(copied: Path, before: dict[str, str]) -> None:
     with edited(copied, NOT_ASKED_FOR):
         assert {page: laptop_hash(page) for page in before} == before
+    with edited(copied, OF_ANOTHER_MODEL):
+        changed = {page for page in before if laptop_hash(page) != before[page]}
+    assert changed == {COUNTS_EVERY_MODEL}
 
 
 @pytest.mark.slow
