@@ -1,14 +1,18 @@
 """Work in pieces: on all cores with one thread each, in the caller's order, and in halves without memory."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from palimpsest.errors import OutOfMemoryError
+from palimpsest.network import cores
 from palimpsest.network.activations import capture
-from palimpsest.network.cores import in_halves, side_by_side
+from palimpsest.network.cores import LARGE, M_MMAP_THRESHOLD, in_halves, return_freed_blocks, side_by_side
 from palimpsest.network.model import Site
 from palimpsest.network.packed import pack
 from tests.tiny import tiny_model
@@ -112,3 +116,44 @@ def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         in_halves(work, range(4), "facts")  # type: ignore[arg-type]
     assert len(asked) == 1
+
+
+def test_the_c_library_is_asked_to_give_large_blocks_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        """A C library that notes what it is asked."""
+
+        def mallopt(self, name: int, value: int) -> None:
+            asked.append((name, value))
+
+    monkeypatch.setattr(cores.ctypes, "CDLL", lambda _: Library())
+    return_freed_blocks()
+    assert asked == [(M_MMAP_THRESHOLD, LARGE)]
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores.ctypes, "CDLL", lambda _: object())
+    return_freed_blocks()
+
+
+def test_a_block_that_is_freed_is_given_back() -> None:
+    """In a process of its own: the setting holds for a whole process."""
+    program = (
+        "import torch\n"
+        "from palimpsest.network.cores import LARGE, return_freed_blocks\n"
+        "def held():\n"
+        "    rows = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(row.split()[1]) for row in rows if row.startswith('RssAnon')) * 1024\n"
+        "return_freed_blocks()\n"
+        "size = 8 * LARGE\n"
+        "torch.zeros(size, dtype=torch.uint8).add_(1)\n"  # glibc has now seen such a block freed
+        "before = held()\n"
+        "kept = [torch.ones(size, dtype=torch.uint8) for _ in range(4)]\n"
+        "kept[:3] = []\n"  # holes below the last block
+        "print((held() - before) / size)\n"
+    )
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("this system does not tell a process's memory in /proc; runs on Linux")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(1, abs=0.3)

@@ -116,10 +116,10 @@ class EditedModel(Shown):
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
         self._check_written()
-        state = self._state or _lean(self.editor.set_up(self.model))
         try:
             for start in range(0, len(named), batch):
                 some = named[start : start + batch]
+                state = self._state or _lean(self.editor.set_up(self.model))
                 delta, state = self.editor.edit(self.model, some, state)
                 commit(self.model, delta, made_here=True)
                 self._state = state
