@@ -334,3 +334,26 @@ def test_a_weight_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
         done.forget(["1"])
     assert same_bits(done.model, before)
     assert list(done.facts) == ["0", "1"]
+
+
+def test_an_edit_of_no_facts_prepares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second moments of a large model take minutes, and nobody asked for them."""
+    model = tiny_model("llama")
+    before, edited = snapshot(model), EditedModel(model, EDITOR)
+    monkeypatch.setattr(edited_model.Sequential, "set_up", None)  # to prepare would fail
+    edited.edit([])
+    assert same_bits(model, before)
+    assert not edited.facts
+
+
+def test_ledgers_go_on_without_the_second_moments_that_they_hold() -> None:
+    """A state keeps one copy of C₀; more facts go in as if it kept two."""
+    model = tiny_model("llama")
+    edited = told(model, facts(2))
+    assert edited._state is not None
+    assert not edited._state.prepared.moments
+    edited.edit(facts(3)[2:])
+    whole = told(tiny_model("llama"), facts(3), batch=2)
+    for layer, ledger in edited.ledgers.items():
+        assert ledger.ids == whole.ledgers[layer].ids
+    assert same_bits(model, snapshot(whole.model))
