@@ -41,6 +41,9 @@ def test_readings_are_those_of_the_model_at_each_measured_step() -> None:
     text = reference(model, tokens=64, window=16, texts=texts())
     table = trajectory(model, editor, CASES, WATCH, text, ALSO)
     assert tuple(table.columns) == (*COLUMNS, TEXT)
+    before = table[table["step"].eq(0)]
+    assert set(before["metric"]) >= {"ratio", "choice", "repetition", TEXT}
+    assert float(before[before["metric"] == "ratio"]["value"].iloc[0]) == pytest.approx(1, abs=1e-4)
     notes = []
     batches = [[case.request for case in CASES[i : i + 2]] for i in range(0, len(CASES), 2)]
     for step in steps(model, editor, batches):
@@ -72,6 +75,7 @@ def test_without_instruments_a_table_is_as_it_was() -> None:
     more = trajectory(model, make(), CASES, WATCH, text, ALSO)
     assert tuple(plain.columns) == COLUMNS
     timed = plain["metric"].ne("seconds")
+    more = more[more["step"] > 0]
     both = more.merge(plain[timed], on=["step", "edits", "group", "metric"], suffixes=("", "_plain"))
     assert len(both) == timed.sum()
     pd.testing.assert_series_equal(both["value"], both["value_plain"], check_names=False)

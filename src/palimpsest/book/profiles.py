@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palimpsest import paths
+from palimpsest.book.arms import ARMS, plan
 from palimpsest.book.parameters import merged, read_parameters
 from palimpsest.errors import ProfileError, UnknownNameError
 
@@ -60,12 +61,14 @@ def known_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile.
+    """Read a profile; that of a long run follows from ``config/arms.yaml``.
 
     Raises:
-        UnknownNameError: if there is no such file; the message lists the known profiles.
+        UnknownNameError: if there is no such file or run; the message lists the known ones.
         ProfileError: if the file is malformed.
     """
+    if name.startswith(f"{ARMS}/"):
+        return _of_arm(name)
     path = paths.profiles_dir() / f"{name}.yaml"
     if name not in known_profiles():
         raise UnknownNameError("profile", name, known_profiles())
@@ -81,6 +84,18 @@ def load_profile(name: str) -> Profile:
         known = ", ".join(field for field in Profile.model_fields if field != "name")
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ProfileError(f"{path.name}: {faults} (known keys: {known})") from error
+
+
+def _of_arm(name: str) -> Profile:
+    known = plan()
+    arm = known.arm(name)
+    return Profile(
+        name=name,
+        model=known.model,
+        description=arm.about,
+        machine=f"one CPU core, about {arm.hours:g} hours",
+        notebooks={known.notebook: known.parameters | arm.parameters()},
+    )
 
 
 def known_notebooks() -> list[str]:

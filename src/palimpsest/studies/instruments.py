@@ -53,6 +53,7 @@ class Instruments:
         prompts: texts that the model continues with its most probable tokens.
         length: tokens of each continuation.
         seed: of the bootstrap over windows of text.
+        stop_above: perplexity, times the unedited model's, above which the run has collapsed and ends.
 
     Raises:
         ScoreError: if there is no choice or no prompt, or a continuation has fewer than five tokens.
@@ -62,6 +63,7 @@ class Instruments:
     prompts: tuple[str, ...]
     length: int = 50
     seed: int = 0
+    stop_above: float = 1e4
 
     def __post_init__(self) -> None:
         if not self.choices or not self.prompts:

@@ -88,7 +88,8 @@ def trajectory(
         (Frobenius, all layers together), hidden_norm (mean norm of the last edited layer's output at the
         first batch's subjects), seconds, and ``stopped`` = 1 if the run ended early (a value, an update or
         the perplexity out of range). With ``also`` there are further metrics of the model, those of
-        `palimpsest.studies.instruments`, and a column ``text`` with what it wrote.
+        `palimpsest.studies.instruments`, from step 0, the unedited model, on; and a column ``text`` with what
+        it wrote.
 
     Raises:
         ScoreError: if the cases do not fill whole batches, or the editor scores validation wordings, which
@@ -107,7 +108,7 @@ def trajectory(
         "cases": cache.digest([asdict(case) for case in cases]),
         "text": cache.digest(reference.ids.tolist()),
     }
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     if also is not None:
         key, columns = key | {"also": also.key()}, (*COLUMNS, TEXT)
     rows = partial(_rows, model, editor, cases, watch, reference, also)
@@ -130,6 +131,10 @@ def _rows(
     requests = [[case.request for case in batch] for batch in batches]
     score = score_by(editor.score_rule, cases) if editor.score_rule else None
     notes: list[Mapping[str, Any]] = []
+    limit = COLLAPSED if also is None else also.stop_above
+    if also is not None:
+        for reading in also.read(model, drift(model, reference)):
+            yield 0, 0, "model", *reading
     try:
         for step in steps(model, editor, requests, score):
             at = number = step.number + 1
@@ -146,7 +151,7 @@ def _rows(
                     )
                     for reading in told:
                         yield number, written, "model", *reading
-                if moved.perplexity > COLLAPSED * moved.perplexity_before:
+                if moved.perplexity > limit * moved.perplexity_before:
                     yield number, written, "model", "stopped", 1.0, 1, ""
                     break
             at = number + 1  # an error from here on belongs to the next batch
