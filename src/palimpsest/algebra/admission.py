@@ -190,9 +190,9 @@ def admit(
 ) -> Admission:
     """Add protected directions to P, block by block, until a block lowers the objective too little.
 
-    The update for the relaxed projector is ``solve(replace(problem, projector=found.projector)).delta``.
-    Its objective J(P) = λ tr(R̄MR̄ᵀ), M = (KᵀPK + λI)⁻¹, never rises when a direction is added, so that only
-    the threshold, the limit or the end of the candidates stops the search. A block costs O(N²) per candidate.
+    The update for it is ``solve(replace(problem, projector=found.projector)).delta``. The objective J(P), as
+    above, never rises when a direction is added, so that only threshold, limit or the end of the candidates
+    stop the search. A block costs O(N²) per candidate.
 
     Args:
         problem: λ > 0 and no ``preserve``. Past keys are further columns of K, times the root of their
@@ -202,16 +202,14 @@ def admit(
         block: candidates tried at once (released code: 10); the last block may be smaller.
         order: by eigenvalue "ascending" (as published) or "descending"; or "gain", where a block holds the
             candidates that would each lower J most if added alone at that moment.
-        relative: True stops at a block whose drop, as a share of J before it, is below ``threshold`` times
-            the number of directions in it (released code). False stops at a block whose total drop is below
-            ``threshold``, in units of ‖R‖² and for any block size (as printed, with ``block=1``).
+        relative: True compares ``threshold`` with a block's drop over J and its number of directions (as
+            released); False with the drop itself, in units of ‖R‖² (as printed, with ``block=1``).
         limit: largest number of directions to admit; None for all.
 
     Raises:
         ShapeError: if ``preserve`` is given; candidates have another width, are not orthonormal or reach
             into range(P); or threshold, block or limit is out of range.
-        SingularProblemError: if λ is 0.
-        UnknownNameError: if the order does not exist.
+        SingularProblemError, UnknownNameError: if λ is 0; if the order does not exist.
 
     Source: AlphaEdit+ Eq. 15 and Algorithm 1; the drop follows from the Sherman-Morrison identity.
     """
