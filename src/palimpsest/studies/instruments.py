@@ -20,6 +20,9 @@ from palimpsest.results.intervals import bootstrap_mean
 from palimpsest.studies.regimes import regime_of
 from palimpsest.types import EvalCase
 
+REVISION = 1
+"""Part of a cache key; increase it when the same instruments give other readings."""
+
 CHANCE = 0.5
 """Share of choices that a model without any knowledge gets right."""
 
@@ -73,7 +76,7 @@ class Instruments:
 
     def key(self) -> dict[str, Any]:
         """Everything that the readings depend on, for a cache."""
-        return asdict(self)
+        return {"revision": REVISION, **asdict(self)}
 
     def read(self, model: EditableModel, moved: Drift) -> Iterator[Reading]:
         """Readings of the model as it is now.
