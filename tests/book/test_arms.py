@@ -54,7 +54,7 @@ def test_a_block_stands_for_every_run_change_and_order(own: Path) -> None:
         "changes": [],
         "order": 3,
     }
-    assert found[0].profile == "arms/05_memorize_the_latest/llama3_step-memit_naive-once-1-order-3"
+    assert found[0].profile == "arms.05_memorize_the_latest.llama3_step-memit_naive-once-1-order-3"
     assert {one.name for one in found if one.changes} == {
         f"llama3_step-{run}-ridge_2-order-{order}"
         for run in ("memit_aligned-each_step-1", "latest_full-once-2")
@@ -95,8 +95,8 @@ def test_no_run_is_planned_twice(own: Path) -> None:
 
 
 def test_an_unknown_run_is_named() -> None:
-    with pytest.raises(UnknownNameError, match="arms/05_memorize_the_latest/llama3_step"):
-        load_profile("arms/05_memorize_the_latest/llama3_stop")
+    with pytest.raises(UnknownNameError, match=r"arms\.05_memorize_the_latest\.llama3_step"):
+        load_profile("arms.05_memorize_the_latest.llama3_stop")
 
 
 def test_every_planned_run_has_its_notebook_page_sequence_and_regime() -> None:

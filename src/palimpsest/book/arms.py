@@ -2,7 +2,7 @@
 
 A figure over many long runs cannot be one run of a notebook: it would take days, and an interruption would
 lose them. So every arm in every order is a run of its own, of one notebook, under a profile of its own
-(``arms/<page>/<name>``) that follows from ``config/arms.yaml``. What holds for other results holds for these:
+(``arms.<page>.<name>``) that follows from ``config/arms.yaml``. What holds for other results holds for these:
 provenance, staleness, confirmation.
 """
 
@@ -17,9 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
-
-ARMS = "arms"
-"""Folder of their results below ``results``, and beginning of their profiles' names."""
+from palimpsest.results.long_runs import ARMS as ARMS
 
 
 class Arm(BaseModel):
@@ -56,7 +54,7 @@ class Arm(BaseModel):
     @property
     def profile(self) -> str:
         """Name of its profile."""
-        return f"{ARMS}/{self.page}/{self.name}"
+        return f"{ARMS}.{self.page}.{self.name}"
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of the notebook that make the run what it is."""

@@ -47,6 +47,8 @@ what is carried of them, in ``results/smoke``, are values to compare with."""
 
 def results_of(profile: str) -> Path:
     """Folder of the executed notebooks and records of a profile."""
+    if profile.startswith(f"{ARMS}."):  # arms.<page>.<name>, of which only the name may hold dots
+        return paths.results_dir("/".join(profile.split(".", 2)))
     return paths.build_dir() / SMOKE if profile == SMOKE else paths.results_dir(profile)
 
 
@@ -67,7 +69,7 @@ def load_profile(name: str) -> Profile:
         UnknownNameError: if there is no such file or run; the message lists the known ones.
         ProfileError: if the file is malformed.
     """
-    if name.startswith(f"{ARMS}/"):
+    if name.startswith(f"{ARMS}."):
         return _of_arm(name)
     path = paths.profiles_dir() / f"{name}.yaml"
     if name not in known_profiles():
