@@ -33,14 +33,8 @@ def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
             continue
         used = read(record)["parameters"]
         sequence, when, strength = str(used["run"]).split()
-        about = (
-            used["regime"],
-            sequence,
-            when,
-            float(strength),
-            ", ".join(used["changes"]),
-            int(used["order"]),
-        )
+        changes = ", ".join(used["changes"])
+        about = (used["regime"], sequence, when, float(strength), changes, int(used["order"]))
         rows = pd.read_parquet(path)
         for place, (name, value) in enumerate(zip(ABOUT, about, strict=True)):
             rows.insert(place, name, value)
@@ -49,7 +43,7 @@ def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
 
 
 def collapse_points(rows: pd.DataFrame, at: float) -> pd.DataFrame:
-    """Where each long run collapsed: facts written when the perplexity was first ``at`` times the unedited one.
+    """Where long runs collapsed: facts written when the perplexity was first ``at`` times the unedited one.
 
     Args:
         rows: of `long_runs`.
