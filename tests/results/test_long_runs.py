@@ -26,7 +26,7 @@ def make(
     folder.mkdir(parents=True)
     monkeypatch.setenv(STAGING, str(folder))
     told = {"regime": "r", "run": "memit_naive once 2", "changes": [], "order": 0} | used
-    results = Results("15_long_run", profile="arms/05_page/" + name, parameters=told)
+    results = Results("15_long_run", profile=f"arms.05_page.{name}", parameters=told)
     rows = {"edits": list(ratios), "metric": "ratio", "value": list(ratios.values())}
     results.table("rows", pd.DataFrame(rows))
     results.save()
