@@ -55,7 +55,7 @@ def _of_values(
         torch.tensor([x for note in notes for x in note[name]]) for name in ("delta_norm", "hidden_norm")
     )
     losses = [history[-1] for note in notes for history in note["loss_history"] if history]
-    bound = targets.clamp * state  # (n,)
+    bound = targets.longest(state)  # (n,)
     return {
         "step": float(targets.lr * d_v**0.5 / state.mean()),
         "clamp": targets.clamp,
