@@ -220,7 +220,7 @@ def test_the_other_divergence_by_name() -> None:
 
 
 def test_a_cap_holds_whatever_the_state() -> None:
-    """States of other lengths and one bound on δ; at the bound of a clamp the values are those of the clamp."""
+    """One bound for states of all lengths; at the bound of a clamp the values are those of the clamp."""
     model = tiny_model("llama")
     capped = CappedTargets(**{**asdict(SHORT), "cap": 0.07})
     found = optimise_targets(model, REQUESTS, 1, capped)
