@@ -83,6 +83,9 @@ from .results.intervals import bootstrap_rows as bootstrap_rows
 from .results.intervals import bootstrap_table as bootstrap_table
 from .results.intervals import nested_mean as nested_mean
 from .results.intervals import paired_difference as paired_difference
+from .results.intervals import student_mean as student_mean
+from .results.long_runs import collapse_points as collapse_points
+from .results.long_runs import long_runs as long_runs
 from .results.prose import Markdown as Markdown
 from .results.prose import counted as counted
 from .results.prose import listed as listed
