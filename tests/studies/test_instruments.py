@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from palimpsest.editors import base
 from palimpsest.editors.steps import steps
@@ -64,6 +65,9 @@ def test_readings_are_those_of_the_model_at_each_measured_step() -> None:
         (written,) = sample(model, ALSO.prompts, ALSO.length, top_k=1)
         assert now[now["metric"] == TEXT][TEXT].tolist() == [written]
         assert found["repetition"] == pytest.approx(repetition(written))
+        lengths = torch.tensor(step.edit.notes["delta_norm"])
+        assert found["new_delta_norm"] == pytest.approx(float(lengths.mean()), rel=1e-5)
+        assert found["new_value_norm"] > 0
         regime = regime_of(model, editor, notes, step.state.prepared).known()
         assert {name: found[f"regime_{name}"] for name in regime} == pytest.approx(regime, rel=1e-5)
 
@@ -82,6 +86,7 @@ def test_without_instruments_a_table_is_as_it_was() -> None:
     assert set(more["metric"]) - set(plain["metric"]) <= {
         *("ratio", "ratio_low", "ratio_high", "choice", "choice_low", "choice_high", "repetition", TEXT),
         *(f"regime_{name}" for name in WORDS),
+        *("new_hidden_norm", "new_delta_norm", "new_value_norm"),
     }
 
 

@@ -126,7 +126,14 @@ def choices_of(cases: Sequence[EvalCase], written: Sequence[EvalCase]) -> tuple[
 def regime_readings(
     model: EditableModel, editor: WeightEditor, notes: Sequence[Mapping[str, Any]], prepared: Prepared
 ) -> Iterator[Reading]:
-    """The regime of a run so far; numbers that the editor does not have are left out."""
+    """The regime of a run so far, and the mean lengths of the latest batch: ‖h₀‖, ‖δ‖ and ‖z‖ of new facts.
+
+    What the editor does not have is left out.
+    """
     facts = sum(int(note["facts"]) for note in notes)
     for name, value in regime_of(model, editor, notes, prepared).known().items():
         yield Reading(f"regime_{name}", value, facts)
+    for name in ("hidden_norm", "delta_norm", "value_norm"):
+        if name in notes[-1]:
+            lengths = notes[-1][name]
+            yield Reading(f"new_{name}", sum(lengths) / len(lengths), len(lengths))
