@@ -9,7 +9,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 import yaml
 
-from palimpsest.errors import PalimpsestError
+from palimpsest.errors import NotebookError, PalimpsestError
 
 app = typer.Typer(
     help="Sequential knowledge editing of language models, reproduced.",
@@ -191,6 +191,43 @@ def run_all(
     from palimpsest.book import runner
 
     runner.run_all(profile, force=force, gpu=gpu, jobs=jobs)
+
+
+@app.command()
+@_clear_errors
+def arms(
+    make: Annotated[bool, typer.Option("--run", help="Make what is missing or stale.")] = False,
+    page: Annotated[str, typer.Option(help="Only those of this notebook.")] = "",
+    minutes: Annotated[float | None, typer.Option(min=0, help="Begin none that would end later.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, sharing the cores.")] = 1,
+) -> None:
+    """List the long runs of config/arms.yaml and how they stand, or make those that are missing."""
+    from palimpsest.book.arm_runs import run_arms, standings
+    from palimpsest.book.arms import Arm, plan
+    from palimpsest.book.execution import in_own_process
+
+    if not make:
+        found = standings(page)
+        for one in found:
+            typer.echo(str(one))
+        left = [one.expected for one in found if not one.done]
+        made_of = f"{len(found) - len(left)} of {len(found)} long runs are made"
+        typer.echo(f"{made_of}, {sum(left):.1f} core-hours left")
+        return
+
+    def run_one(arm: Arm) -> int:
+        typer.echo(f"{arm.page}: {arm.name} ({arm.about})")
+        command = [sys.executable, "-m", "palimpsest.cli", "run", plan().notebook, "--profile", arm.profile]
+        return in_own_process(command, jobs)
+
+    made = run_arms(run_one, page, minutes, jobs)
+    failed = [arm.name for arm, code in made if code]
+    typer.echo(f"{len(made)} long runs made, {len(failed)} failed")
+    if failed:
+        raise NotebookError(
+            f"failed: {', '.join(failed)}; the messages are above; mend the cause and run the same command "
+            "again"
+        )
 
 
 @app.command()

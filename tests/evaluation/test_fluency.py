@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import ScoreError
-from palimpsest.evaluation.fluency import consistency, fluency, term_weights
+from palimpsest.evaluation.fluency import consistency, fluency, repetition, term_weights
 
 WORDS = st.lists(st.sampled_from(["rome", "paris", "the", "of", "is", "in", ",", "."]), max_size=40)
 
@@ -125,3 +125,24 @@ def test_range_symmetry_and_order(one: list[str], other: list[str], chooser: ran
     shuffled = chooser.sample(one, len(one)), chooser.sample(other, len(other))
     assert consistency(*shuffled, weights) == pytest.approx(got)
     assert consistency(one * 3, other, weights) == pytest.approx(got), "length alone does not matter"
+
+
+def test_repetition_by_hand() -> None:
+    # abab baba abab baba: two of four were there before
+    assert repetition("a b a b a b a") == 0.5
+    assert repetition("a b c d e") == 0
+    assert repetition("a a a a a a a a", 1) == pytest.approx(7 / 8)
+    assert repetition("a b c") == 0  # no four words
+
+
+@given(st.integers(1, 5), st.integers(5, 20))
+def test_what_is_said_twice_is_repeated_but_for_the_seam(n: int, m: int) -> None:
+    words = [f"w{i}" for i in range(m)]
+    assert repetition(" ".join(words), n) == 0
+    # m − n + 1 n-grams come back; the n − 1 that span the seam are new
+    assert repetition(" ".join(words * 2), n) == pytest.approx((m - n + 1) / (2 * m - n + 1))
+
+
+def test_a_gram_has_a_word() -> None:
+    with pytest.raises(ScoreError, match="n is 0"):
+        repetition("a", 0)

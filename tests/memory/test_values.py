@@ -1,7 +1,7 @@
 """Optimised values against a plain twin: one request, whole unpadded forward passes, a hook that adds δ."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from palimpsest.errors import NonFiniteError, OutOfMemoryError, SiteError
 from palimpsest.memory import values as targets_module
 from palimpsest.memory.optimisation import FEWEST_POSITIONS, _Chunk, by_work
 from palimpsest.memory.readout import divergence
-from palimpsest.memory.settings import TargetSettings
+from palimpsest.memory.settings import CappedTargets, TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.network.tokens import encode, encode_target
@@ -217,6 +217,29 @@ def test_the_other_divergence_by_name() -> None:
     found, _ = agree(model, replace(settings, kl_over="unedited"), CONTEXTS[:2])
     released, _ = agree(model, settings, CONTEXTS[:2])
     assert not torch.allclose(found.deltas, released.deltas, rtol=1e-3)
+
+
+def test_a_cap_holds_whatever_the_state() -> None:
+    """One bound for states of all lengths; at the bound of a clamp the values are those of the clamp."""
+    model = tiny_model("llama")
+    capped = CappedTargets(**{**asdict(SHORT), "cap": 0.07})
+    found = optimise_targets(model, REQUESTS, 1, capped)
+    torch.testing.assert_close(found.deltas.norm(dim=0), torch.full((len(REQUESTS),), 0.07))
+    assert found.initial.norm(dim=0).std() > 0
+    one, clamp = REQUESTS[:1], 0.05
+    length = float(found.initial[:, 0].norm())
+    by_clamp = optimise_targets(model, one, 1, replace(SHORT, clamp=clamp))
+    by_cap = optimise_targets(model, one, 1, CappedTargets(**{**asdict(SHORT), "cap": clamp * length}))
+    torch.testing.assert_close(by_cap.deltas, by_clamp.deltas)
+
+
+@given(st.floats(1e-3, 10), st.floats(1e-3, 10), st.lists(st.floats(0.1, 100), min_size=1, max_size=5))
+def test_a_clamp_grows_with_the_state_and_a_cap_does_not(
+    clamp: float, cap: float, lengths: list[float]
+) -> None:
+    states = torch.tensor(lengths)
+    torch.testing.assert_close(TargetSettings(clamp=clamp).longest(2 * states), 2 * clamp * states)
+    torch.testing.assert_close(CappedTargets(cap=cap).longest(2 * states), torch.full_like(states, cap))
 
 
 def test_clamp() -> None:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palimpsest import paths
+from palimpsest.book.arms import ARMS, plan
 from palimpsest.book.parameters import merged, read_parameters
 from palimpsest.errors import ProfileError, UnknownNameError
 
@@ -46,6 +47,8 @@ what is carried of them, in ``results/smoke``, are values to compare with."""
 
 def results_of(profile: str) -> Path:
     """Folder of the executed notebooks and records of a profile."""
+    if profile.startswith(f"{ARMS}."):  # arms.<page>.<name>, of which only the name may hold dots
+        return paths.results_dir("/".join(profile.split(".", 2)))
     return paths.build_dir() / SMOKE if profile == SMOKE else paths.results_dir(profile)
 
 
@@ -60,12 +63,14 @@ def known_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile.
+    """Read a profile; that of a long run follows from ``config/arms.yaml``.
 
     Raises:
-        UnknownNameError: if there is no such file; the message lists the known profiles.
+        UnknownNameError: if there is no such file or run; the message lists the known ones.
         ProfileError: if the file is malformed.
     """
+    if name.startswith(f"{ARMS}."):
+        return _of_arm(name)
     path = paths.profiles_dir() / f"{name}.yaml"
     if name not in known_profiles():
         raise UnknownNameError("profile", name, known_profiles())
@@ -81,6 +86,18 @@ def load_profile(name: str) -> Profile:
         known = ", ".join(field for field in Profile.model_fields if field != "name")
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ProfileError(f"{path.name}: {faults} (known keys: {known})") from error
+
+
+def _of_arm(name: str) -> Profile:
+    known = plan()
+    arm = known.arm(name)
+    return Profile(
+        name=name,
+        model=known.model,
+        description=arm.about,
+        machine=f"one CPU core, about {arm.hours:g} hours",
+        notebooks={known.notebook: known.parameters | arm.parameters()},
+    )
 
 
 def known_notebooks() -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from palimpsest import paths
+from palimpsest.book.arms import ARMS
 from palimpsest.book.dependencies import Reached, Vocabulary, dependencies, short_hash
 from palimpsest.book.page_code import SHOW, NotebookCode, notebook_code
 from palimpsest.errors import ProfileError
@@ -89,8 +90,10 @@ def inputs(
         "settings": _hashed(settings),
         "data": _hashed(file_hashes(files, root)),
     }
+    shown = sorted((root / "results" / ARMS / notebook.stem).glob("*/*.parquet"))
     if parameters.get("profile") != LONG:
-        shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet"))
+        shown = sorted((root / "results" / LONG).glob(f"{notebook.stem}.*.parquet")) + shown
+    if shown or parameters.get("profile") != LONG:
         parts["long records"] = _hashed(
             file_hashes((path.relative_to(root).as_posix() for path in shown), root)
         )

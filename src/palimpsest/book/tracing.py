@@ -33,7 +33,7 @@ EXTENSION = "palimpsest.book.tracing"
 BY_VALUE = ("config/models/", "config/sequences.yaml", "config/profiles/", "src/", "notebooks/")
 """Hashed by what a run takes from them, not by their bytes."""
 
-OUTPUTS = ("build/", "results/long/", ".venv/", ".git/")
+OUTPUTS = ("build/", "results/long/", "results/arms/", ".venv/", ".git/")
 """Not sources, but for long records, which are hashed; other results may not be read."""
 
 NOTED = ("data/", "config/")

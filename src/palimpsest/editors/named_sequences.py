@@ -1,5 +1,6 @@
 """Named sequences: rows of ``config/sequences.yaml`` combined with the settings of a model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from palimpsest import paths
 from palimpsest.editors import EDITORS, editor_for
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings, asked, editor_settings
+from palimpsest.editors.settings import alphaset_settings, asked, editor_settings, regime_settings
 from palimpsest.errors import ProfileError, UnknownNameError
 
 FROM_MEMIT = "from memit"
@@ -36,16 +37,17 @@ def configurations() -> dict[str, dict[str, Any]]:
     return dict(rows)
 
 
-def configuration(name: str, model: str, **overrides: Any) -> Sequential:
+def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> Sequential:
     """Make a named sequence with the settings on file for a model.
 
     Args:
         name: a row of ``config/sequences.yaml``.
         model: short name, or a hub id listed in the model's settings file.
+        regime: a row of ``regimes`` in that file, whose settings replace the host's; none by default.
         overrides: fields of `Sequential` that replace those on file.
 
     Raises:
-        UnknownNameError: if the sequence or the model is unknown.
+        UnknownNameError: if the sequence, the model or the regime is unknown.
         ProfileError: if a setting does not exist or is out of range, or settings contradict each other.
     """
     asked(name)
@@ -53,9 +55,13 @@ def configuration(name: str, model: str, **overrides: Any) -> Sequential:
     if name not in rows:
         raise UnknownNameError("sequence", name, list(rows))
     row = dict(rows[name])
-    settings = editor_settings(model, row.pop("host")) | row | overrides
+
+    def on_file(host: str) -> dict[str, Any]:
+        return editor_settings(model, host) | (regime_settings(model, regime, host) if regime else {})
+
+    settings = on_file(row.pop("host")) | row | overrides
     for key in [key for key, value in settings.items() if value == FROM_MEMIT]:
-        settings[key] = editor_settings(model, "memit")[key]
+        settings[key] = on_file("memit")[key]
     try:
         return Sequential(**settings)
     except ValidationError as error:
@@ -97,6 +103,31 @@ def with_strength(sequence: Sequential, factor: float) -> Sequential:
     if sequence.ridge:
         return replace(sequence, ridge=sequence.ridge * factor)
     return replace(sequence, preserve_weight=sequence.preserve_weight * factor)
+
+
+def changed(sequence: Sequential, changes: Sequence[str]) -> Sequential:
+    """The sequence with some settings replaced, for maps over settings.
+
+    Args:
+        sequence: the sequence.
+        changes: ``name=value`` or, for a setting of the values or contexts, ``targets.name=value``; the value
+            is read as YAML.
+
+    Raises:
+        ProfileError: if a text has another form, a setting does not exist, or a value is out of range.
+    """
+    for text in changes:
+        path, sign, value = text.partition("=")
+        *holders, name = path.split(".")
+        try:
+            parsed = yaml.safe_load(value)
+            if not sign or len(holders) > 1:
+                raise ValueError("write 'name=value' or 'targets.name=value'")
+            part = replace(getattr(sequence, holders[0]), **{name: parsed}) if holders else parsed
+            sequence = replace(sequence, **{holders[0] if holders else name: part})
+        except (ValidationError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise ProfileError(f"change {text!r} of a sequence: {error}") from error
+    return sequence
 
 
 def sequence_of(run: str, model: str, **overrides: Any) -> Sequential:

@@ -81,6 +81,43 @@ def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
     return dict(_read(known[model]).get("alphaset", {}))
 
 
+def regimes(model: str) -> dict[str, dict[str, Any]]:
+    """Regimes on file for one model: name -> ``about``, ``published`` and settings; often empty.
+
+    Raises:
+        UnknownNameError: if the model has no settings file.
+        ProfileError: if the file is not YAML.
+    """
+    known = known_models()
+    if model not in known:
+        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+    return dict(_read(known[model]).get("regimes", {}))
+
+
+def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
+    """Settings that a regime replaces for a sequence with a host, as keyword arguments of the sequence.
+
+    Args:
+        model: short name, or a hub id listed in the model's settings file.
+        regime: a row of the section ``regimes`` of that file.
+        host: editor whose settings the sequence uses.
+
+    Raises:
+        UnknownNameError: if the model has no settings file, or the regime is not in it.
+        ProfileError: if the file is not YAML, or the row has no mapping ``every``.
+    """
+    asked(regime)
+    known = regimes(model)
+    if regime not in known:
+        raise UnknownNameError(f"regime of {model}", regime, list(known))
+    row = known[regime]
+    if not isinstance(row, dict) or not isinstance(row.get("every"), dict):
+        raise ProfileError(
+            f"regime {regime} of {model} needs a mapping 'every', the settings of all sequences"
+        )
+    return dict(row["every"]) | dict(row.get(host) or {})
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))

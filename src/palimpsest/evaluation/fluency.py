@@ -38,6 +38,25 @@ def fluency(text: str) -> float:
     return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
 
 
+def repetition(text: str, n: int = 4) -> float:
+    """Share of a text's n-grams that occurred in it before, 1 − distinct / all.
+
+    Range [0, 1); 0 for a text that never says n words twice, near 1 for one that says the same again and
+    again. Words are those of `fluency`; a text of fewer than n words has repetition 0.
+
+    Source: seq-rep-n of Welleck et al., Neural Text Generation with Unlikelihood Training (2020), Eq. 10, of
+    words instead of tokens.
+
+    Raises:
+        ScoreError: if n is less than 1.
+    """
+    if n < 1:
+        raise ScoreError(f"n is {n}; an n-gram has 1 word or more")
+    words = _WORD.findall(text)
+    grams = list(zip(*(words[start:] for start in range(n)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def _entropy(words: Sequence[str], n: int) -> float:
     counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
     total = counts.total()

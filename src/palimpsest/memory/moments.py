@@ -4,7 +4,7 @@ It is accumulated in float64 over all real tokens, for several layers in one tru
 tokens that the tokenizer adds at the start of a text are counted, as in the papers; padding never is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +71,26 @@ class SecondMoment:
         Raises:
             NonFiniteError: if a key holds NaN or infinity; nothing is added.
         """
-        if not torch.isfinite(keys).all():
-            raise NonFiniteError("keys hold NaN or infinity; nothing was added to the second moment")
-        keys = keys.to(self.total)
-        for start in range(0, len(keys), ROWS):  # the lower half of k kᵀ; the upper is its mirror image
-            stop = start + ROWS
-            part = keys[start:stop] @ keys[:stop].T  # (rows, columns up to the diagonal)
-            self.total[start:stop, :stop] += part
-            self.total[:start, start:stop] += part[:, :start].T
+        _require_finite([keys])
+        for start in self.blocks():
+            self.add_rows(keys, start)
         self.count += keys.shape[1]
         return self
+
+    def blocks(self) -> list[int]:
+        """First row of each block of rows that `add_rows` sums; the one with the most work comes first."""
+        return list(range(0, len(self.total), ROWS))[::-1]
+
+    def add_rows(self, keys: Float[Tensor, "d_k n"], start: int) -> None:
+        """Add n keys to one block of rows up to the diagonal, and to its mirror image; the count stays.
+
+        Blocks touch different parts of the sum, so that several may be summed at the same time.
+        """
+        stop = start + ROWS
+        keys = keys[:stop].to(self.total)
+        part = keys[start:] @ keys.T  # (rows, columns up to the diagonal)
+        self.total[start:stop, :stop] += part
+        self.total[:start, start:stop] += part[:, :start].T
 
     def merge(self, other: "SecondMoment") -> "SecondMoment":
         """Sum over the keys of both, as if they had been streamed into one.
@@ -186,8 +196,22 @@ def collect(
         for layer, keys in blocks.items():
             if layer not in moments:
                 moments[layer] = SecondMoment.empty(len(keys), source, model.device)
-        side_by_side(lambda layer: moments[layer].update(blocks[layer]), layers, model.device)  # noqa: B023
+        _require_finite(blocks.values())
+        # One task for each layer would leave cores idle: layers are few.
+        tasks = [(layer, start) for start in moments[layers[0]].blocks() for layer in layers]
+        side_by_side(
+            lambda task: moments[task[0]].add_rows(blocks[task[0]], task[1]),  # noqa: B023 -- used at once
+            tasks,
+            model.device,
+        )
+        for layer, keys in blocks.items():
+            moments[layer].count += keys.shape[1]
     return moments
+
+
+def _require_finite(keys: Iterable[Float[Tensor, "d_k n"]]) -> None:
+    if not all(torch.isfinite(some).all() for some in keys):
+        raise NonFiniteError("keys hold NaN or infinity; nothing was added to the second moment")
 
 
 def text_keys(

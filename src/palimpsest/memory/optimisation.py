@@ -117,7 +117,7 @@ class _Chunk:
         steps, n = self.settings.steps, len(self.chosen)
         final = torch.zeros_like(self.initial)
         traces = {"losses": torch.full((n, steps), float("nan"))}
-        limit = self.settings.clamp * self.initial.norm(dim=1, keepdim=True)  # (n, 1)
+        limit = self.settings.longest(self.initial.norm(dim=1, keepdim=True))  # (n, 1)
         adam = torch.optim.Adam([self.delta], lr=self.settings.lr)
         active = torch.arange(n, device=self.initial.device)
         for step in range(steps):

@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal
 
+from jaxtyping import Float
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -34,6 +36,30 @@ class TargetSettings:
     stop_below: float = Field(default=0.05, ge=0)
     reference: Literal["hidden", "value"] = "hidden"
     loss_layer: int | None = None
+
+    def longest(self, states: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Largest ‖δ‖ of each request, from the length of its unedited state ‖h₀‖."""
+        return self.clamp * states
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class CappedTargets(TargetSettings):
+    """Settings under which ‖δ‖ may not grow with the state: one bound for all requests and all moments.
+
+    A control for norm inflation: with a clamp in units of ‖h₀‖ a state that edits have made longer gives a
+    longer δ, which makes states longer; here it does not. Without a cap settings are `TargetSettings`: their
+    results and cache keys do not change.
+
+    Attributes:
+        cap: largest ‖δ‖, in the unit of h; it replaces ``clamp``. For example the clamp times the mean length
+            of the unedited model's states.
+    """
+
+    cap: float = Field(gt=0)
+
+    def longest(self, states: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """The cap, whatever the state."""
+        return self.cap + 0 * states
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})

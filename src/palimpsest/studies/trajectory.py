@@ -6,8 +6,10 @@ of everything it depends on: an interrupted study continues with the next run, a
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -17,11 +19,12 @@ from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.steps import Step, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
-from palimpsest.evaluation.drift import Reference, drift
+from palimpsest.evaluation.drift import Drift, Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.keys import subject_hidden
 from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.studies.instruments import TEXT, Instruments, regime_readings
 from palimpsest.types import EvalCase
 
 REVISION = 1
@@ -60,7 +63,12 @@ class Watch:
 
 
 def trajectory(
-    model: EditableModel, editor: WeightEditor, cases: Sequence[EvalCase], watch: Watch, reference: Reference
+    model: EditableModel,
+    editor: WeightEditor,
+    cases: Sequence[EvalCase],
+    watch: Watch,
+    reference: Reference,
+    also: Instruments | None = None,
 ) -> pd.DataFrame:
     """Table of one run, read from disk if the same run was made before.
 
@@ -70,6 +78,7 @@ def trajectory(
         cases: facts in the order in which they are written; their number is a multiple of the batch size.
         watch: batch size, and what is measured.
         reference: held-out text with the unedited model's predictions.
+        also: further readings of the model, and the regime of the run so far.
 
     Returns:
         One row per measured step, group and metric: ``step`` (from 1), ``edits`` (facts written so far),
@@ -78,7 +87,9 @@ def trajectory(
         of the model: perplexity, perplexity_before, agreement, kl (nats), step_norm and total_norm
         (Frobenius, all layers together), hidden_norm (mean norm of the last edited layer's output at the
         first batch's subjects), seconds, and ``stopped`` = 1 if the run ended early (a value, an update or
-        the perplexity out of range).
+        the perplexity out of range). With ``also`` there are further metrics of the model, those of
+        `palimpsest.studies.instruments`, from step 0, the unedited model, on; and a column ``text`` with what
+        it wrote.
 
     Raises:
         ScoreError: if the cases do not fill whole batches, or the editor scores validation wordings, which
@@ -97,35 +108,56 @@ def trajectory(
         "cases": cache.digest([asdict(case) for case in cases]),
         "text": cache.digest(reference.ids.tolist()),
     }
-    return cache.table("trajectories", key, COLUMNS, lambda: _rows(model, editor, cases, watch, reference))
+    columns: tuple[str, ...] = COLUMNS
+    if also is not None:
+        key, columns = key | {"also": also.key()}, (*COLUMNS, TEXT)
+    rows = partial(_rows, model, editor, cases, watch, reference, also)
+    return cache.table("trajectories", key, columns, lambda: (row[: len(columns)] for row in rows()))
 
 
-_Row = tuple[int, int, str, str, float, int]
+_Row = tuple[int, int, str, str, float, int, str]
 
 
 def _rows(
-    model: EditableModel, editor: WeightEditor, cases: Sequence[EvalCase], watch: Watch, reference: Reference
+    model: EditableModel,
+    editor: WeightEditor,
+    cases: Sequence[EvalCase],
+    watch: Watch,
+    reference: Reference,
+    also: Instruments | None,
 ) -> Iterator[_Row]:
     batches = [cases[i : i + watch.batch] for i in range(0, len(cases), watch.batch)]
     began, at, number, written = time.perf_counter(), 1, 0, 0
     requests = [[case.request for case in batch] for batch in batches]
     score = score_by(editor.score_rule, cases) if editor.score_rule else None
+    notes: list[Mapping[str, Any]] = []
+    limit = COLLAPSED if also is None else also.stop_above
+    if also is not None:
+        for reading in also.read(model, drift(model, reference)):
+            yield 0, 0, "model", *reading
     try:
         for step in steps(model, editor, requests, score):
             at = number = step.number + 1
             written = min(number * watch.batch, len(cases))
+            notes.append(step.edit.notes)
             last = number >= len(batches)
             if number == 1 or number % watch.every == 0 or last:
-                found = list(_measure(model, editor, step, cases[:written], watch, reference, last))
-                yield from ((number, written, *row) for row in found)
-                values = {metric: value for group, metric, value, _ in found if group == "model"}
-                if values["perplexity"] > COLLAPSED * values["perplexity_before"]:
-                    yield number, written, "model", "stopped", 1.0, 1
+                moved = drift(model, reference)
+                for row in _measure(model, editor, step, cases[:written], watch, moved, last):
+                    yield number, written, *row, ""
+                if also is not None:
+                    told = chain(
+                        also.read(model, moved), regime_readings(model, editor, notes, step.state.prepared)
+                    )
+                    for reading in told:
+                        yield number, written, "model", *reading
+                if moved.perplexity > limit * moved.perplexity_before:
+                    yield number, written, "model", "stopped", 1.0, 1, ""
                     break
             at = number + 1  # an error from here on belongs to the next batch
     except (NonFiniteError, SingularProblemError):
-        yield at, written, "model", "stopped", 1.0, 1
-    yield number, written, "model", "seconds", time.perf_counter() - began, 1
+        yield at, written, "model", "stopped", 1.0, 1, ""
+    yield number, written, "model", "seconds", time.perf_counter() - began, 1, ""
 
 
 def _measure(
@@ -134,7 +166,7 @@ def _measure(
     step: Step,
     written: Sequence[EvalCase],
     watch: Watch,
-    reference: Reference,
+    moved: Drift,
     last: bool,
 ) -> Iterator[tuple[str, str, float, int]]:
     groups = {
@@ -151,7 +183,6 @@ def _measure(
         for metric in watch.final:
             records = evaluate(model, groups["all"], [metric])
             yield from _mean("all", metric, [record.value for record in records])
-    moved = drift(model, reference)
     for name in ("perplexity", "perplexity_before", "agreement", "kl"):
         yield "model", name, float(getattr(moved, name)), moved.tokens
     for name in ("step_norm", "total_norm"):
