@@ -75,6 +75,7 @@ from .network.model import read_weight as read_weight
 from .resources import held_out_texts as held_out_texts
 from .results.answers import answer as answer
 from .results.display import show_figure as show_figure
+from .results.few_values import student_mean as student_mean
 from .results.figures import published_marker as published_marker
 from .results.figures import use_style as use_style
 from .results.intervals import Resampling as Resampling
@@ -83,7 +84,6 @@ from .results.intervals import bootstrap_rows as bootstrap_rows
 from .results.intervals import bootstrap_table as bootstrap_table
 from .results.intervals import nested_mean as nested_mean
 from .results.intervals import paired_difference as paired_difference
-from .results.intervals import student_mean as student_mean
 from .results.long_runs import collapse_points as collapse_points
 from .results.long_runs import long_runs as long_runs
 from .results.prose import Markdown as Markdown

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from palimpsest.errors import ScoreError
 
@@ -52,7 +51,7 @@ def bootstrap_mean(values: ArrayLike, seed: int, level: float = 0.95, resamples:
         ScoreError: for fewer than two values, values that are not finite, or a level or number of resamples
             out of range.
     """
-    sample = _checked(values, level, resamples)
+    sample = checked(values, level, resamples)
     mean = float(sample.mean())
     if sample[0] == sample[-1]:
         return Interval(float(sample[0]), float(sample[0]), float(sample[0]), len(sample))
@@ -60,25 +59,6 @@ def bootstrap_mean(values: ArrayLike, seed: int, level: float = 0.95, resamples:
     means = np.concatenate(list(_resampled_means(sample, generator, resamples)))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), len(sample))
-
-
-def student_mean(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean, for a few values such as one for each order of the facts.
-
-    A bootstrap over three values can draw only ten different samples and is far too narrow; this one is exact
-    for normal values. Take logarithms of ratios first.
-
-    Args:
-        values: (n,), two or more.
-        level: nominal coverage, in (0, 1).
-
-    Raises:
-        ScoreError: if there are fewer than two values, one is not finite, or the level is out of range.
-    """
-    sample = _checked(values, level, 1)
-    mean = float(sample.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * sample.std(ddof=1) / len(sample) ** 0.5)
-    return Interval(mean, mean - half, mean + half, len(sample))
 
 
 def paired_difference(
@@ -123,7 +103,7 @@ def relative_growth(
     """
     first, second = _matched(before, after)
     for values in (first, second):
-        _checked(values, level, resamples)
+        checked(values, level, resamples)
     if (first < 0).any() or (second < 0).any() or not first.any():
         raise ScoreError(
             "relative growth needs values of 0 or more that are not all 0 before, got a mean of "
@@ -213,7 +193,7 @@ def bootstrap_rows(
         raise ScoreError(
             f"an interval over {over!r} needs two or more of them, the table has {len(groups)}; score more"
         )
-    _checked(np.zeros(2), level, resamples)
+    checked(np.zeros(2), level, resamples)
     columns = {str(name): rows[name].to_numpy() for name in rows}
     generator, found = np.random.default_rng(seed), []
     for _ in range(resamples):
@@ -263,7 +243,8 @@ class Resampling:
         return bootstrap_rows(part, statistic, self.over, self.seed, resamples=self.resamples)
 
 
-def _checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.float64]:
+def checked(values: ArrayLike, level: float, resamples: int) -> NDArray[np.float64]:
+    """The values in ascending order, (n,), if an interval can be made of them; else a `ScoreError`."""
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < 2:
         raise ScoreError(
