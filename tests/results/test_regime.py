@@ -17,6 +17,7 @@ from palimpsest.results.regime import (
     Axis,
     Regime,
     apart,
+    at_the_clamp,
     distance,
     published_regime,
     published_runs,
@@ -115,3 +116,16 @@ def test_a_malformed_file_is_an_error(
     monkeypatch.setattr(paths, "root", lambda: tmp_path)
     with pytest.raises(DataError, match=message):
         published_runs()
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (None, ""),
+        (0.0, "No fact reached the clamp: here it has no effect, whatever its size."),
+        (0.374, "37 % of facts reached the clamp."),
+        (1.0, "Every fact reached the clamp."),
+    ],
+)
+def test_how_often_the_clamp_acted(share: float | None, said: str) -> None:
+    assert at_the_clamp(Regime(clamped=share)) == said

@@ -171,3 +171,13 @@ def distance(ours: Regime, theirs: Regime) -> str:
         + "; ".join(map(str, far))
         + "."
     )
+
+
+def at_the_clamp(ours: Regime) -> str:
+    """One line that says how often the clamp acted; empty for a run without a clamp."""
+    if ours.clamped is None:
+        return ""
+    if ours.clamped == 0:
+        return "No fact reached the clamp: here it has no effect, whatever its size."
+    many = "Every fact" if ours.clamped == 1 else f"{100 * ours.clamped:.0f} % of facts"
+    return f"{many} reached the clamp."
