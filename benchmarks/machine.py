@@ -1,6 +1,5 @@
 """What a run measures of the machine: product rate, peak of resident memory, threads and versions."""
 
-import ctypes
 import gc
 import os
 import platform
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from palimpsest.network.cores import give_back
 
 PRODUCT_SIZE = 1536
 """Side of the square matrices whose product gives the rate: large enough for the full rate of the cores."""
@@ -70,13 +71,6 @@ def peak_memory() -> Iterator[Peak]:
         yield found
     finally:
         found.megabytes = max(_resident("VmHWM") - before, 0) / 1e6
-
-
-def give_back() -> None:
-    """Return freed memory to the system, so that what is resident is what is held; only with glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def process_peak() -> float:

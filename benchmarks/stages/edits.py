@@ -1,20 +1,15 @@
 """Stages of whole edits: a sequence of batches with its scores, and the command ``palimpsest edit``."""
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from benchmarks.command import Job, edited_folder, peak_of
 from benchmarks.contest import Contest, relative
 from benchmarks.inputs import MODEL, Inputs, without_results
-from benchmarks.machine import process_peak
 from benchmarks.reference.edit import AlignedSequence
 from benchmarks.stages.passes import scores_of
 from palimpsest.editors.base import Prepared
@@ -27,8 +22,7 @@ from palimpsest.memory.settings import ContextSettings
 from palimpsest.memory.values import optimise_targets
 from palimpsest.network.apply import commit, restored
 from palimpsest.network.model import EditableModel, read_weight
-from palimpsest.types import EditRequest, EvalCase, span
-from palimpsest.workbench.commands import edit_folder
+from palimpsest.types import EvalCase, span
 from palimpsest.workbench.edited_model import DEFAULT_SEQUENCE, EditedModel, sequence
 
 Outcome = tuple[dict[int, Tensor], list[Tensor]]
@@ -112,49 +106,6 @@ def _batches(inputs: Inputs, size: int) -> list[Sequence[EvalCase]]:
 def _texts(inputs: Inputs) -> Sequence[str] | None:
     """Texts of the second moments: the embedded ones, known to the cache, or those of a tiny model."""
     return None if inputs.model_source else inputs.texts
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `edited_folder` is to write.
-
-    Attributes:
-        requests: the facts.
-        model: name or folder of the unedited model.
-        editor: row of ``config/sequences.yaml``, or settings.
-        texts: of the second moments; None for the embedded ones.
-    """
-
-    requests: Sequence[EditRequest]
-    model: str
-    editor: Sequential | str
-    texts: Sequence[str] | None
-
-    def first(self, count: int) -> "Job":
-        """The same job for fewer facts."""
-        return replace(self, requests=self.requests[:count])
-
-
-def edited_folder(job: Job) -> EditedModel:
-    """Do what the command ``palimpsest edit`` does at batch 1, into a folder that is then removed."""
-    with ExitStack() as stack:
-        stack.enter_context(without_results())
-        out = Path(stack.enter_context(TemporaryDirectory())) / "edited"
-        if job.texts is not None:
-            texts = list(job.texts)
-            stack.enter_context(patch("palimpsest.memory.moments.statistics_texts", lambda: texts))
-        return edit_folder(job.requests, out, job.model, job.editor, settings=MODEL, batch=1)
-
-
-def peak_of(job: Job) -> float:
-    """Peak memory of a fresh process that carries out a job, in 10⁶ bytes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_edit_and_weigh, job).result()
-
-
-def _edit_and_weigh(job: Job) -> float:
-    edited_folder(job)
-    return process_peak()
 
 
 def edit(inputs: Inputs) -> Contest:

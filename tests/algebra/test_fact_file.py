@@ -1,4 +1,4 @@
-"""Facts in a file against the same facts in memory."""
+"""Facts and matrices in a file against the same in memory."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.algebra.fact_file import BLOCK, FactFile
+from palimpsest.algebra import fact_file
+from palimpsest.algebra.fact_file import BLOCK, FactFile, mapped
 from palimpsest.algebra.ledger_facts import Facts
 from tests.problems import gaussian
 
@@ -79,3 +80,26 @@ def test_a_file_of_mostly_outdated_rows_is_left_for_a_new_one():
     assert found.records is not changed.records
     assert found.runs == ((0, 4),)
     assert alike(found, changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 4), (3,), (0, 2)])
+def test_a_mapped_tensor_has_every_bit(dtype, shape):
+    before = gaussian(0, *shape).to(dtype)
+    found = mapped(before)
+    assert (found.dtype, found.shape) == (dtype, before.shape)
+    assert torch.equal(found, before)
+    assert found.data_ptr() != before.data_ptr() or not before.numel()
+
+
+def test_a_transposed_tensor_is_mapped_as_it_looks():
+    assert torch.equal(mapped(gaussian(0, 4, 3).T), gaussian(0, 4, 3).T)
+
+
+def test_without_room_for_a_file_a_tensor_stays_where_it_is(monkeypatch):
+    def full(**_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(fact_file.tempfile, "TemporaryFile", full)
+    before = gaussian(0, 3, 3)
+    assert mapped(before) is before

@@ -50,6 +50,24 @@ def test_an_opened_ledger_goes_on(tmp_path):
     assert found._problem.projector.protected_energy == kept.protected_energy
 
 
+@pytest.mark.parametrize("facts", [0, 6, 30])  # in neither form, in the dual one, in the primal one
+def test_a_ledger_whose_moment_is_in_a_file_goes_on_bit_by_bit(tmp_path, facts):
+    moment = gaussian(3, 8, 8) @ gaussian(3, 8, 8).T
+    here, there = (EditLedger(gaussian(0, 3, 8), moment.clone(), 0.1, site="layer 3") for _ in range(2))
+    there.spill()
+    assert there._problem.preserve.data_ptr() != here._problem.preserve.data_ptr()
+    for ledger in (here, there):
+        names = [str(i) for i in range(facts)]
+        ledger.insert(gaussian(1, 8, facts), gaussian(2, 3, facts), names)
+        ledger.save(tmp_path / f"{ledger is there}.safetensors")
+        ledger.insert(gaussian(7, 8, 2), gaussian(8, 3, 2), ["p", "q"])
+        ledger.forget(names[:29])
+    assert torch.equal(there.weight, here.weight)
+    first, second = (tmp_path / f"{spilled}.safetensors" for spilled in (False, True))
+    assert first.read_bytes() == second.read_bytes()
+    assert torch.equal(EditLedger.load(second)._problem.preserve, moment)
+
+
 def test_another_model_or_site_is_refused(tmp_path):
     path, ledger = tmp_path / "a.safetensors", some_ledger()
     ledger.save(path)

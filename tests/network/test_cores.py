@@ -12,7 +12,14 @@ import torch
 from palimpsest.errors import OutOfMemoryError
 from palimpsest.network import cores
 from palimpsest.network.activations import capture
-from palimpsest.network.cores import LARGE, M_MMAP_THRESHOLD, in_halves, return_freed_blocks, side_by_side
+from palimpsest.network.cores import (
+    LARGE,
+    M_MMAP_THRESHOLD,
+    give_back,
+    in_halves,
+    return_freed_blocks,
+    side_by_side,
+)
 from palimpsest.network.model import Site
 from palimpsest.network.packed import pack
 from tests.tiny import tiny_model
@@ -135,16 +142,29 @@ def test_the_c_library_is_asked_to_give_large_blocks_back(monkeypatch: pytest.Mo
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.ctypes, "CDLL", lambda _: object())
     return_freed_blocks()
+    give_back()
+
+
+HELD = (
+    "import torch\n"
+    "from palimpsest.network.cores import LARGE, give_back, return_freed_blocks\n"
+    "def held():\n"
+    "    rows = open('/proc/self/status').read().splitlines()\n"
+    "    return next(int(row.split()[1]) for row in rows if row.startswith('RssAnon')) * 1024\n"
+)
+"""Beginning of a program that asks how much memory it holds."""
+
+
+def told(program: str) -> float:
+    """The number that a program prints, which runs in a process of its own: settings hold for a whole one."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("this system does not tell a process's memory in /proc; runs on Linux")
+    command = [sys.executable, "-c", HELD + program]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_block_that_is_freed_is_given_back() -> None:
-    """In a process of its own: the setting holds for a whole process."""
     program = (
-        "import torch\n"
-        "from palimpsest.network.cores import LARGE, return_freed_blocks\n"
-        "def held():\n"
-        "    rows = open('/proc/self/status').read().splitlines()\n"
-        "    return next(int(row.split()[1]) for row in rows if row.startswith('RssAnon')) * 1024\n"
         "return_freed_blocks()\n"
         "size = 8 * LARGE\n"
         "torch.zeros(size, dtype=torch.uint8).add_(1)\n"  # glibc has now seen such a block freed
@@ -153,7 +173,15 @@ def test_a_block_that_is_freed_is_given_back() -> None:
         "kept[:3] = []\n"  # holes below the last block
         "print((held() - before) / size)\n"
     )
-    if not Path("/proc/self/status").is_file():
-        pytest.skip("this system does not tell a process's memory in /proc; runs on Linux")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(1, abs=0.3)
+    assert told(program) == pytest.approx(1, abs=0.3)
+
+
+def test_small_blocks_below_one_that_is_held_are_given_back_on_request() -> None:
+    program = (
+        "kept = [torch.ones(2**16, dtype=torch.uint8) for _ in range(1024)]\n"  # 64 MiB
+        "kept[:-1] = []\n"
+        "before = held()\n"
+        "give_back()\n"
+        "print((before - held()) / 2**26)\n"
+    )
+    assert told(program) == pytest.approx(1, abs=0.3)

@@ -1,4 +1,4 @@
-"""Facts in a temporary file, so that the memory of a ledger does not grow with their number."""
+"""Facts, and matrices that are seldom read, in temporary files, so that a ledger needs less memory."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -182,6 +182,24 @@ class FactFile:
         else:
             part = everything[:, first : first + n][self.rows]
         return torch.from_numpy(np.asarray(part)).to(self.device).T
+
+
+def mapped(tensor: Tensor) -> Tensor:
+    """The same tensor in a temporary file without a name, mapped: it takes memory only once it is read.
+
+    On another device than the CPU, or where no file can be written, it is returned as it is.
+    """
+    if tensor.device.type != "cpu" or not tensor.numel():
+        return tensor
+    content = tensor.detach().contiguous()
+    try:
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix="palimpsest-tensor-"))  # noqa: SIM115
+        file.write(content.reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        there = np.memmap(file, np.uint8, "c")  # a write into the map does not reach the file
+    except OSError:
+        return tensor
+    return torch.from_numpy(there).view(tensor.dtype).reshape(tensor.shape)
 
 
 def _runs(rows: np.ndarray) -> tuple[tuple[int, int], ...]:

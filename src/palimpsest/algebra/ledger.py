@@ -298,14 +298,18 @@ class EditLedger:
         """
         step = self._saved.step(Path(path), self.ids) if self._saved is not None else None
         if self._saved is not None and step is not None:
-            gone, columns = step
-            self._saved = append(self._saved, gone, self._solved.facts.take(columns), self.ids)
+            self._saved = append(self._saved, step[0], self._solved.facts.take(step[1]), self.ids)
             return
         parts = {name: getattr(self._problem.projector, name) for name in PROJECTOR}
-        facts = {name: getattr(self, name) for name in FACTS}
-        tensors = {"base": self.base, "preserve": self._problem.preserve} | parts | facts
+        parts |= {name: getattr(self, name) for name in FACTS}
+        tensors = {"base": self.base, "preserve": self._problem.preserve, **parts}
         about = {"site": self.site, "ridge": self._problem.ridge, "ids": self.ids}
         self._saved = write(Path(path), tensors, about)
+        self.spill()
+
+    def spill(self) -> None:
+        """Keep M in a temporary file, so that it takes memory only while it is read; nothing else changes."""
+        self._problem.spill()
 
     @classmethod
     def load(

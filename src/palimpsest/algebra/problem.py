@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from palimpsest.algebra.cholesky import Cholesky
+from palimpsest.algebra.fact_file import mapped
 from palimpsest.algebra.ledger_facts import Facts
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import CONDITION_LIMIT, PROTECTED_KEY
@@ -54,6 +55,11 @@ class Problem:
         except SingularProblemError:
             return None
         return found if found.condition <= CONDITION_LIMIT else None
+
+    def spill(self) -> None:
+        """Keep M in a temporary file from now on: it was needed for the factor, and is seldom read again."""
+        if self.preserve is not None:
+            object.__setattr__(self, "preserve", mapped(self.preserve))  # the same numbers elsewhere
 
     @cached_property
     def condition(self) -> float:

@@ -90,6 +90,16 @@ def return_freed_blocks() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
+def give_back() -> None:
+    """Have the C library give all freed memory back to the system, blocks smaller than LARGE too.
+
+    It costs milliseconds, and what is needed again is cleared again, so it is meant for the end of a long
+    piece of work. C libraries other than glibc are left as they are.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     # Allocators of the CPU raise a plain RuntimeError; its words are the only sign.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

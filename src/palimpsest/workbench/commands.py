@@ -7,7 +7,7 @@ import torch
 
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
-from palimpsest.network.cores import return_freed_blocks
+from palimpsest.network.cores import give_back, return_freed_blocks
 from palimpsest.network.model import load
 from palimpsest.types import EditRequest
 from palimpsest.workbench import folder as files
@@ -59,7 +59,13 @@ def edit_folder(
     else:
         edited = _continued(start, start == partial, model, editor, settings, device)
     fresh = [request for request in requests if not _held(edited, request)]
-    edited.edit(fresh, batch, lambda: edited.checkpoint(partial))
+
+    def after_each() -> None:
+        edited.checkpoint(partial)
+        give_back()  # what one batch's values took, before the next
+
+    give_back()
+    edited.edit(fresh, batch, after_each)
     if fresh or start != folder:
         edited.save(folder)
     files.discard(partial)

@@ -224,6 +224,8 @@ class EditedModel(Shown):
     def _adopt(self, about: Description, ledgers: dict[int, EditLedger]) -> None:
         self.base = dict(about.base)
         self.facts = {fact.id: fact for fact in about.facts}
+        for ledger in ledgers.values():
+            ledger.spill()
         unedited = {layer: ledger.base for layer, ledger in ledgers.items()}
         weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
         steps = max(about.steps, 1)
@@ -282,8 +284,11 @@ class EditedModel(Shown):
 
 
 def _lean(state: SequenceState) -> SequenceState:
-    """A state without second moments: the ledgers hold what they need of them."""
-    return replace(state, prepared=Prepared(state.prepared.contexts))
+    """A state without second moments and second copies: the ledgers hold what they need of them."""
+    for ledger in state.ledgers.values():
+        ledger.spill()
+    unedited = {layer: ledger.base for layer, ledger in state.ledgers.items()}
+    return replace(state, prepared=Prepared(state.prepared.contexts), unedited=unedited)
 
 
 def sequence(editor: Sequential | str, model: str) -> Sequential:
