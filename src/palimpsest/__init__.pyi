@@ -109,6 +109,7 @@ from .studies.instruments import choices_of as choices_of
 from .studies.norms import before_collapse as before_collapse
 from .studies.norms import lengths_of as lengths_of
 from .studies.norms import norm_trace as norm_trace
+from .studies.norms import over_orders as over_orders
 from .studies.norms import per_hundred as per_hundred
 from .studies.norms import relative_lengths as relative_lengths
 from .studies.norms import unexplained as unexplained

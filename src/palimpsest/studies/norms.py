@@ -9,13 +9,13 @@ with the same fact's on the unedited model (`relative_lengths`), and growth is a
 (`per_hundred`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from palimpsest import cache
 from palimpsest.editors.base import WeightEditor
@@ -23,6 +23,7 @@ from palimpsest.editors.steps import Step, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.memory.values import Targets
 from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.results.intervals import Interval, Resampling, student_mean
 from palimpsest.types import EditRequest
 
 REVISION = 1
@@ -183,3 +184,25 @@ def before_collapse(rows: pd.DataFrame, at: float) -> pd.DataFrame:
     """
     beyond = rows.loc[~(rows["value_norm"] < at), "edits"]
     return rows[rows["edits"] < beyond.min()] if len(beyond) else rows
+
+
+def over_orders(
+    rows: pd.DataFrame,
+    statistic: Callable[[Mapping[str, NDArray[Any]] | pd.DataFrame], float],
+    resampling: Resampling,
+) -> tuple[Interval | None, str]:
+    """A statistic of each order of the facts with Student's interval; of a single one, with that over facts.
+
+    Args:
+        rows: columns ``order`` and ``edits``, the column that facts are resampled by, and those that the
+            statistic uses. Orders with fewer than two numbers of edits have no slope and are left out.
+        statistic: such as a slope, see `per_hundred`.
+        resampling: for a single order.
+
+    Returns:
+        The interval, None without an order, and what it is over: ``seeds`` or ``cases``.
+    """
+    orders = [part for _, part in rows.groupby("order") if part["edits"].nunique() > 1]
+    if len(orders) > 1:
+        return student_mean([statistic(part) for part in orders]), "seeds"
+    return (resampling(statistic, rows=orders[0]) if orders else None), "cases"
