@@ -251,3 +251,17 @@ def test_an_interval_is_over_orders_or_over_the_facts_of_one() -> None:
     assert over == "cases"
     assert found == resampling(slope, rows=single)
     assert over_orders(short, slope, resampling) == (None, "cases")
+
+
+def test_a_sequence_that_fails_at_once_has_no_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise NonFiniteError("made up")
+
+    monkeypatch.setattr(base, "optimise_targets", failing)
+    trace = norm_trace(tiny_model("llama"), make("memit"), BATCHES)
+    assert trace["norm"].tolist() == ["stopped"]
+    monkeypatch.undo()
+    found = relative_lengths(trace, pd.DataFrame(columns=["of", *OF_FACTS]))
+    assert found.empty
+    assert list(found) == ["edits", "of", *OF_FACTS, "step_norm"]
+    assert before_collapse(found, 10).empty

@@ -116,22 +116,24 @@ def relative_lengths(trace: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row for each fact that was written, in order: ``edits`` written with it, ``of``, ratios under the
         names in `OF_FACTS`, and ``step_norm``, ‖ΔW‖ of its step (all layers together) over that of the edit
-        alone; NaN where that is not known or where a step wrote several facts.
+        alone; NaN where that is not known or where a step wrote several facts. No row if the first step
+        failed.
 
     Raises:
         ScoreError: if a fact of the trace is missing in ``alone`` or stands there twice.
     """
-    facts = trace[trace["norm"].isin(OF_FACTS)]
+    facts, names = trace[trace["norm"].isin(OF_FACTS)], [*OF_FACTS, "step_norm"]
+    if facts.empty:
+        return pd.DataFrame(columns=["edits", "of", *names])
     wide = facts.pivot(index=["edits", "of"], columns="norm", values="value").reset_index()
     if alone["of"].duplicated().any() or not set(wide["of"]) <= set(alone["of"]):
         raise ScoreError("every fact of a trace needs its lengths on the unedited model, once")
     place = {fact: i for i, fact in enumerate(facts["of"].drop_duplicates())}
     wide = wide.sort_values("of", key=lambda of: of.map(place)).sort_values("edits", kind="stable")
-    base = alone.set_index("of").reindex(columns=[*OF_FACTS, "step_norm"]).loc[wide["of"]]
+    base = alone.set_index("of").reindex(columns=names).loc[wide["of"]]
     updates = trace[trace["norm"].eq("step_norm")].groupby("edits")["value"]
     several = wide["edits"].duplicated(keep=False)
     wide["step_norm"] = wide["edits"].map(updates.apply(np.linalg.norm)).mask(several)
-    names = [*OF_FACTS, "step_norm"]
     wide[names] = wide[names].to_numpy(float) / base[names].to_numpy(float)
     return wide[["edits", "of", *names]].reset_index(drop=True)
 
