@@ -36,6 +36,7 @@ from .editors.base import State as State
 from .editors.named_sequences import changed as changed
 from .editors.named_sequences import configuration as configuration
 from .editors.named_sequences import sequence_of as sequence_of
+from .editors.named_sequences import stepwise as stepwise
 from .editors.named_sequences import tuned as tuned
 from .editors.sequential import Sequential as Sequential
 from .editors.settings import editor_settings as editor_settings
@@ -58,6 +59,7 @@ from .memory.keys import subject_hidden as subject_hidden
 from .memory.keys import subject_keys as subject_keys
 from .memory.known_values import known_values as known_values
 from .memory.moments import key_statistics as key_statistics
+from .memory.settings import CappedTargets as CappedTargets
 from .memory.settings import ContextSettings as ContextSettings
 from .memory.values import optimise_targets as optimise_targets
 from .network.apply import PromptContext as PromptContext
@@ -104,6 +106,13 @@ from .results.tables import markdown_table as markdown_table
 from .studies.demonstrations import demonstrations as demonstrations
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
+from .studies.norms import before_collapse as before_collapse
+from .studies.norms import lengths_of as lengths_of
+from .studies.norms import norm_trace as norm_trace
+from .studies.norms import over_orders as over_orders
+from .studies.norms import per_hundred as per_hundred
+from .studies.norms import relative_lengths as relative_lengths
+from .studies.norms import unexplained as unexplained
 from .studies.null_edits import random_direction as random_direction
 from .studies.null_edits import random_value as random_value
 from .studies.printing import bars_with_intervals as bars_with_intervals

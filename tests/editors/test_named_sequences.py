@@ -11,10 +11,10 @@ import torch
 
 from palimpsest import paths
 from palimpsest.algebra.postprocess import Prune, Rect
-from palimpsest.editors import base, editor_for, named_sequences
-from palimpsest.editors.named_sequences import configuration, sequence_of, tuned
+from palimpsest.editors import Rome, base, editor_for, named_sequences
+from palimpsest.editors.named_sequences import configuration, sequence_of, stepwise, tuned
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings
+from palimpsest.editors.settings import alphaset_settings, regimes
 from palimpsest.editors.steps import steps
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.memory.settings import TargetSettings
@@ -228,3 +228,31 @@ def test_a_run_of_a_page_names_sequence_values_and_strength() -> None:
 def test_a_run_without_its_three_parts_is_refused(run: str) -> None:
     with pytest.raises(ProfileError, match=re.escape(f"run {run!r}: write 'sequence values strength'")):
         sequence_of(run, MODEL)
+
+
+@pytest.mark.parametrize("regime", list(regimes(MODEL)))
+def test_a_stepwise_editor_takes_a_regime_whether_it_is_a_sequence_or_not(regime: str) -> None:
+    """Each has the regime's settings, in its own layers unless the regime names some; ROME has its state."""
+    made = stepwise("memit_naive", MODEL, regime)
+    assert isinstance(made, Sequential)
+    assert made == configuration("memit_naive", MODEL, regime, values="each_step")
+    assert made.values == "each_step"
+    assert stepwise("memit_naive", MODEL) == configuration("memit_naive", MODEL, values="each_step")
+    assert stepwise("rome", MODEL) == editor_for("rome", MODEL)
+    if "layers" in regimes(MODEL)[regime]["every"]:  # several layers: ROME edits one
+        with pytest.raises(ProfileError, match="rome"):
+            stepwise("rome", MODEL, regime)
+        return
+    rome = stepwise("rome", MODEL, regime)
+    assert isinstance(rome, Rome)
+    assert rome.layers == editor_for("rome", MODEL).layers
+    assert rome.targets == replace(made.targets, reference="value")
+    assert rome.contexts == made.contexts
+
+
+def test_stepwise_needs_something_that_writes_weights_and_a_known_regime() -> None:
+    for name in ("ike", "nothing"):
+        with pytest.raises(UnknownNameError, match=name):
+            stepwise(name, MODEL)
+    with pytest.raises(UnknownNameError, match="regime"):
+        stepwise("rome", MODEL, "nowhere")

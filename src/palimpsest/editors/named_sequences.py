@@ -95,6 +95,26 @@ def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
     return found
 
 
+def stepwise(name: str, model: str, regime: str = "") -> WeightEditor:
+    """Make a named sequence, or an editor of weights, that computes values at each step on the edited model.
+
+    Args:
+        name: a row of ``config/sequences.yaml``, or of `palimpsest.editors.EDITORS`, whose edits always do.
+        model: short name, or a hub id listed in the model's settings file.
+        regime: a row of ``regimes`` in that file, whose settings replace those on file; none by default.
+
+    Raises:
+        UnknownNameError: if the sequence, editor, model or regime is unknown, or the editor has no weights.
+        ProfileError: as `configuration` and `palimpsest.editors.editor_for`.
+    """
+    if name in configurations():
+        return configuration(name, model, regime, values="each_step")
+    found = editor_for(name, model, **(regime_settings(model, regime, name) if regime else {}))
+    if not isinstance(found, WeightEditor):
+        raise UnknownNameError("sequence or editor of weights", name, list(configurations()))
+    return found
+
+
 def with_strength(sequence: Sequential, factor: float) -> Sequential:
     """The sequence with its penalty multiplied by a factor: λ if it has a ridge, else the weight of C₀.
 
