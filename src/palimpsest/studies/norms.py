@@ -23,7 +23,8 @@ from palimpsest.editors.steps import Step, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.memory.values import Targets
 from palimpsest.network.model import EditableModel, fingerprint
-from palimpsest.results.intervals import Interval, Resampling, student_mean
+from palimpsest.results.few_values import student_mean
+from palimpsest.results.intervals import Interval, Resampling
 from palimpsest.types import EditRequest
 
 REVISION = 1
