@@ -33,8 +33,8 @@ def test_streamed_is_batch_is_merged(d_k: int, sizes: list[int], seed: int) -> N
     keys = gaussian(seed, d_k, sum(sizes))
     streamed, merged = SecondMoment.empty(d_k), SecondMoment.empty(d_k)
     for part in keys.split(sizes, 1):
-        streamed.update(part)
-        merged = merged.merge(SecondMoment.empty(d_k).update(part))
+        streamed.add_keys(part)
+        merged = merged.merge(SecondMoment.empty(d_k).add_keys(part))
     assert streamed.count == merged.count == keys.shape[1]
     for moment in (streamed, merged):
         torch.testing.assert_close(moment.total, keys @ keys.T, **EXACT)
@@ -43,7 +43,7 @@ def test_streamed_is_batch_is_merged(d_k: int, sizes: list[int], seed: int) -> N
 
 
 def test_by_hand() -> None:
-    moment = SecondMoment.empty(2).update(torch.tensor([[1.0, 3.0], [2.0, 0.0]]))
+    moment = SecondMoment.empty(2).add_keys(torch.tensor([[1.0, 3.0], [2.0, 0.0]]))
     assert moment.total.tolist() == [[10, 2], [2, 4]]
     assert moment.value.tolist() == [[5, 1], [1, 2]]
     assert moment.total.dtype == torch.float64
@@ -52,8 +52,8 @@ def test_by_hand() -> None:
 def test_half_precision_keys_are_summed_in_float64() -> None:
     """A sum of 4097 ones stops at 2048 in float16; 1e-10 beside 1 is lost in float32."""
     keys = torch.ones(1, 4097, dtype=torch.float16)
-    assert SecondMoment.empty(1).update(keys).total.item() == 4097
-    total = SecondMoment.empty(1).update(torch.tensor([[1.0, 1e-5]])).total.item()
+    assert SecondMoment.empty(1).add_keys(keys).total.item() == 4097
+    total = SecondMoment.empty(1).add_keys(torch.tensor([[1.0, 1e-5]])).total.item()
     assert total - 1 == pytest.approx(1e-10, rel=1e-4)
 
 
@@ -64,9 +64,9 @@ def test_no_keys_have_no_mean() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_keys_add_nothing(bad: float) -> None:
-    moment = SecondMoment.empty(2).update(torch.ones(2, 1))
+    moment = SecondMoment.empty(2).add_keys(torch.ones(2, 1))
     with pytest.raises(NonFiniteError, match="nothing was added"):
-        moment.update(torch.tensor([[1.0, bad], [0.0, 1.0]]))
+        moment.add_keys(torch.tensor([[1.0, bad], [0.0, 1.0]]))
     assert moment.count == 1
     assert moment.total.tolist() == [[1, 1], [1, 1]]
 
@@ -83,7 +83,7 @@ def test_merging_keeps_each_source_once() -> None:
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    moment = SecondMoment.empty(4, "some texts").update(gaussian(1, 4, 9))
+    moment = SecondMoment.empty(4, "some texts").add_keys(gaussian(1, 4, 9))
     moment.save(tmp_path / "m.safetensors")
     loaded = SecondMoment.load(tmp_path / "m.safetensors")
     assert torch.equal(loaded.total, moment.total)
@@ -94,7 +94,7 @@ def test_damaged_missing_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(ResourceError, match=r"m\.safetensors is damaged .*No such file"):
         SecondMoment.load(path)
-    SecondMoment.empty(4).update(gaussian(1, 4, 9)).save(path)
+    SecondMoment.empty(4).add_keys(gaussian(1, 4, 9)).save(path)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ResourceError, match=r"m\.safetensors is damaged .*delete it"):
         SecondMoment.load(path)
@@ -257,5 +257,5 @@ def test_half_of_a_moment_is_summed_and_mirrored(d: int, rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments_module, "ROWS", rows)
         keys = gaussian(d, d, 7)
-        total = SecondMoment.empty(d).update(keys).update(keys).total
+        total = SecondMoment.empty(d).add_keys(keys).add_keys(keys).total
     torch.testing.assert_close(total, 2 * keys.double() @ keys.double().T)

@@ -57,7 +57,7 @@ def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> 
     row = dict(rows[name])
 
     def on_file(host: str) -> dict[str, Any]:
-        return editor_settings(model, host) | (regime_settings(model, regime, host) if regime else {})
+        return editor_settings(model, host) | regime_settings(model, regime, host)
 
     settings = on_file(row.pop("host")) | row | overrides
     for key in [key for key, value in settings.items() if value == FROM_MEMIT]:
@@ -109,7 +109,7 @@ def stepwise(name: str, model: str, regime: str = "") -> WeightEditor:
     """
     if name in configurations():
         return configuration(name, model, regime, values="each_step")
-    found = editor_for(name, model, **(regime_settings(model, regime, name) if regime else {}))
+    found = editor_for(name, model, **regime_settings(model, regime, name))
     if not isinstance(found, WeightEditor):
         raise UnknownNameError("sequence or editor of weights", name, list(configurations()))
     return found

@@ -99,15 +99,17 @@ def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
 
     Args:
         model: short name, or a hub id listed in the model's settings file.
-        regime: a row of the section ``regimes`` of that file.
+        regime: a row of the section ``regimes`` of that file; none replaces nothing.
         host: editor whose settings the sequence uses.
 
     Raises:
         UnknownNameError: if the model has no settings file, or the regime is not in it.
         ProfileError: if the file is not YAML, or the row has no mapping ``every``.
     """
-    asked(regime)
     known = regimes(model)
+    if not regime:
+        return {}
+    asked(regime)
     if regime not in known:
         raise UnknownNameError(f"regime of {model}", regime, list(known))
     row = known[regime]

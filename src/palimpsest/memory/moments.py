@@ -65,7 +65,7 @@ class SecondMoment:
             raise ShapeError("the second moment of no keys is undefined; update it with at least one token")
         return self.total / self.count
 
-    def update(self, keys: Float[Tensor, "d_k n"]) -> "SecondMoment":
+    def add_keys(self, keys: Float[Tensor, "d_k n"]) -> "SecondMoment":
         """Add n keys in place; returns the same object.
 
         Raises:
