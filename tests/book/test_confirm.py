@@ -1,5 +1,6 @@
 """Carrying a result over a change of code on the proof of its small run, in a real history."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from palimpsest.book import confirm as confirming
 from palimpsest.book import small_runs
 from palimpsest.book.confirm import Confirmed, confirm, confirm_all, tolerance
 from palimpsest.book.dependencies import dependencies
+from palimpsest.book.execution import Traced
 from palimpsest.book.regression import Allowance
 from palimpsest.book.small_runs import small_run
 from palimpsest.book.standing import standing
@@ -348,3 +350,16 @@ def test_nothing_that_was_computed_is_used_but_second_moments(own_cache: Path, t
         (folder / "statistics" / "moment").touch()
     assert (own_cache / "models" / "file").is_file()
     assert (tmp_path / "shared" / "moment").is_file()
+
+
+def test_shared_code_counts_as_executed_with_its_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "confirm" / "another page"
+    kept.mkdir(parents=True)
+    places = ["memory/moments.py:SecondMoment.add_rows", "algebra/ledger.py:EditLedger.save"]
+    (kept / "trace.json").write_text(json.dumps({"compute": {"functions": places}}))
+    monkeypatch.setattr(small_runs.paths, "build_dir", lambda: tmp_path)
+    found = small_runs.with_shared(Traced((), frozenset({"theory.one"}), frozenset()))
+    assert found.functions == {"theory.one", "memory.moments.SecondMoment"}
+    assert found.methods == {"memory.moments.SecondMoment.add_rows"}

@@ -87,8 +87,10 @@ def with_shared(traced: Traced) -> Traced:
     uses = tuple(Use(definition) for definition in graph.named(COMPUTES))
     behind = {str(d) for d in graph.reached(uses, Vocabulary()).definitions}
     kept = paths.build_dir() / "confirm"
-    ran = {name for file in kept.glob("*/trace.json") for name in Traced.read(file).functions}
-    return replace(traced, functions=traced.functions | (behind & ran))
+    traces = [Traced.read(file) for file in kept.glob("*/trace.json")]
+    functions = behind & {name for trace in traces for name in trace.functions}
+    methods = {name for trace in traces for name in trace.methods if name.rpartition(".")[0] in behind}
+    return replace(traced, functions=traced.functions | functions, methods=traced.methods | methods)
 
 
 def _resize(source: Path, sizes: str) -> None:
