@@ -17,7 +17,8 @@ from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.paths import cache_dir
-from palimpsest.results.intervals import Resampling, student_mean
+from palimpsest.results.few_values import student_mean
+from palimpsest.results.intervals import Resampling
 from palimpsest.studies import norms
 from palimpsest.studies.norms import (
     OF_FACTS,
