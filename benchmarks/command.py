@@ -1,11 +1,10 @@
 """The command ``palimpsest edit`` as a stage runs it, also in a process of its own that weighs itself.
 
-    python -m benchmarks.command JOB      carry out a pickled `Job`, and print the peak of memory
+    python -m benchmarks.command JOB      carry out the `Job` of a JSON file, and print the peak of memory
 
 Such a process loads what the command loads and nothing of the stages.
 """
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
+
+from pydantic import TypeAdapter
 
 from benchmarks.inputs import MODEL, without_results
 from benchmarks.machine import process_peak
@@ -58,8 +59,8 @@ def edited_folder(job: Job) -> EditedModel:
 def peak_of(job: Job) -> float:
     """Peak memory of a fresh process that carries out a job, in 10⁶ bytes."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "job.pickle"
-        path.write_bytes(pickle.dumps(job))
+        path = Path(folder) / "job.json"
+        path.write_bytes(TypeAdapter(Job).dump_json(job))
         command = [sys.executable, "-m", "benchmarks.command", str(path)]
         here = Path(__file__).parents[1]
         done = subprocess.run(command, check=True, cwd=here, stdout=subprocess.PIPE, text=True)
@@ -67,5 +68,5 @@ def peak_of(job: Job) -> float:
 
 
 if __name__ == "__main__":
-    edited_folder(pickle.loads(Path(sys.argv[1]).read_bytes()))
+    edited_folder(TypeAdapter(Job).validate_json(Path(sys.argv[1]).read_bytes()))
     print(process_peak())
