@@ -68,13 +68,14 @@ def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> 
         raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
 
 
-def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
+def tuned(name: str, model: str, regime: str = "", **overrides: Any) -> WeightEditor:
     """Make a named sequence or editor with the settings that were tuned on validation AlphaSets.
 
     Args:
         name: a row of ``config/sequences.yaml``, or of `palimpsest.editors.EDITORS`.
         model: short name, or a hub id listed in the model's settings file. Where the file has no section
             ``alphaset``, the untuned settings are used.
+        regime: as `configuration`, for an editor too; the tuned settings belong to one of them.
         overrides: settings that replace the tuned ones.
 
     Raises:
@@ -84,8 +85,8 @@ def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
     asked(name)
     chosen = alphaset_settings(model).get(name, {}) | overrides
     if name in configurations():
-        return configuration(name, model, **chosen)
-    found = editor_for(name, model, **chosen)
+        return configuration(name, model, regime, **chosen)
+    found = editor_for(name, model, **(regime_settings(model, regime, name) if regime else {}) | chosen)
     if not isinstance(found, WeightEditor):
         raise UnknownNameError(
             "sequence or editor of weights",
