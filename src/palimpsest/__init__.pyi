@@ -111,6 +111,7 @@ from .studies.printing import bars_with_intervals as bars_with_intervals
 from .studies.printing import method_colours as method_colours
 from .studies.printing import method_name as method_name
 from .studies.printing import score_table as score_table
+from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns
