@@ -11,9 +11,7 @@ over which that editor averages keys:
             known fact about the edit's own subject counts only for the rewordings from which AlphaSet1 is
             selected, which are made to conflict with it; for all other edits it would be their own key
     s_Kp    of a rewrite, the |cosine| with the key of the edit that it rewrites
-    ‖r‖     residual norm of a value optimised at the last edited layer
-
-Values behind ‖r‖ are computed on the unedited model.
+    ‖r‖     residual norm of a value optimised at the last edited layer of the unedited model
 """
 
 from collections.abc import Mapping, Sequence
@@ -135,7 +133,14 @@ class Base:
         return float(conflict(self.stacked([case]), self.stacked(free))[0]) if free else 0.0
 
     def hard_sets(
-        self, hard: int, others: int, gap: int, seed: int, apart: bool = False, third: float = 1.0
+        self,
+        hard: int,
+        others: int,
+        gap: int,
+        seed: int,
+        apart: bool = False,
+        third: float = 1.0,
+        titles: Sequence[str] = tuple(HARD),
     ) -> dict[str, AlphaSet]:
         """The three hard sets of one draw: title -> set; one that was released is the same in every draw.
 
@@ -146,6 +151,7 @@ class Base:
             seed: of the draw.
             apart: make the sets disjoint in base facts, so that they can be written one after the other.
             third: size of AlphaSet3 in sizes of the other two, 1.5 in the paper.
+            titles: which of them.
 
         Raises:
             DataError: if there are too few facts.
@@ -154,7 +160,7 @@ class Base:
         about["preserved_keys"] = "text, and known facts at their own prompts"
         sizes: dict[str, Any] = {"hard": hard, "others": others, "seed": seed, "about": about}
         found, used = dict[str, AlphaSet](), frozenset[str]()
-        for title in HARD:
+        for title in filter(titles.__contains__, HARD):
             if title == "AlphaSet3":
                 sizes |= {"hard": round(third * hard), "others": round(third * others)}
             found[title] = self.released.get(title) or self._built(title, gap, {**sizes, "exclude": used})
