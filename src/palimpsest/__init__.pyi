@@ -19,6 +19,7 @@ from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
+from .datasets import load_original as load_original
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
 from .editors import AlphaEdit as AlphaEdit
@@ -119,6 +120,7 @@ from .studies.printing import bars_with_intervals as bars_with_intervals
 from .studies.printing import method_colours as method_colours
 from .studies.printing import method_name as method_name
 from .studies.printing import score_table as score_table
+from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns

@@ -252,7 +252,7 @@ def test_rows_that_no_page_asks_for_leave_every_page_up_to_date(copied: Path, be
     [
         ((SMOL, "preserve_weight: 300", "preserve_weight: 301"), "14_comparison", ""),
         (
-            (SMOL, "memit_naive: {preserve_weight: 1000}", "memit_naive: {}"),
+            (SMOL, "memit_naive: {preserve_weight: 30}", "memit_naive: {}"),
             "12_alphaset_tables",
             "02",
         ),

@@ -268,6 +268,25 @@ def test_the_score_sees_each_candidate_in_the_model(kind: str) -> None:
             torch.testing.assert_close(read_weight(model, layer), shown[4])
 
 
+@pytest.mark.parametrize(
+    ("scores", "stopped"),
+    [([0.0, 0.0], 1), ([0.0, 0.1, 0.25, 0.251], 3), ([i / 10 for i in range(11)], 10)],
+)
+def test_algorithm_1_stops_at_the_first_small_change(scores: list[float], stopped: int) -> None:
+    """Candidates run from half the residual up; the one at which the score hardly changed is used."""
+    asked = list[int]()
+
+    def score(model: EditableModel, requests: Sequence[EditRequest]) -> float:
+        asked.append(1)
+        return scores[(len(asked) - 1) % len(scores)]
+
+    how = Smoothing(threshold=0.0, choose="first_stop", tolerance=0.01)
+    editor = AlphaEditPlus(**(PLAIN | {"smoothing": how}))
+    made, _ = edit(editor, double("llama"), REQUESTS, PlusState(Prepared(CONTEXTS), score=score))
+    assert made.notes["scale"] == pytest.approx(dict.fromkeys(LAYERS, 0.5 + stopped / 20))
+    assert len(asked) == len(scores) * len(LAYERS)
+
+
 def test_smoothing_at_the_last_layer_only() -> None:
     model, score = double("llama"), Recorder(0)
     editor = AlphaEditPlus(**(PLAIN | {"smoothing": Smoothing(threshold=0.0, scan="last_layer")}))

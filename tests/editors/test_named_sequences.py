@@ -14,7 +14,7 @@ from palimpsest.algebra.postprocess import Prune, Rect
 from palimpsest.editors import Rome, base, editor_for, named_sequences
 from palimpsest.editors.named_sequences import configuration, sequence_of, stepwise, tuned
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings, regimes
+from palimpsest.editors.settings import alphaset_settings, regime_settings, regimes
 from palimpsest.editors.steps import steps
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.memory.settings import TargetSettings
@@ -197,6 +197,11 @@ def test_tuned_is_the_sequence_with_what_the_search_chose() -> None:
     assert tuned("memit_naive", MODEL, preserve_weight=7.0).preserve_weight == 7.0
     plus = tuned("alphaedit_plus", MODEL)
     assert plus == editor_for("alphaedit_plus", MODEL, **chosen["alphaedit_plus"])
+    plus = tuned("alphaedit_plus", MODEL, "alphaset")
+    settings = regime_settings(MODEL, "alphaset", "alphaedit_plus") | chosen["alphaedit_plus"]
+    assert plus == editor_for("alphaedit_plus", MODEL, **settings)
+    found = tuned("memit_aligned", MODEL, "alphaset", values="each_step")
+    assert found.layers == plus.layers != tuned("memit_aligned", MODEL).layers
     # No search, no section: the settings on file.
     assert tuned("alphaedit_plus", "gpt2-xl") == editor_for("alphaedit_plus", "gpt2-xl")
     assert tuned("rect_aligned", MODEL) == configuration("rect_aligned", MODEL)

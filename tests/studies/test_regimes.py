@@ -10,8 +10,9 @@ import torch
 from palimpsest.editors import FineTune, Memit, Rome
 from palimpsest.editors.steps import steps
 from palimpsest.errors import ScoreError
+from palimpsest.memory.values import optimise_targets
 from palimpsest.network.model import read_weight
-from palimpsest.studies.regimes import regime_of
+from palimpsest.studies.regimes import planned_regime, regime_of
 from tests.sequences import BATCHES, FACTS, LAYERS, VALUES, make, offline
 from tests.tiny import tiny_model
 
@@ -48,6 +49,15 @@ def test_a_sequence_with_a_projector_knows_every_number() -> None:
     assert found.loss is not None
     assert found.loss > 0
     assert set(found.known()) == set(type(found).__dataclass_fields__)
+
+
+def test_a_planned_run_has_the_regime_of_its_first_step() -> None:
+    model, editor = tiny_model("llama"), make("both")
+    contexts = editor.prepare(model).contexts
+    values = optimise_targets(model, BATCHES[0], LAYERS[-1], VALUES, contexts)
+    planned = planned_regime(model, editor, values, len(BATCHES[0]))
+    (step,) = steps(model, editor, BATCHES[:1])
+    assert planned == regime_of(model, editor, [step.edit.notes], step.state.prepared)
 
 
 @pytest.mark.parametrize(("clamp", "share"), [(1e-4, 1.0), (1e6, 0.0)])

@@ -24,7 +24,7 @@ from palimpsest.memory.values import Targets, optimise_targets
 from palimpsest.network.apply import commit
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies import stream as room
-from palimpsest.studies.stream import COLUMNS, PARTS, SCORES, Stream, score_columns
+from palimpsest.studies.stream import COLUMNS, SCORES, Stream, score_columns
 from tests.editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
 from tests.sequences import ANCHORS, TOKENS, VALUES, drawn
 from tests.studies.test_trajectory import CASES
@@ -337,7 +337,7 @@ def test_an_editor_that_chooses_by_validation(
     assert set(column(tables[0], "value_norm").index) == {case.id for case in CASES}
     assert column(tables[0], "total_norm")["3"] > 0
     noted = tables[0][tables[0]["of"] == "layer"]
-    assert set(noted["metric"]) == set(PARTS)
+    assert set(noted["metric"]) == set(AlphaEditPlus.noted)
     assert set(noted["key"]) == {f"{step}/{layer}" for step in (1, 2, 3) for layer in LAYERS}
     assert set(column(noted, "hard")) == {2.0}  # both facts of a batch, at a threshold of 0
     assert set(column(noted, "admitted")) == {3.0}

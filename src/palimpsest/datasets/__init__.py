@@ -7,6 +7,7 @@ from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
 from palimpsest.datasets.files import Loaded, Rejected
+from palimpsest.datasets.original import Original, load_original
 from palimpsest.datasets.rewordings import hold_out, known_reworded, reworded, rewrites
 from palimpsest.datasets.zsre import load_zsre, to_zsre
 
@@ -17,6 +18,7 @@ __all__ = [
     "Loaded",
     "Measures",
     "Member",
+    "Original",
     "Rejected",
     "Relation",
     "alphaset1",
@@ -28,6 +30,7 @@ __all__ = [
     "load_alphaset",
     "load_counterfact",
     "load_facts",
+    "load_original",
     "load_released",
     "load_zsre",
     "percentile_reached",

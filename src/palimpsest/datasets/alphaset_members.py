@@ -81,6 +81,24 @@ class AlphaSet:
         """Ids of the base facts of the set; pass them as ``exclude`` to make another set disjoint."""
         return frozenset(origin(case.id) for case in self.cases)
 
+    def in_batches(self, batch: int) -> "AlphaSet":
+        """The set without its last members if these do not fill a batch.
+
+        Raises:
+            DataError: if the set is smaller than one batch.
+        """
+        members = self.members[: len(self.members) // batch * batch]
+        if not members:
+            raise DataError(
+                f"{self.name}: {len(self.members)} members do not fill a batch of {batch}; lower batch"
+            )
+        left = {m.supersedes for m in members} - {""}
+        own = tuple(
+            replace(m, role="other") if m.role == "superseded" and m.case.id not in left else m
+            for m in members
+        )
+        return replace(self, members=own)
+
     def measured(self, measures: Mapping[str, Measures]) -> "AlphaSet":
         """The set with its measures replaced by those given, by case id; others are kept."""
         own = tuple(replace(m, measures=measures.get(m.case.id, m.measures)) for m in self.members)

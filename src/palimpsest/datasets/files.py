@@ -99,6 +99,17 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
     return Loaded(cases, rejected, file_sha256(Path(path)))
 
 
+def first_record(path: str | Path) -> Mapping[str, Any]:
+    """The first record of a JSON or JSON-lines file, by which its kind is told.
+
+    Raises:
+        DataError: if the file cannot be read, or its first record is no JSON object.
+    """
+    for _, record in _records(path):
+        return _mapping(record)
+    raise DataError(f"{path}: holds no record; fetch it again")
+
+
 def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
     """Yield (line or record number, decoded record or DataError)."""
     text = read_text(path)

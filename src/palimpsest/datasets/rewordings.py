@@ -22,6 +22,11 @@ def origin(case_id: str) -> str:
     return case_id
 
 
+def rewritten_of(case_id: str) -> str:
+    """Id of the edit that a case from `rewrites` rewrites: of the fact, or of the question about it."""
+    return case_id.removesuffix(REWRITTEN)
+
+
 def as_request(case: EvalCase, text: str) -> EditRequest | None:
     """The case's edit with another wording as prompt; None if that does not name the subject exactly once."""
     try:

@@ -6,14 +6,15 @@ P_mod    P plus those protected eigenvectors of C₀ that lower the objective en
          (`palimpsest.algebra.admission.admit`)
 Λ        1 − the largest absolute cosine of a past key with the new keys
          (`palimpsest.algebra.conflict.conflict_weights`)
-R_t      residuals with norm above τ are multiplied by c(t) (`palimpsest.algebra.smoothing`); of the T + 1
-         candidates the one with the best score is used
+R_t      residuals with norm above τ are multiplied by c(t) (`palimpsest.algebra.smoothing`), t = 0 … T;
+         which of the T + 1 candidates is used follows from their scores (``Smoothing.choose``)
 
 Each of the three parts can be switched off; without all three and with β = 1 this is AlphaEdit. (Lemma 4 says
 when it is AlphaEdit anyway.)
 
-Differences from the paper: the scores of all candidates are compared, where Algorithm 1 stops at the first
-small change and the text at the first decrease; the search uses the whole residual, not half targets.
+Differences from the paper: by default the scores of all candidates are compared, where Algorithm 1 stops at
+the first small change and the text at the first decrease; the search uses the whole residual, not half
+targets.
 Differences from the released code: admitting a direction costs an N × N update, not a d_k × d_k solve; the
 caller passes the score function, where the code scores on the prompts that it is evaluated on afterwards; β
 is not multiplied by the layer's position unless ``past_weight_grows``.
@@ -68,12 +69,20 @@ class Smoothing:
             includes what lower layers left unwritten.
         select: which wordings the score uses, a name from `palimpsest.evaluation.smoothing_score`; it is part
             of the record.
+        choose: ``best``: the candidate with the best score, of equal ones the one that shortens least.
+            ``first_stop``: from half the residual up, the first candidate whose score differs from that of
+            the one before by at most ``tolerance``, else the last (Algorithm 1). Where lower layers or later
+            steps make up for a shortened target, scores hardly differ: the first rule then shortens nothing,
+            the second nearly everything.
+        tolerance: δ of Algorithm 1, in shares of tokens; for ``first_stop`` only.
     """
 
     steps: int = Field(default=10, ge=1)
     threshold: float = Field(default=30.0, ge=0)
     scan: Literal["every_layer", "last_layer"] = "every_layer"
     select: Literal["validation", "edit_prompts", "as_published_code"] = "validation"
+    choose: Literal["best", "first_stop"] = "best"
+    tolerance: float = Field(default=2e-4, ge=0)
 
 
 @plain_dataclass(frozen=True, repr=False)
@@ -111,6 +120,7 @@ class AlphaEditPlus(AlphaEdit):
 
     keeps = PlusState
     printed = "AlphaEdit+"
+    noted = ("admitted", "protected", "largest_eigenvalue", "weights_norm", "weights_least", "hard", "scale")
 
     threshold: float = Field(default=0.015, ge=0)
     perturbation: Perturbation | None = Perturbation()
@@ -153,7 +163,7 @@ class AlphaEditPlus(AlphaEdit):
             at.prepared.known if once else None,
         )
         edit, keys = edit_layers(model, requests, self.layers, values, at.prepared.contexts, step.update)
-        notes = {**edit.notes, **step.noted(edit.deltas)}
+        notes = {**edit.notes, **step.noted_in(edit.deltas)}
         past = joined(at.past, keys) if self.keep_past else {}
         kept = joined(at.values, step.reached) if self.keep_past and self.past == "rewrite" else {}
         return replace(edit, notes=notes), replace(at, past=past, values=kept)
@@ -226,6 +236,7 @@ class _Step:
         ones = torch.ones(past.shape[1], dtype=torch.float64, device=past.device)
         weights = conflict_weights(past, keys).to(ones) if editor.weighting else ones
         self._note("weights_norm", layer, float(weights.norm()))
+        self._note("weights_least", layer, float(weights.min()) if len(weights) else 1.0)
         place = editor.layers.index(layer) + 1 if editor.past_weight_grows else 1
         return editor.past_weight * place * weights
 
@@ -237,6 +248,7 @@ class _Step:
         found = admit(problem, pool, **settings)
         count = len(found.admitted)
         self._note("admitted", layer, count)
+        self._note("protected", layer, len(pool.eigenvalues))
         self._note(
             "largest_eigenvalue", layer, float(pool.eigenvalues[found.admitted].max()) if count else 0.0
         )
@@ -254,9 +266,9 @@ class _Step:
         return self.editor.smoothing.threshold / (len(self.editor.layers) - self.editor.layers.index(layer))
 
     def _chosen(self, layer: int, hard: Tensor, weight_at: Callable[[float], Tensor]) -> float:
-        """The best-scoring scale; ties go to the largest, which shortens the targets least."""
-        settings, score = self.editor.smoothing, self.at.score
-        if settings is None or score is None:
+        """The scale that the rule chooses by the candidates' scores; 1 where there is nothing to smooth."""
+        settings = self.editor.smoothing
+        if settings is None or self.at.score is None:
             return 1.0
         count = int((hard.norm(dim=0) > 0).sum())
         self._note("hard", layer, count)
@@ -267,12 +279,14 @@ class _Step:
         skipped = settings.scan == "last_layer" and layer != self.editor.layers[-1]
         scale = 1.0
         if count and not skipped:
+            scored: list[tuple[float, float]] = []
             with restored(self.model, [layer]):
-                scored = []
                 for candidate in scales(hard, settings.steps):
                     write_weight(self.model, layer, weight_at(candidate))
-                    scored.append((score(self.model, self.requests), candidate))
-            scale = max(scored)[1]
+                    scored.append((self.at.score(self.model, self.requests), candidate))
+                    if settings.choose == "first_stop" and _settled(scored, settings.tolerance):
+                        break
+            scale = scored[-1][1] if settings.choose == "first_stop" else max(scored)[1]
             self._note("scores", layer, [value for value, _ in scored])
         self._note("scale", layer, scale)
         return scale
@@ -280,7 +294,7 @@ class _Step:
     def _note(self, name: str, layer: int, value: Any) -> None:
         self.notes.setdefault(name, {})[layer] = value
 
-    def noted(self, deltas: Mapping[int, Tensor]) -> dict[str, Any]:
+    def noted_in(self, deltas: Mapping[int, Tensor]) -> dict[str, Any]:
         """Notes of the edit: results of each part, and ‖ΔW‖ and ‖W − W_0‖ (Frobenius) of each layer."""
         total = {
             i: read_weight(self.model, i) + delta - self.at.unedited[i].double()
@@ -291,3 +305,8 @@ class _Step:
             "total_norm": {i: float(moved.norm()) for i, moved in total.items()},
         }
         return {**self.notes, **norms, "remarks": self.remarks}
+
+
+def _settled(scored: Sequence[tuple[float, float]], tolerance: float) -> bool:
+    """Whether the last two scores differ by at most the tolerance."""
+    return len(scored) > 1 and abs(scored[-1][0] - scored[-2][0]) <= tolerance

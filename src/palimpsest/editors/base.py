@@ -89,10 +89,12 @@ class Editor:
         printed: name of the method in the notes of an edit; a class that gives none has its own name.
         score_rule: which wordings of a fact the method scores while it edits, a name from
             `palimpsest.evaluation.smoothing_score`; None for a method that needs no score.
+        noted: entries of its edits' notes, layer -> number, that studies keep for each step.
     """
 
     keeps: ClassVar[type[State]] = State
     printed: ClassVar[str] = "Editor"
+    noted: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -13,6 +13,8 @@ from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.settings import alphaset_settings, asked, editor_settings, regime_settings
 from palimpsest.errors import ProfileError, UnknownNameError
+
+Method = TypeVar("Method", bound=WeightEditor)
 
 FROM_MEMIT = "from memit"
 """Value of a setting that is read from the model's MEMIT settings, whatever the host."""
@@ -68,13 +70,14 @@ def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> 
         raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
 
 
-def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
+def tuned(name: str, model: str, regime: str = "", **overrides: Any) -> WeightEditor:
     """Make a named sequence or editor with the settings that were tuned on validation AlphaSets.
 
     Args:
         name: a row of ``config/sequences.yaml``, or of `palimpsest.editors.EDITORS`.
         model: short name, or a hub id listed in the model's settings file. Where the file has no section
             ``alphaset``, the untuned settings are used.
+        regime: as `configuration`, for an editor too; the tuned settings belong to one of them.
         overrides: settings that replace the tuned ones.
 
     Raises:
@@ -84,8 +87,8 @@ def tuned(name: str, model: str, **overrides: Any) -> WeightEditor:
     asked(name)
     chosen = alphaset_settings(model).get(name, {}) | overrides
     if name in configurations():
-        return configuration(name, model, **chosen)
-    found = editor_for(name, model, **chosen)
+        return configuration(name, model, regime, **chosen)
+    found = editor_for(name, model, **(regime_settings(model, regime, name) if regime else {}) | chosen)
     if not isinstance(found, WeightEditor):
         raise UnknownNameError(
             "sequence or editor of weights",
@@ -125,17 +128,18 @@ def with_strength(sequence: Sequential, factor: float) -> Sequential:
     return replace(sequence, preserve_weight=sequence.preserve_weight * factor)
 
 
-def changed(sequence: Sequential, changes: Sequence[str]) -> Sequential:
+def changed(sequence: Method, changes: Sequence[str]) -> Method:
     """The sequence with some settings replaced, for maps over settings.
 
     Args:
-        sequence: the sequence.
+        sequence: the sequence, or another editor of weights.
         changes: ``name=value`` or, for a setting of the values or contexts, ``targets.name=value``; the value
             is read as YAML.
 
     Raises:
         ProfileError: if a text has another form, a setting does not exist, or a value is out of range.
     """
+    found: Any = sequence
     for text in changes:
         path, sign, value = text.partition("=")
         *holders, name = path.split(".")
@@ -143,11 +147,12 @@ def changed(sequence: Sequential, changes: Sequence[str]) -> Sequential:
             parsed = yaml.safe_load(value)
             if not sign or len(holders) > 1:
                 raise ValueError("write 'name=value' or 'targets.name=value'")
-            part = replace(getattr(sequence, holders[0]), **{name: parsed}) if holders else parsed
-            sequence = replace(sequence, **{holders[0] if holders else name: part})
+            part = replace(getattr(found, holders[0]), **{name: parsed}) if holders else parsed
+            found = replace(found, **{holders[0] if holders else name: part})
         except (ValidationError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise ProfileError(f"change {text!r} of a sequence: {error}") from error
-    return sequence
+    made: Method = found
+    return made
 
 
 def sequence_of(run: str, model: str, **overrides: Any) -> Sequential:

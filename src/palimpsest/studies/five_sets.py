@@ -1,5 +1,9 @@
 """The five data sets of AlphaEdit+'s Table 1 for a model, from one list of base facts: three hard, two plain.
 
+As in the paper the other members of the hard sets are questions (ZsRE-style). The hard members of AlphaSet1
+are rewordings of statements that the model knows, those of AlphaSet2 reword questions, and those of AlphaSet3
+are statements or questions, whichever form of a fact asks for the larger change.
+
 Everything is measured on the unedited model, at the third edited layer of a given editor, with the prefixes
 over which that editor averages keys:
 
@@ -7,12 +11,10 @@ over which that editor averages keys:
             known fact about the edit's own subject counts only for the rewordings from which AlphaSet1 is
             selected, which are made to conflict with it; for all other edits it would be their own key
     s_Kp    of a rewrite, the |cosine| with the key of the edit that it rewrites
-    ‖r‖     residual norm of a value optimised at the last edited layer
-
-Values are computed once, on the unedited model, and are the same in every run.
+    ‖r‖     residual norm of a value optimised at the last edited layer of the unedited model
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,10 +30,12 @@ from palimpsest.datasets import counterfact_style, zsre_style
 from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3, plain
 from palimpsest.datasets.alphaset_members import AlphaSet, Measures
 from palimpsest.datasets.facts import FactSet
-from palimpsest.datasets.rewordings import QUESTION, REWORDED, known_reworded, origin, rewrites
+from palimpsest.datasets.original import Original
+from palimpsest.datasets.rewordings import QUESTION, REWORDED, known_reworded, origin, rewrites, rewritten_of
 from palimpsest.editors import AlphaEditPlus
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import Sequential
+from palimpsest.errors import DataError
 from palimpsest.evaluation.drift import Reference
 from palimpsest.evaluation.evaluate import knows
 from palimpsest.memory.contexts import sample_contexts
@@ -58,17 +62,18 @@ class Base:
         model: the unedited model.
         editor: its layers, prefixes and value settings are used for all measures.
         facts: the base facts, as statements.
-        questions: the same facts as ZsRE questions; their ids end in ``/zsre``.
+        questions: the same facts as ZsRE questions, with ids that end in ``/zsre``; of original data others.
         known: the facts whose true object the model prefers.
         reworded: rewordings of known facts, from which AlphaSet1 is selected.
-        rewritten: second edits of facts, from which AlphaSet2 is selected.
+        rewritten: second edits of questions, from which AlphaSet2 is selected.
         layer: third edited layer.
         contexts: prefixes, the empty one first.
         projector: null-space projector of the layer's second moment, by the editor's rule.
         keys: case id -> key (d_k,) at the layer, float64.
         preserved: keys of text at the layer, in blocks (d_k, b).
-        values: optimised values of all facts.
+        values: optimised values of all facts and questions.
         measures: case id -> measures by which the hard sets are selected.
+        released: hard sets that are given instead of built: title -> set.
     """
 
     model: EditableModel
@@ -85,6 +90,7 @@ class Base:
     preserved: list[Tensor] = field(repr=False)
     values: KnownValues = field(repr=False)
     measures: dict[str, Measures] = field(repr=False)
+    released: Mapping[str, AlphaSet] = field(default_factory=dict, repr=False)
 
     def stacked(self, cases: Sequence[EvalCase]) -> Float64[Tensor, "d_k n"]:
         """Keys of some cases as columns (d_k, n), float64."""
@@ -127,9 +133,16 @@ class Base:
         return float(conflict(self.stacked([case]), self.stacked(free))[0]) if free else 0.0
 
     def hard_sets(
-        self, hard: int, others: int, gap: int, seed: int, apart: bool = False
+        self,
+        hard: int,
+        others: int,
+        gap: int,
+        seed: int,
+        apart: bool = False,
+        third: float = 1.0,
+        titles: Sequence[str] = tuple(HARD),
     ) -> dict[str, AlphaSet]:
-        """The three hard sets of one draw: title -> set.
+        """The three hard sets of one draw: title -> set; one that was released is the same in every draw.
 
         Args:
             hard: number of hard members of each.
@@ -137,6 +150,8 @@ class Base:
             gap: least number of positions between an edit and its rewrite in AlphaSet2.
             seed: of the draw.
             apart: make the sets disjoint in base facts, so that they can be written one after the other.
+            third: size of AlphaSet3 in sizes of the other two, 1.5 in the paper.
+            titles: which of them.
 
         Raises:
             DataError: if there are too few facts.
@@ -144,13 +159,26 @@ class Base:
         about = {"model": self.model.name, "layer": self.layer, "values": "once"}
         about["preserved_keys"] = "text, and known facts at their own prompts"
         sizes: dict[str, Any] = {"hard": hard, "others": others, "seed": seed, "about": about}
-        used: Collection[str] = ()
-        first = alphaset1(self.facts, self.reworded, self.measures, **sizes)
-        used = first.base_ids if apart else ()
-        second = alphaset2(self.facts, self.rewritten, self.measures, gap=gap, exclude=used, **sizes)
-        used = first.base_ids | second.base_ids if apart else ()
-        third = alphaset3(self.facts, self.measures, exclude=used, **sizes)
-        return dict(zip(HARD, (first, second, third), strict=True))
+        found, used = dict[str, AlphaSet](), frozenset[str]()
+        for title in filter(titles.__contains__, HARD):
+            if title == "AlphaSet3":
+                sizes |= {"hard": round(third * hard), "others": round(third * others)}
+            found[title] = self.released.get(title) or self._built(title, gap, {**sizes, "exclude": used})
+            used |= found[title].base_ids if apart else frozenset()
+        return found
+
+    def _built(self, title: str, gap: int, sizes: dict[str, Any]) -> AlphaSet:
+        """One hard set from the base facts."""
+        if title == "AlphaSet1":
+            return alphaset1(self.questions, self.reworded, self.measures, **sizes)
+        if title == "AlphaSet2":
+            return alphaset2(self.questions, self.rewritten, self.measures, gap=gap, **sizes)
+        return alphaset3(self.questions, self.measures, candidates=self._longer(), **sizes)
+
+    def _longer(self) -> list[EvalCase]:
+        """Each fact in the form that asks for the larger change, as a statement or as a question."""
+        ordered = sorted((*self.facts, *self.questions), key=lambda c: self.measures[c.id].inconsistency or 0)
+        return list({origin(case.id): case for case in ordered}.values())
 
     def plain_sets(self, size: int, seed: int) -> dict[str, AlphaSet]:
         """The two plain sets of one draw, the same facts as statements and as questions: title -> set."""
@@ -179,6 +207,7 @@ def base_facts(
     seed: int = 0,
     split: str = "test",
     key_tokens: int = 20_000,
+    data: Original | None = None,
 ) -> Base:
     """Measure base facts on a model. Optimising the values of all of them takes most of the time.
 
@@ -191,16 +220,25 @@ def base_facts(
         seed: of the draw of facts, of true and new objects, and of the third objects.
         split: of the fact set.
         key_tokens: number of tokens of text whose keys count as preserved.
+        data: original data that replace the project's own: its statements and questions, each where it has
+            some, in file order, and its hard sets, as they were released.
 
     Raises:
-        DataError: if the model knows too few of the facts.
+        DataError: if the model knows too few of the facts, or the original data are fewer than ``count``.
     """
-    facts = counterfact_style(own, seed=seed, split=split)[:count]
-    asked = {case.id: _question(case) for case in zsre_style(own, seed=seed, split=split)}
-    questions = [asked[case.id] for case in facts if case.id in asked]
+    data = data or Original()
+    facts = (data.statements or counterfact_style(own, seed=seed, split=split))[:count]
+    asked = {case.id: case for case in zsre_style(own, seed=seed, split=split)}
+    questions = data.questions[:count] or [asked[case.id] for case in facts if case.id in asked]
+    questions = [_question(case) for case in questions or list(asked.values())[:count]]
+    for kind, cases in (("statements", facts), ("questions", questions)):
+        if len(cases) < count and (data.statements or data.questions):
+            raise DataError(f"{count} {kind} were asked for and the data have {len(cases)}; lower base")
     held = knows(model, facts)
     known = [case for case, preferred in zip(facts, held, strict=True) if preferred]
-    again, second = known_reworded(facts, held, hard), rewrites(facts, seed=seed)
+    again = [] if "AlphaSet1" in data.sets else known_reworded(facts, held, hard)
+    second = [] if "AlphaSet2" in data.sets else rewrites(questions, seed=seed)
+    given = [case for one in data.sets.values() for case in one.cases]
     layer = editor.layers[min(2, len(editor.layers) - 1)]
     contexts = sample_contexts(model, editor.contexts.count, editor.contexts.length, editor.contexts.seed)
     rule, cut = editor.rule or "absolute", editor.threshold
@@ -216,23 +254,31 @@ def base_facts(
         layer,
         contexts,
         projectors({layer: moment}, rule, cut)[layer],
-        _keys(model, (facts, again, second, questions), layer, contexts),
+        _keys(model, (facts, again, second, questions, given), layer, contexts),
         list(text_keys(model, layer, key_tokens)),
-        known_values(model, [case.request for case in facts], editor.layers[-1], editor.targets, contexts),
+        known_values(
+            model,
+            [case.request for case in (*facts, *questions)],
+            editor.layers[-1],
+            editor.targets,
+            contexts,
+        ),
         {},
+        data.sets,
     )
     return replace(base, measures=_measures(base))
 
 
 def _measures(base: Base) -> dict[str, Measures]:
-    near = base.measured(base.reworded)["conflict_preserved"]
-    originals = torch.stack([base.keys[origin(case.id)] for case in base.rewritten], dim=1)
-    pairs = pair_conflict(base.stacked(base.rewritten), originals).tolist()
-    length = base.measured(base.facts, base.values)["inconsistency"]
-    found = {str(name): Measures(conflict_preserved=value) for name, value in near.items()}
-    found |= {
-        case.id: Measures(conflict_past=value) for case, value in zip(base.rewritten, pairs, strict=True)
-    }
+    found = dict[str, Measures]()
+    if base.reworded:
+        near = base.measured(base.reworded)["conflict_preserved"]
+        found |= {str(name): Measures(conflict_preserved=value) for name, value in near.items()}
+    if base.rewritten:
+        originals = torch.stack([base.keys[rewritten_of(case.id)] for case in base.rewritten], dim=1)
+        pairs = pair_conflict(base.stacked(base.rewritten), originals).tolist()
+        found |= {c.id: Measures(conflict_past=value) for c, value in zip(base.rewritten, pairs, strict=True)}
+    length = base.measured([*base.facts, *base.questions], base.values)["inconsistency"]
     return found | {str(name): Measures(inconsistency=value) for name, value in length.items()}
 
 
@@ -246,7 +292,7 @@ def _keys(
     model: EditableModel, groups: Sequence[Sequence[EvalCase]], layer: int, contexts: Sequence[str]
 ) -> dict[str, Tensor]:
     keys: dict[str, Tensor] = {}
-    for group in groups:
+    for group in filter(None, groups):
         columns = subject_keys(model, [case.request for case in group], layer, contexts).double()
         keys |= {case.id: column for case, column in zip(group, columns.T, strict=True)}
     return keys
@@ -255,7 +301,7 @@ def _keys(
 def stream_of(
     base: Base,
     sets: Sequence[AlphaSet],
-    values: KnownValues,
+    values: KnownValues | None,
     text: Reference,
     batch: int,
     paraphrases: int,
@@ -271,7 +317,7 @@ def stream_of(
     Args:
         base: with the model.
         sets: in the order of writing.
-        values: of all edits of the sets, from `Base.values_for`.
+        values: of all edits of the sets, from `Base.values_for`, for methods that compute them once.
         text: held-out text with the unedited model's predictions.
         batch: facts per step.
         paraphrases: number of paraphrases to score per edit.

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from palimpsest.editors.base import Prepared, WeightEditor
+from palimpsest.editors.base import Prepared, WeightEditor, value_notes
 from palimpsest.errors import ScoreError
 from palimpsest.memory.settings import TargetSettings
+from palimpsest.memory.values import Targets
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.results.regime import Regime
 
@@ -43,6 +44,18 @@ def regime_of(
         **_of_values(getattr(editor, "targets", None), notes, d_v),
         **_of_problem(editor, prepared or Prepared()),
     )
+
+
+def planned_regime(model: EditableModel, editor: WeightEditor, values: Targets, facts: int) -> Regime:
+    """The regime of a run that is to write some facts, from values optimised on the unedited model.
+
+    Args:
+        model: the unedited model.
+        editor: with its settings; what it prepares of the model is computed.
+        values: of some of the facts, optimised with the editor's settings.
+        facts: how many facts the run writes.
+    """
+    return regime_of(model, editor, [{"facts": facts, **value_notes(values)}], editor.prepare(model))
 
 
 def _of_values(

@@ -34,8 +34,6 @@ REVISION = 1
 """Part of the cache key; increase it when the code gives different rows for the same run."""
 
 COLUMNS = ("of", "key", "metric", "value")
-PARTS = ("admitted", "largest_eigenvalue", "weights_norm", "hard", "scale")
-"""Entries of an edit's notes that are kept for each layer unchanged."""
 UNNAMED = ("Sequential", "AlphaEditPlus")
 """Editors whose name is not part of the cache key (older keys had none); their settings tell them apart."""
 _Row = tuple[str, str, str, float]
@@ -99,7 +97,7 @@ class Stream:
             layers together, Frobenius); ``spectrum``, the largest σ_max(Δ)/σ_max(W) of a layer, W before
             the step; and ``stopped`` = 1 at a step that failed, in which case all else is measured after the
             step before.
-            ``layer``, ``<step>/<layer>``: the entries ``PARTS`` of the edit's notes.
+            ``layer``, ``<step>/<layer>``: the entries of the edit's notes that the editor names in ``noted``.
 
         Raises:
             NonFiniteError: if the edited model gives NaN or infinity when it is scored.
@@ -121,6 +119,7 @@ class Stream:
         extra: dict[str, object] = {
             "method": "" if type(editor).__name__ in UNNAMED else type(editor).__name__,
             "written": self.written,
+            "noted": editor.noted,
             "validation": {k: list(v) for k, v in self.validation.items()},
         }
         if self.known is not None:
@@ -160,7 +159,7 @@ class Stream:
                 state = after
                 yield "step", str(number), "edits", float(first + len(batch))
                 yield "step", str(number), "spectrum", spectrum
-                yield from _noted(edit, batch, number, math.hypot(*norms))
+                yield from _noted(edit, batch, number, math.hypot(*norms), editor.noted)
                 yield from self._hidden(editor, "hidden_written", batch)
                 for record in evaluate(self.model, batch, self.written) if self.written else ():
                     yield "fact", record.case, f"{record.metric}_written", record.value
@@ -238,13 +237,15 @@ def score_columns(rows: pd.DataFrame, metrics: Sequence[str] = SCORES) -> pd.Dat
     return wide.assign(score=wide.mean(axis=1, skipna=False))
 
 
-def _noted(edit: WeightDelta, batch: Sequence[EvalCase], number: int, whole: float) -> Iterator[_Row]:
-    """Rows from the edit's notes: norms of updates as shares of ``whole``, norms of values, and ``PARTS``."""
+def _noted(
+    edit: WeightDelta, batch: Sequence[EvalCase], number: int, whole: float, names: Sequence[str]
+) -> Iterator[_Row]:
+    """Rows from the edit's notes: norms of updates as shares of ``whole``, norms of values, and ``names``."""
     for name in ("step_norm", "total_norm"):
         yield "step", str(number), name, math.hypot(*edit.notes[name].values()) / whole
     if "value_norm" in edit.notes:
         for case, norm in zip(batch, edit.notes["value_norm"], strict=True):
             yield "fact", case.id, "value_norm", norm
-    for name in PARTS:
+    for name in names:
         for layer, noted in edit.notes.get(name, {}).items():
             yield "layer", f"{number}/{layer}", name, float(noted)
