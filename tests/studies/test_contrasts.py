@@ -21,8 +21,9 @@ def rows(runs: dict[str, dict[int, list[float]]], edits: int = 2, metric: str = 
             for place, value in enumerate(values):
                 found.append((run, order, edits, "fact", f"{order}/{place}", metric, value))
                 found.append((run, order, 2, "fact", f"{order}/{place}", "value_norm", 1.0))
-            found.append((run, order, 2, "window", "0", "nll", 3.0 + log(2)))
-            found.append((run, order, 2, "window", "0", "nll_before", 3.0))
+            for at in sorted({2, edits}):
+                found.append((run, order, at, "window", "0", "nll", 3.0 + log(2)))
+                found.append((run, order, at, "window", "0", "nll_before", 3.0))
     return pd.DataFrame(found, columns=["run", "order", "edits", "of", "key", "metric", "value"])
 
 
@@ -48,6 +49,15 @@ def test_perplexity_is_a_ratio_and_early_facts_are_those_of_the_first_checkpoint
     assert made.contrast("early_efficacy", [(1, "a")], 4)[0].mean == pytest.approx(50)
     assert made.contrast("efficacy", [(1, "a")], 4)[0].mean == pytest.approx(100 * (1 / 3 + 1) / 2)
     assert made.contrast("efficacy", [(1, "a")], 3)[0].mean == pytest.approx(25)
+
+
+def test_an_order_with_fewer_facts_is_left_out_unless_the_run_had_to_end() -> None:
+    short = rows({"a": {1: [0, 0]}})
+    table = pd.concat([rows({"a": {0: [1, 1]}}, edits=4), short], ignore_index=True)
+    assert Contrasts(table).contrast("efficacy", [(1, "a")], 4)[0].mean == 100
+    ended = pd.DataFrame([("a", 1, 2, "step", "2", "stopped", 1.0)], columns=table.columns)
+    made = Contrasts(pd.concat([table, ended], ignore_index=True))
+    assert made.contrast("efficacy", [(1, "a")], 4)[0].mean == 50
 
 
 def test_lengths_of_states_are_ratios_to_the_unedited_model() -> None:

@@ -52,7 +52,8 @@ class Contrasts:
     def items(self, run: str, measure: str, edits: int) -> "pd.Series[float]":
         """Values of a run's items when so many facts were written, by order and item.
 
-        A run that ended early stands at its last checkpoint. Shares are in [0, 1], ratios are logarithms.
+        A run that could not go on stands at its last checkpoint; an order in which fewer facts were to be
+        written is left out. Shares are in [0, 1], ratios are logarithms.
 
         Args:
             run: a value of the column ``run``.
@@ -65,6 +66,7 @@ class Contrasts:
         of, metric, _ = MEASURES[measure]
         mine = self.rows[self.rows["run"].eq(run) & self.rows["of"].eq(of) & self.rows["metric"].eq(metric)]
         now = mine[mine["edits"].le(edits) & mine["edits"].gt(0)]
+        now = now[now["order"].isin(self._reaching(run, mine, edits))]
         now = now[now["edits"].eq(now.groupby("order")["edits"].transform("max"))]
         if measure.startswith("early"):
             now = now[self._early(run, now)]
@@ -101,6 +103,12 @@ class Contrasts:
         several = len(means) > 1
         found = student_mean(means) if several else bootstrap_mean(total.to_numpy(), self.seed)
         return in_units(measure, found), "seeds" if several else "cases"
+
+    def _reaching(self, run: str, mine: pd.DataFrame, edits: int) -> set[int]:
+        """Orders with that many facts, or in which the run had to end."""
+        last = mine.groupby("order")["edits"].max()
+        ended = self.rows[self.rows["run"].eq(run) & self.rows["metric"].eq("stopped")]["order"]
+        return {*last[last >= edits].index, *ended}
 
     def _early(self, run: str, rows: pd.DataFrame) -> "pd.Series[bool]":
         mine = self.rows[self.rows["run"].eq(run)]
