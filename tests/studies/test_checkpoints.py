@@ -57,7 +57,7 @@ def make(**options: Any) -> Sequential:
     return Sequential(**(common | options))
 
 
-def test_rows_are_those_of_a_plain_loop_and_the_weights_come_back(model: EditableModel, text: Reference) -> None:
+def test_rows_are_those_of_a_plain_loop(model: EditableModel, text: Reference) -> None:
     before, editor = snapshot(model), make()
     rows = checkpoints(model, editor, FACTS, ASK, text)
     assert same_bits(model, before)
@@ -120,7 +120,7 @@ def test_checkpoints_that_fit_no_batches_are_refused(wrong: dict[str, Any]) -> N
         replace(ASK, **wrong)
 
 
-def test_other_facts_and_post_processing_at_the_end_are_refused(model: EditableModel, text: Reference) -> None:
+def test_other_facts_and_late_post_processing_are_refused(model: EditableModel, text: Reference) -> None:
     with pytest.raises(ScoreError, match="last checkpoint"):
         checkpoints(model, make(), FACTS[:2], ASK, text)
     late = make(retain="none", post=Prune(kind="prune", of="total", bound="start", when="end"))

@@ -32,10 +32,10 @@ def test_several_orders_have_students_interval_and_one_a_bootstrap_over_items() 
     made = Contrasts(rows(runs))
     found, over = made.contrast("efficacy", [(1, "a"), (-1, "b")], 2)
     by_hand = student_mean([0.5, 0.5, 0.0])
-    assert over == "seeds" and found.n == 3
-    assert found.mean == pytest.approx(100 * by_hand.mean) and found.low == pytest.approx(100 * by_hand.low)
+    assert (over, found.n) == ("seeds", 3)
+    assert (found.mean, found.low) == pytest.approx((100 * by_hand.mean, 100 * by_hand.low))
     found, over = made.contrast("efficacy", [(1, "a"), (-1, "c")], 2)
-    assert over == "cases" and (found.mean, found.n) == (50.0, 2)
+    assert (over, found.mean, found.n) == ("cases", 50.0, 2)
 
 
 def test_perplexity_is_a_ratio_and_early_facts_are_those_of_the_first_checkpoint() -> None:
@@ -61,7 +61,8 @@ def test_an_order_with_fewer_facts_is_left_out_unless_the_run_had_to_end() -> No
 
 
 def test_lengths_of_states_are_ratios_to_the_unedited_model() -> None:
-    told = [("a", 0, n, "early", str(i), "hidden", v * (1 + (n > 0))) for n in (0, 2) for i, v in enumerate((5, 7))]
+    lengths = {0: (5, 7), 2: (10, 14)}
+    told = [("a", 0, n, "early", str(i), "hidden", v) for n, of in lengths.items() for i, v in enumerate(of)]
     table = pd.DataFrame(told, columns=["run", "order", "edits", "of", "key", "metric", "value"])
     assert Contrasts(table).contrast("hidden", [(1, "a")], 2)[0].mean == pytest.approx(2)
 
@@ -80,8 +81,7 @@ def test_runs_that_share_nothing_are_refused() -> None:
 def test_units_keep_the_order_of_the_ends_and_every_ratio_is_finite(measure: str, ends: list[float]) -> None:
     low, mean, high = sorted(ends)
     found = in_units(measure, Interval(mean, low, high, 3))
-    assert found.low <= found.mean <= found.high and np.isfinite(found.high)
+    assert found.low <= found.mean <= found.high < np.inf
     if MEASURES[measure][2] == "ratio":
-        assert found.high <= CEILING * (1 + 1e-9) and found.mean == pytest.approx(
-            exp(min(max(mean, -log(CEILING)), log(CEILING)))
-        )
+        assert found.high <= CEILING * (1 + 1e-9)
+        assert found.mean == pytest.approx(exp(min(max(mean, -log(CEILING)), log(CEILING))))

@@ -1,9 +1,9 @@
 """A sequence of edits measured item by item when so many facts are written, so that two runs can be paired.
 
-`palimpsest.studies.trajectory` keeps means along a run, and `palimpsest.studies.stream` keeps items at its end. Here
-every fact, window of text and choice has its own row at each of a few checkpoints, so that differences between
-two runs are taken fact by fact and window by window, and several pages can read one run. Rows are cached on
-disk under the hash of everything they depend on.
+`palimpsest.studies.trajectory` keeps means along a run, and `palimpsest.studies.stream` keeps items at its
+end. Here every fact, window of text and choice has its own row at each of a few checkpoints, so that
+differences between two runs are taken fact by fact and window by window, and several pages can read one run.
+Rows are cached on disk under the hash of everything they depend on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +66,8 @@ class Checkpoints:
     def __post_init__(self) -> None:
         if min(self.batch, self.sample) < 1:
             raise ScoreError(f"batch and sample must be 1 or more, got {self.batch} and {self.sample}")
-        if not self.at or list(self.at) != sorted({*self.at}) or any(n % self.batch or n < 1 for n in self.at):
+        ascending = list(self.at) == sorted({*self.at})
+        if not self.at or not ascending or any(n % self.batch or n < 1 for n in self.at):
             raise ScoreError(
                 f"checkpoints {list(self.at)} must be ascending multiples of the batch of {self.batch}"
             )

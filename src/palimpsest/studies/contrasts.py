@@ -1,9 +1,9 @@
 """Differences between runs of the same facts, taken item by item, with an interval over orders of the facts.
 
-Rows are those of `palimpsest.studies.checkpoints`, of several runs, each in one order of the facts or more. The
-items of one run and order, facts, windows of text or choices, belong to the same model; several orders are
-several models. So where a difference was made in several orders its interval is Student's over the means of the
-orders, and items are resampled only where there is one order.
+Rows are those of `palimpsest.studies.checkpoints`, of several runs, each in one order of the facts or more.
+The items of one run and order, facts, windows of text or choices, belong to the same model; several orders
+are several models. So where a difference was made in several orders its interval is Student's over the means
+of the orders, and items are resampled only where there is one order.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ MEASURES: dict[str, tuple[str, str, str]] = {
     "choice": ("choice", "right", "percent"),
     "hidden": ("early", "hidden", "ratio"),
 }
-"""Name -> of what, its metric, and the unit. Early: facts written by the first checkpoint. Perplexity and hidden are
-ratios to the unedited model; hidden is the length of the state at the first batch's subjects."""
+"""Name -> of what, its metric, and the unit. Early: facts written by the first checkpoint. Perplexity and
+hidden are ratios to the unedited model; hidden is the length of the state at the first batch's subjects."""
 
 RATIOS = tuple(name for name, (_, _, unit) in MEASURES.items() if unit == "ratio")
 """Measures whose items are logarithms, so that a difference is the logarithm of a quotient."""
@@ -98,7 +98,7 @@ class Contrasts:
         columns = [weight * self.items(run, measure, edits) for weight, run in terms]
         total = pd.concat(columns, axis=1, join="inner").sum(axis=1)
         if total.empty:
-            raise ScoreError(f"{', '.join(run for _, run in terms)} share no {measure}; run them on one order")
+            raise ScoreError(f"{', '.join(run for _, run in terms)} share no {measure}; use one order")
         means = total.groupby(level="order").mean()
         several = len(means) > 1
         found = student_mean(means) if several else bootstrap_mean(total.to_numpy(), self.seed)
