@@ -6,6 +6,7 @@ are several models. So where a difference was made in several orders its interva
 of the orders, and items are resampled only where there is one order.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class Contrasts:
             return found - self._also(run, "window", "nll_before", now).reindex(found.index)
         if measure == "hidden":
             start = mine[mine["edits"].eq(0)].set_index(["order", "key"])["value"]
-            return np.log(found / start.reindex(found.index))
+            return (found / start.reindex(found.index)).map(math.log)
         return found
 
     def contrast(self, measure: str, terms: Sequence[tuple[float, str]], edits: int) -> tuple[Interval, str]:
