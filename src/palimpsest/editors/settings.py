@@ -56,13 +56,10 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
         ProfileError: if the file has no section for the editor or is not YAML.
     """
     asked(editor)
-    known = known_models()
-    if model not in known:
-        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
-    content = _read(known[model])
+    name, content = _of_model(model)
     if editor not in content.get("editors", {}):
         raise ProfileError(
-            f"{known[model].name} has no settings for editor {editor!r}; it has "
+            f"{name} has no settings for editor {editor!r}; it has "
             f"{', '.join(content.get('editors', {}))}. Add a section or pass an editor object"
         )
     return dict(content["editors"][editor])
@@ -75,10 +72,7 @@ def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file is not YAML.
     """
-    known = known_models()
-    if model not in known:
-        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
-    return dict(_read(known[model]).get("alphaset", {}))
+    return dict(_of_model(model)[1].get("alphaset", {}))
 
 
 def regimes(model: str) -> dict[str, dict[str, Any]]:
@@ -88,10 +82,7 @@ def regimes(model: str) -> dict[str, dict[str, Any]]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file is not YAML.
     """
-    known = known_models()
-    if model not in known:
-        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
-    return dict(_read(known[model]).get("regimes", {}))
+    return dict(_of_model(model)[1].get("regimes", {}))
 
 
 def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
@@ -118,6 +109,14 @@ def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
             f"regime {regime} of {model} needs a mapping 'every', the settings of all sequences"
         )
     return dict(row["every"]) | dict(row.get(host) or {})
+
+
+def _of_model(model: str) -> tuple[str, dict[str, Any]]:
+    """Name and content of the settings file of one model."""
+    known = known_models()
+    if model not in known:
+        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+    return known[model].name, _read(known[model])
 
 
 def _read(path: Path) -> dict[str, Any]:
