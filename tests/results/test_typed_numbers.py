@@ -107,9 +107,9 @@ COMPUTED = {
         5, "RECT", "Generalization", UNCORRECTED
     ),
     "l10_aligned_minus_uncorrected_generalisation": lambda: gap(6, "RECT-20%", "Generalization", UNCORRECTED),
-    "u03_single_ratio_rome": lambda: clamped("ROME"),
-    "u03_single_ratio_memit": lambda: clamped("MEMIT"),
-    "u03_single_ratio_alphaedit": lambda: clamped("AlphaEdit"),
+    "single_ratio_rome": lambda: clamped("ROME"),
+    "single_ratio_memit": lambda: clamped("MEMIT"),
+    "single_ratio_alphaedit": lambda: clamped("AlphaEdit"),
     "above_rome": lambda: rise("ROME"),
     "above_memit": lambda: rise("MEMIT"),
     "above_alphaedit": lambda: rise("AlphaEdit"),
