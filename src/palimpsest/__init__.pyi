@@ -103,6 +103,9 @@ from .results.regime import distance as distance
 from .results.regime import published_regime as published_regime
 from .results.tables import frame_table as frame_table
 from .results.tables import markdown_table as markdown_table
+from .studies.checkpoints import Checkpoints as Checkpoints
+from .studies.checkpoints import checkpoints as checkpoints
+from .studies.contrasts import Contrasts as Contrasts
 from .studies.demonstrations import demonstrations as demonstrations
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of

@@ -58,8 +58,7 @@ def test_a_single_batch_does_not_settle_a_claim_about_sequences():
     values = {"alphaedit_minus_memit_efficacy": entry(1.0, -1.0, 3.0), "efficacy_rome": entry(50.0)}
     found = verdict(claim("A04"), {"14_comparison": values}, "laptop")
     assert found.label == "not run"
-    assert "sequential" in found.reason
-    assert list(found.values) == ["alphaedit_minus_memit_efficacy"]
+    assert "06_alignment" in found.reason
 
 
 # Missing and malformed values ------------------------------------------------------------------
