@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.errors import ScoreError
-from palimpsest.results.intervals import Interval, student_mean
+from palimpsest.results.few_values import student_mean
+from palimpsest.results.intervals import Interval
 from palimpsest.studies.contrasts import CEILING, MEASURES, Contrasts, in_units
 
 

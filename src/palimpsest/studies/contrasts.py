@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from palimpsest.errors import ScoreError
-from palimpsest.results.intervals import Interval, bootstrap_mean, student_mean
+from palimpsest.results.few_values import student_mean
+from palimpsest.results.intervals import Interval, bootstrap_mean
 
 MEASURES: dict[str, tuple[str, str, str]] = {
     "efficacy": ("fact", "efficacy", "percent"),
