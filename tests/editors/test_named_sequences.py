@@ -63,7 +63,7 @@ def test_names_say_what_a_row_retains_and_feeds_back(name: str) -> None:
     assert (built.post is not None and built.post.at_end) == ("end" in how)
     if family != "latest":
         assert built.retain == ("none" if {"naive", "end"} & {*how} else "all")
-    projected = family in ("alphaedit", "latest") or "projected" in how
+    projected = family in ("alphaedit", "both", "latest") or "projected" in how
     assert (built.rule is not None) == (projected and how != ["memit"])
     assert built.values == "once"
     assert built.reads == "edited"
