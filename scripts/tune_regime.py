@@ -1,6 +1,6 @@
-"""Choose the strength of every arm of the page on alignment in one regime, six candidates for each.
+"""Choose the strength of every arm of the page on alignment in one regime, three candidates for each.
 
-    python scripts/tune_regime.py --regime binding_clamp
+    python scripts/tune_regime.py --regime binding_clamp_4
 
 Facts come from the validation split, which no notebook scores, in one order. A candidate multiplies what an
 arm holds back with: its ridge, or the weight of C₀ where it has none. Its score weighs memory and language:
@@ -25,14 +25,14 @@ from palimpsest.files import replacing
 from palimpsest.studies.checkpoints import Checkpoints, checkpoints
 from palimpsest.studies.contrasts import Contrasts
 
-FACTORS = (0.01, 0.1, 0.3, 1, 3, 10)
+FACTORS = (0.1, 1, 10)
 ARMS = [f"{part}_{how}" for part in ("plain", "alphaedit", "memit", "both") for how in ("naive", "aligned")]
 
 
 def main(
     regime: Annotated[str, typer.Option(help="row of regimes in the model's settings")],
     model: Annotated[str, typer.Option(help="model with a settings file")] = "smollm2-135m",
-    facts: Annotated[int, typer.Option(help="validation facts written")] = 100,
+    facts: Annotated[int, typer.Option(help="validation facts written")] = 60,
     batch: Annotated[int, typer.Option(help="facts in a step")] = 10,
     tokens: Annotated[int, typer.Option(help="held-out tokens read at the end")] = 1024,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
