@@ -62,6 +62,18 @@ def test_a_block_stands_for_every_run_change_and_order(own: Path) -> None:
     }
 
 
+def test_sizes_of_a_block_replace_those_of_all_arms(own: Path) -> None:
+    own.write_text(
+        yaml.safe_dump(
+            {"notebook": "15_long_run", "model": "m", "parameters": {"facts": 9, "batch": 3}}
+            | {"arms": [BLOCK | {"sizes": {"facts": 6}}]}
+        )
+    )
+    known = plan()
+    parameters = load_profile(known.arms()[0].profile).notebooks["15_long_run"]
+    assert (parameters["facts"], parameters["batch"], parameters["regime"]) == (6, 3, "llama3_step")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -32,6 +32,7 @@ class Arm(BaseModel):
         order: seed of the order of the facts.
         hours: predicted core-hours.
         priority: 1 first.
+        sizes: parameters of the notebook that differ from those of all arms.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class Arm(BaseModel):
     order: int
     hours: float
     priority: int
+    sizes: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class Arm(BaseModel):
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of the notebook that make the run what it is."""
-        return {
+        return self.sizes | {
             "regime": self.regime,
             "run": self.run,
             "changes": list(self.changes),
@@ -79,10 +81,11 @@ class _Block(BaseModel):
     orders: tuple[int, ...] = Field(min_length=1)
     hours: float = Field(gt=0)
     priority: int = Field(ge=1)
+    sizes: dict[str, Any] = Field(default_factory=dict)
 
     def arms(self) -> Iterator[Arm]:
         """One arm for each run, change and order."""
-        told = self.model_dump(include={"page", "about", "regime", "hours", "priority"})
+        told = self.model_dump(include={"page", "about", "regime", "hours", "priority", "sizes"})
         for run, changes, order in product(self.runs, self.changes, self.orders):
             yield Arm(**told, run=run, changes=changes, order=order)
 
