@@ -25,7 +25,7 @@ from palimpsest.files import replacing
 from palimpsest.studies.checkpoints import Checkpoints, checkpoints
 from palimpsest.studies.contrasts import Contrasts
 
-FACTORS = (0.1, 1, 10)
+FACTORS = (1, 10, 100)
 ARMS = [f"{part}_{how}" for part in ("plain", "alphaedit", "memit", "both") for how in ("naive", "aligned")]
 
 

@@ -191,9 +191,9 @@ def test_a_row_with_an_unknown_host(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_tuned_is_the_sequence_with_what_the_search_chose() -> None:
     chosen = alphaset_settings(MODEL)
-    found = tuned("memit_aligned", MODEL)
-    assert found == configuration("memit_aligned", MODEL, **chosen["memit_aligned"])
-    assert found != configuration("memit_aligned", MODEL)
+    found = tuned("memit_naive", MODEL)
+    assert found == configuration("memit_naive", MODEL, **chosen["memit_naive"])
+    assert found != configuration("memit_naive", MODEL)
     assert tuned("memit_naive", MODEL, preserve_weight=7.0).preserve_weight == 7.0
     plus = tuned("alphaedit_plus", MODEL)
     assert plus == editor_for("alphaedit_plus", MODEL, **chosen["alphaedit_plus"])
