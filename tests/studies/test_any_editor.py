@@ -1,45 +1,25 @@
 """Every study takes any editor of weights, and tells apart two of them with the same settings."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from palimpsest.editors import AlphaEdit, Memit, base
+from palimpsest.editors import AlphaEdit, Memit
 from palimpsest.editors.base import WeightEditor
 from palimpsest.errors import ProfileError, ScoreError
-from palimpsest.evaluation.drift import Reference, reference
+from palimpsest.evaluation.drift import Reference
 from palimpsest.network.model import EditableModel
 from palimpsest.studies.norms import norm_trace
 from palimpsest.studies.stream import Stream
 from palimpsest.studies.trajectory import Watch, trajectory
-from tests.editing import CONTEXTS, same_bits, small, snapshot, stub_texts, texts
+from tests.editing import same_bits, small, snapshot
 from tests.editors.test_contract import WRITING
-from tests.sequences import drawn
 from tests.studies.test_trajectory import CASES
-from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 BATCHES = [[case.request for case in CASES[i : i + 2]] for i in (0, 2, 4)]
-
-
-@pytest.fixture(autouse=True)
-def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(base, "optimise_targets", drawn())
-
-
-@pytest.fixture
-def model() -> EditableModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def text(model: EditableModel) -> Reference:
-    return reference(model, tokens=64, window=16, texts=texts())
 
 
 @pytest.fixture

@@ -1,29 +1,26 @@
 """Rows of a run at its checkpoints, against a plain loop; what is refused, and how a run ends."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from palimpsest.algebra.postprocess import Prune, largest_singular_value
-from palimpsest.editors import base
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError, ScoreError
-from palimpsest.evaluation.drift import Reference, drift, reference
+from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies import checkpoints as room
 from palimpsest.studies.checkpoints import Checkpoints, checkpoints
 from palimpsest.studies.instruments import Choice
-from tests.editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
-from tests.sequences import TOKENS, VALUES, drawn
+from tests.editing import same_bits, snapshot
+from tests.sequences import TOKENS, VALUES
 from tests.studies.test_trajectory import CASES
-from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 FACTS = CASES[:4]
 ASK = Checkpoints(
     batch=2,
@@ -33,23 +30,6 @@ ASK = Checkpoints(
     prompts=("Anna Berg was born in",),
     length=16,
 )
-
-
-@pytest.fixture(autouse=True)
-def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(base, "optimise_targets", drawn())
-
-
-@pytest.fixture
-def model() -> EditableModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def text(model: EditableModel) -> Reference:
-    return reference(model, tokens=64, window=16, texts=texts())
 
 
 def make(**options: Any) -> Sequential:

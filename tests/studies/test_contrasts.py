@@ -52,6 +52,21 @@ def test_perplexity_is_a_ratio_and_early_facts_are_those_of_the_first_checkpoint
     assert made.contrast("efficacy", [(1, "a")], 3)[0].mean == pytest.approx(25)
 
 
+def test_a_change_is_taken_from_an_earlier_checkpoint_on() -> None:
+    table = pd.concat(
+        [
+            pd.DataFrame(
+                [("a", order, edits, "early", "x", "hidden", length) for order in (0, 1)],
+                columns=["run", "order", "edits", "of", "key", "metric", "value"],
+            )
+            for edits, length in ((0, 1.0), (2, 4.0), (4, 6.0))
+        ]
+    )
+    made = Contrasts(table)
+    assert made.contrast("hidden", [(1, "a")], 4)[0].mean == pytest.approx(6)
+    assert made.contrast("hidden", [(1, "a")], 4, since=2)[0].mean == pytest.approx(1.5)
+
+
 def test_an_order_with_fewer_facts_is_left_out_unless_the_run_had_to_end() -> None:
     short = rows({"a": {1: [0, 0]}})
     table = pd.concat([rows({"a": {0: [1, 1]}}, edits=4), short], ignore_index=True)

@@ -15,7 +15,7 @@ from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.steps import steps
 from palimpsest.errors import NonFiniteError, ScoreError
-from palimpsest.evaluation.drift import Reference, drift, reference
+from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.memory import known_values as known_values_module
 from palimpsest.memory.keys import subject_hidden
@@ -25,30 +25,12 @@ from palimpsest.network.apply import commit
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies import stream as room
 from palimpsest.studies.stream import COLUMNS, SCORES, Stream, score_columns
-from tests.editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
+from tests.editing import CONTEXTS, same_bits, snapshot
 from tests.sequences import ANCHORS, TOKENS, VALUES, drawn
 from tests.studies.test_trajectory import CASES
-from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 LAYERS = (0, 1)
-
-
-@pytest.fixture(autouse=True)
-def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(base, "optimise_targets", drawn())
-
-
-@pytest.fixture
-def model() -> EditableModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def text(model: EditableModel) -> Reference:
-    return reference(model, tokens=64, window=16, texts=texts())
 
 
 @pytest.fixture

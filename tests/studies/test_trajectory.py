@@ -22,11 +22,11 @@ from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies import trajectory as room
 from palimpsest.studies.trajectory import COLUMNS, Watch, evenly, trajectory
 from palimpsest.types import EvalCase, Probe
-from tests.editing import CONTEXTS, same_bits, snapshot, stub_texts, texts
+from tests.editing import same_bits, snapshot, texts
 from tests.sequences import FACTS, TOKENS, VALUES, drawn
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 
 CASES = [
     EvalCase(
@@ -43,23 +43,6 @@ MODEL_METRICS = [
     *("perplexity", "perplexity_before", "agreement", "kl"),
     *("step_norm", "total_norm", "hidden_norm"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(base, "optimise_targets", drawn())
-
-
-@pytest.fixture
-def model() -> EditableModel:
-    return tiny_model("llama")
-
-
-@pytest.fixture
-def text(model: EditableModel) -> Reference:
-    return reference(model, tokens=64, window=16, texts=texts())
 
 
 def make(**options: Any) -> Sequential:

@@ -82,13 +82,16 @@ class Contrasts:
             return (found / start.reindex(found.index)).map(math.log)
         return found
 
-    def contrast(self, measure: str, terms: Sequence[tuple[float, str]], edits: int) -> tuple[Interval, str]:
+    def contrast(
+        self, measure: str, terms: Sequence[tuple[float, str]], edits: int, since: int | None = None
+    ) -> tuple[Interval, str]:
         """A weighted sum over runs, item by item, such as ``[(1, "aligned"), (-1, "naive")]``.
 
         Args:
             measure: a name in ``MEASURES``.
             terms: weight and run; only orders and items that all runs have count.
             edits: as `items`.
+            since: number of facts from which on the change is taken, a quotient for ratios; by default none.
 
         Returns:
             Mean and interval in the unit of the measure, percent or a ratio, and what the interval is over:
@@ -98,6 +101,8 @@ class Contrasts:
             ScoreError: if the runs have no order or item in common, and as `items`.
         """
         columns = [weight * self.items(run, measure, edits) for weight, run in terms]
+        if since is not None:
+            columns += [-weight * self.items(run, measure, since) for weight, run in terms]
         total = pd.concat(columns, axis=1, join="inner").sum(axis=1)
         if total.empty:
             raise ScoreError(f"{', '.join(run for _, run in terms)} share no {measure}; use one order")
