@@ -20,6 +20,7 @@ from .datasets import hold_out as hold_out
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
+from .datasets import original_statements as original_statements
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
 from .editors import AlphaEdit as AlphaEdit

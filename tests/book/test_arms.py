@@ -44,6 +44,14 @@ def write(file: Path, *blocks: dict[str, Any]) -> None:
     file.write_text(yaml.safe_dump({"notebook": "15_long_run", "model": "m", "arms": list(blocks)}))
 
 
+def test_original_data_is_part_of_the_name(own: Path) -> None:
+    write(own, BLOCK | {"data": "counterfact.json"}, BLOCK)
+    names = [one.name for one in plan().arms()]
+    assert len(set(names)) == len(names) == 16
+    assert "llama3_step-latest_full-once-2-counterfact-order-1" in names
+    assert {one.parameters().get("data") for one in plan().arms()} == {None, "counterfact.json"}
+
+
 def test_a_block_stands_for_every_run_change_and_order(own: Path) -> None:
     write(own, BLOCK, BLOCK | {"priority": 1, "runs": ["memit_naive once 1"], "changes": [[]], "orders": [3]})
     found = plan().arms()

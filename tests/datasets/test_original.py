@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.datasets import AlphaSet, Member, load_original
+from palimpsest.datasets import AlphaSet, Member, load_original, original_statements
 from palimpsest.errors import DataError
 from tests.datasets.alphasets import of_hand
 from tests.datasets.originals import original
@@ -113,3 +113,24 @@ def test_the_original_files() -> None:
     assert len(questions) > 600
     assert len(statements) == 10_000
     assert len({case.id for case in (*questions, *statements)}) == len(questions) + len(statements)
+
+
+def test_statements_come_in_an_order_that_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, facts=[statement(number) for number in range(8)], K0=[question("Karlite", "Franz")])
+    found, hashes = original_statements(str(tmp_path / "facts.json"), seed=1)
+    assert sorted(case.id for case in found) == [f"CounterFact {number}" for number in range(8)]
+    assert list(hashes) == ["facts.json"]
+    assert original_statements(str(tmp_path / "facts.json"), seed=1)[0] == found
+    assert original_statements(str(tmp_path / "facts.json"), seed=2)[0] != found
+    monkeypatch.setenv("PALIMPSEST_ORIGINALS", str(tmp_path))
+    assert original_statements("facts.json", seed=1)[0] == found
+
+
+def test_statements_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PALIMPSEST_ORIGINALS", raising=False)
+    with pytest.raises(DataError, match="facts.json: not found; give its whole path, or its folder in PALIM"):
+        original_statements("facts.json", seed=0)
+    written(tmp_path, K0=[question("Karlite", "Franz")])
+    monkeypatch.setenv("PALIMPSEST_ORIGINALS", str(tmp_path))
+    with pytest.raises(DataError, match="no CounterFact record"):
+        original_statements("K0.json", seed=0)

@@ -42,17 +42,19 @@ def test_rows_carry_what_their_run_was(root: Path, monkeypatch: pytest.MonkeyPat
         changes=["ridge=2", "values=once"],
         order=1,
         run="latest_full each_step 1",
+        data="facts.json",
     )
     found = long_runs("05_page")
     assert tuple(found.columns[: len(ABOUT)]) == ABOUT
     assert len(found) == 3
-    assert found.iloc[0][list(ABOUT)].tolist() == ["r", "memit_naive", "once", 2.0, "", 0]
+    assert found.iloc[0][list(ABOUT)].tolist() == ["r", "memit_naive", "once", 2.0, "", "", 0]
     assert found.iloc[2][list(ABOUT)].tolist() == [
         "r",
         "latest_full",
         "each_step",
         1.0,
         "ridge=2, values=once",
+        "facts.json",
         1,
     ]
 

@@ -32,6 +32,7 @@ class Arm(BaseModel):
         order: seed of the order of the facts.
         hours: predicted core-hours.
         priority: 1 first.
+        data: file of original facts, looked up as `original_statements` does; empty: the project's own.
         sizes: parameters of the notebook that differ from those of all arms.
     """
 
@@ -43,6 +44,7 @@ class Arm(BaseModel):
     run: str
     changes: tuple[str, ...]
     order: int
+    data: str = ""
     hours: float
     priority: int
     sizes: dict[str, Any] = Field(default_factory=dict)
@@ -50,7 +52,8 @@ class Arm(BaseModel):
     @property
     def name(self) -> str:
         """Name of the arm, unique within its page and fit for a folder."""
-        parts = [self.regime, *self.run.split(), *self.changes, f"order {self.order}"]
+        data = [Path(self.data).stem] if self.data else []
+        parts = [self.regime, *self.run.split(), *self.changes, *data, f"order {self.order}"]
         return " ".join(parts).replace(" ", "-").replace("=", "_").replace("/", "_")
 
     @property
@@ -60,12 +63,17 @@ class Arm(BaseModel):
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of the notebook that make the run what it is."""
-        return self.sizes | {
-            "regime": self.regime,
-            "run": self.run,
-            "changes": list(self.changes),
-            "order": self.order,
-        }
+        data = {"data": self.data} if self.data else {}
+        return (
+            self.sizes
+            | data
+            | {
+                "regime": self.regime,
+                "run": self.run,
+                "changes": list(self.changes),
+                "order": self.order,
+            }
+        )
 
 
 class _Block(BaseModel):
@@ -81,11 +89,12 @@ class _Block(BaseModel):
     orders: tuple[int, ...] = Field(min_length=1)
     hours: float = Field(gt=0)
     priority: int = Field(ge=1)
+    data: str = ""
     sizes: dict[str, Any] = Field(default_factory=dict)
 
     def arms(self) -> Iterator[Arm]:
         """One arm for each run, change and order."""
-        told = self.model_dump(include={"page", "about", "regime", "hours", "priority", "sizes"})
+        told = self.model_dump(include={"page", "about", "regime", "hours", "priority", "data", "sizes"})
         for run, changes, order in product(self.runs, self.changes, self.orders):
             yield Arm(**told, run=run, changes=changes, order=order)
 

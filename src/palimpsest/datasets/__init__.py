@@ -7,7 +7,7 @@ from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
 from palimpsest.datasets.files import Loaded, Rejected
-from palimpsest.datasets.original import Original, load_original
+from palimpsest.datasets.original import Original, load_original, original_statements
 from palimpsest.datasets.rewordings import hold_out, known_reworded, reworded, rewrites
 from palimpsest.datasets.zsre import load_zsre, to_zsre
 
@@ -33,6 +33,7 @@ __all__ = [
     "load_original",
     "load_released",
     "load_zsre",
+    "original_statements",
     "percentile_reached",
     "reworded",
     "rewrites",

@@ -5,9 +5,12 @@ What a file holds is told by its records: CounterFact's have ``requested_rewrite
 ``KP.json`` and ``KI.json`` in the authors' repository, or ``AlphaSet1.json`` and so on.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from palimpsest.datasets.alphaset_file import load_released
 from palimpsest.datasets.alphaset_members import AlphaSet
@@ -22,6 +25,9 @@ RELEASED = {"k0": "AlphaSet1", "kp": "AlphaSet2", "ki": "AlphaSet3"}
 """Names of the files that the authors released, without ending and in small letters -> set."""
 
 ENDINGS = (".json", ".jsonl")
+
+FOLDER = "PALIMPSEST_ORIGINALS"
+"""Environment variable with the folder of original data."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,29 @@ def load_original(path: str | Path) -> Original:
         rejected += len(loaded.rejected)
     hashes = {file.name: file_sha256(file) for file in files}
     return Original(statements, questions, dict(sorted(sets.items())), rejected, hashes)
+
+
+def original_statements(data: str, seed: int) -> tuple[list[EvalCase], Mapping[str, str]]:
+    """The facts of original CounterFact files in an order that is drawn, and the hash of each file.
+
+    Args:
+        data: file or folder; a relative one that is not found is looked up in the folder that the environment
+            variable ``PALIMPSEST_ORIGINALS`` names, so that a recorded parameter says nothing of a machine.
+        seed: of the order.
+
+    Raises:
+        DataError: if nothing is there, or what is there holds no CounterFact record.
+    """
+    where, folder = Path(data).expanduser(), os.environ.get(FOLDER)
+    if not where.exists():
+        if not folder:
+            raise DataError(f"{data}: not found; give its whole path, or its folder in {FOLDER}")
+        where = Path(folder).expanduser() / data
+    found = load_original(where)
+    if not found.statements:
+        raise DataError(f"{where}: no CounterFact record (a member requested_rewrite) in it")
+    order = np.random.default_rng(seed).permutation(len(found.statements))
+    return [found.statements[place] for place in order], found.sha256
 
 
 def _kind(file: Path) -> str:

@@ -8,7 +8,7 @@ from palimpsest.results.records import read
 ARMS = "arms"
 """Folder of long runs below ``results``: one folder for each page, and in it one for each run."""
 
-ABOUT = ("regime", "sequence", "values_when", "strength", "changes", "order")
+ABOUT = ("regime", "sequence", "values_when", "strength", "changes", "data", "order")
 """Columns that say which run a row belongs to."""
 
 
@@ -21,7 +21,8 @@ def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
 
     Returns:
         The rows, after the columns `ABOUT`: regime, sequence, when values were computed, factor of the
-        penalty, settings that were changed (joined by ``, ``) and order of the facts.
+        penalty, settings that were changed (joined by ``, ``), file of original facts (empty: the project's
+        own) and order of the facts.
 
     Raises:
         DataError: if a record is damaged.
@@ -34,7 +35,8 @@ def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
         used = read(record)["parameters"]
         sequence, when, strength = str(used["run"]).split()
         changes = ", ".join(used["changes"])
-        about = (used["regime"], sequence, when, float(strength), changes, int(used["order"]))
+        data = str(used.get("data", ""))
+        about = (used["regime"], sequence, when, float(strength), changes, data, int(used["order"]))
         rows = pd.read_parquet(path)
         for place, (name, value) in enumerate(zip(ABOUT, about, strict=True)):
             rows.insert(place, name, value)
