@@ -128,7 +128,7 @@ def test_statements_come_in_an_order_that_is_drawn(tmp_path: Path, monkeypatch: 
 
 def test_statements_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PALIMPSEST_ORIGINALS", raising=False)
-    with pytest.raises(DataError, match="facts.json: not found; give its whole path, or its folder in PALIM"):
+    with pytest.raises(DataError, match=r"facts\.json: not found; give its whole path, or its folder"):
         original_statements("facts.json", seed=0)
     written(tmp_path, K0=[question("Karlite", "Franz")])
     monkeypatch.setenv("PALIMPSEST_ORIGINALS", str(tmp_path))

@@ -46,7 +46,7 @@ def test_only_numbers_that_both_know_are_compared() -> None:
     ours, theirs = Regime(step=0.1, clamp=0.75, load=0.14), Regime(step=1.0, clamp=0.75, loss=0.05)
     assert [axis.name for axis in apart(ours, theirs)] == ["step"]
     assert distance(ours, theirs) == (
-        "Of 2 numbers, 1 lie outside the paper's regime: one step of the optimiser, over the length of the "
+        "Of 2 numbers, 1 lies outside the paper's regime: one step of the optimiser, over the length of the "
         "state 0.1 instead of 1."
     )
     assert distance(ours, ours) == "The run lies in the paper's regime, by 3 numbers."

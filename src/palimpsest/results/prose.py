@@ -31,6 +31,8 @@ def _number(value: float, unit: str, largest: float) -> str:
         return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
     if unit in ("percent", "seconds"):
         return f"{value:.1f}"
+    if 1e3 <= largest < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:.3f}" if largest == 0 or 1e-2 <= largest < 1e3 else f"{value:.2e}"
 
 

@@ -166,11 +166,9 @@ def distance(ours: Regime, theirs: Regime) -> str:
     far = apart(ours, theirs)
     if not far:
         return f"The run lies in the paper's regime, by {len(shared)} numbers."
-    return (
-        f"Of {len(shared)} numbers, {len(far)} lie outside the paper's regime: "
-        + "; ".join(map(str, far))
-        + "."
-    )
+    lie = "lies" if len(far) == 1 else "lie"
+    told = "; ".join(map(str, far))
+    return f"Of {len(shared)} numbers, {len(far)} {lie} outside the paper's regime: {told}."
 
 
 def at_the_clamp(ours: Regime) -> str:
