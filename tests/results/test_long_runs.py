@@ -59,6 +59,14 @@ def test_rows_carry_what_their_run_was(root: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_runs_of_another_model_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root, monkeypatch, "a", {0: 1.0, 50: 2.0}, model="small")
+    make(root, monkeypatch, "b", {0: 1.0}, model="large", order=1)
+    assert long_runs("05_page", model="small")["order"].tolist() == [0, 0]
+    assert long_runs("05_page", model="none").empty
+    assert len(long_runs("05_page")) == 3
+
+
 def test_a_page_without_long_runs_has_no_rows(root: Path) -> None:
     assert long_runs("05_page").empty
     assert list(long_runs("05_page").columns) == list(ABOUT)

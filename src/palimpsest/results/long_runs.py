@@ -12,12 +12,13 @@ ABOUT = ("regime", "sequence", "values_when", "strength", "changes", "data", "or
 """Columns that say which run a row belongs to."""
 
 
-def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
+def long_runs(page: str, table: str = "rows", model: str = "") -> pd.DataFrame:
     """A table of every long run of a page, one below the other; empty if there is none.
 
     Args:
         page: name of the notebook that the runs belong to.
         table: name of the table that each of them recorded.
+        model: only those of this model, named as in the run; all by default.
 
     Returns:
         The rows, after the columns `ABOUT`: regime, sequence, when values were computed, factor of the
@@ -33,6 +34,8 @@ def long_runs(page: str, table: str = "rows") -> pd.DataFrame:
         if record.name.endswith(".provenance.json") or not path.is_file():
             continue
         used = read(record)["parameters"]
+        if model not in ("", used.get("model", "")):
+            continue
         sequence, when, strength = str(used["run"]).split()
         changes = ", ".join(used["changes"])
         data = str(used.get("data", ""))
