@@ -3,14 +3,15 @@
     minimise over Δ̃ (d_v, d_k):    ‖Δ̃PK₁ − R‖² + ‖Δ̃PK_p‖² + λ‖Δ̃P‖²,      Δ = Δ̃P
     Eq. 14 and 34:                  Δ = RK₁ᵀP Z⁻¹,      Z = K_pK_pᵀP + K₁K₁ᵀP + λI
 
-For an orthogonal projector and λ > 0 this is the minimiser. B.5 calls Z positive definite because the products
-are positive semidefinite, which they need not be. With K = [K₁, K_p] and G = KᵀPK + λI, Z has the inverse
+For an orthogonal projector and λ > 0 this is the minimiser. B.5 calls Z positive definite because the two
+products are positive semidefinite, which they need not be. With K = [K₁, K_p] and G = KᵀPK + λI, Z has the
+inverse
 
     Z⁻¹ = (I − K G⁻¹ KᵀP)/λ                          for every square P for which G is invertible
 
-and for P = PᵀP, an orthogonal projector, G is positive definite, so that Z is invertible after all. The argument of B.5 uses
-nothing about the two products but the sign of each factor, and proves too much: with one projector in the
-first product and another in the second, Z can be singular (`two_projectors`).
+and for P = PᵀP, an orthogonal projector, G is positive definite, so that Z is invertible after all. The
+argument of B.5 uses nothing about the two products but the sign of each factor, and proves too much: with one
+projector in the first product and another in the second, Z can be singular (`two_projectors`).
 
 All tensors are float64; keys are columns. P is a dense (d_k, d_k) matrix, so that it may be no projector.
 Verdicts: the project's own derivations.
@@ -69,7 +70,7 @@ def inverse_bound(keys: Float[Tensor, "d_k n"], p: Float[Tensor, "d_k d_k"], rid
 
 
 def lowest_symmetric(matrix: Float[Tensor, "d d"]) -> float:
-    """Lowest eigenvalue of the symmetric part, the least xᵀAx over unit x; a negative one means indefinite."""
+    """Lowest eigenvalue of the symmetric part: the least xᵀAx over unit vectors x."""
     return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0])
 
 
@@ -113,7 +114,7 @@ def printed_gradient(
 
 
 def stacked_minimiser(problem: LeastSquares) -> Float[Tensor, "d_v d_k"]:
-    """Minimiser of a problem without ``preserve``, by one tall least-squares solve of [KᵀP; √λ I] Δᵀ = [Rᵀ; 0].
+    """Minimiser of a problem without ``preserve``, by a least-squares solve of [KᵀP; √λ I] Δᵀ = [Rᵀ; 0].
 
     Neither the paper's formula nor the package's solver takes part. Its rows lie in range(P).
     """
@@ -149,7 +150,7 @@ def two_projectors() -> Bracket:
 
     e₁e₁ᵀP₁ + e₂e₂ᵀP₂ + αI, with P₁ on the line at 60 degrees and P₂ on that at 30 degrees, has determinant 0
     at α = (√3 − 1)/4 = 0.183. Each product is one of positive semidefinite matrices and has no negative
-    eigenvalue; their sum has −0.183. AlphaEdit's own bracket has one projector, which the argument never uses.
+    eigenvalue; their sum has −0.183. AlphaEdit's own bracket has one projector, a fact that B.5 never uses.
     """
     first, second = (slanted_key(angle)[1] for angle in (math.pi / 3, math.pi / 6))
     place = torch.eye(2, dtype=torch.float64)
