@@ -44,8 +44,8 @@ def test_training_in_the_null_space_leaves_old_outputs(seed):
     moments = feature_moments(body, [old])
     free = {layers[name].weight: null_space(moment, relative(1e-10)) for name, moment in moments.items()}
     trained(body, new, free, weight_decay=1e-2)
-    assert error(body(old), before) < 1e-10
-    assert error(body(new), started) > 1e-2
+    assert error(body(old).detach(), before) < 1e-10
+    assert error(body(new).detach(), started) > 1e-2
 
 
 @given(seed=SEEDS)
@@ -58,7 +58,7 @@ def test_projecting_gradients_instead_does_not(seed):
         free = null_space(moments[name], relative(1e-10))
         layer.weight.register_hook(lambda g, free=free: free.apply(g.flatten(1).T).T.reshape(g.shape))
     trained(body, new, {}, kind=torch.optim.Adam)
-    assert error(body(old), before) > 1e-4
+    assert error(body(old).detach(), before) > 1e-4
 
 
 def test_without_projections_it_is_adam():
@@ -119,6 +119,6 @@ def test_a_small_ridge_makes_the_soft_projector_hard():
     keys = gaussian(1, 6, 3)
     hard = null_space(keys @ keys.T, relative(1e-10))
     x = gaussian(2, 6, 4)
-    assert error(SoftProjector.of(keys @ keys.T, 1e-9).apply(x), hard.apply(x)) < 1e-7
+    assert error(SoftProjector.of(keys @ keys.T, 1e-9).apply(x), hard.apply(x)) < 1e-5
     with pytest.raises(ShapeError, match=r"the ridge of a soft projector must be positive, got 0"):
         SoftProjector.of(keys @ keys.T, 0)

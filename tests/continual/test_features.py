@@ -1,4 +1,4 @@
-"""Features of linear layers as columns, their second moments, and what an update in their null space leaves."""
+"""Features of linear layers as columns, their moments, and what an update in their null space changes."""
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ are those of the gradients as they are.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from palimpsest.algebra.spectrum import HasValue, eigendirections
 from palimpsest.errors import ShapeError
 
 
+@runtime_checkable
 class Projection(Protocol):
     """Symmetric map of feature space that an update is multiplied by from the right."""
 

@@ -27,11 +27,11 @@ BATCH = 32
 class Learner:
     """Plain sequential training; base of the other ways."""
 
-    def projections(self, net: ConvNet) -> Mapping[nn.Parameter, Projection]:  # noqa: ARG002
+    def projections(self, net: ConvNet) -> Mapping[nn.Parameter, Projection]:
         """Weight -> projection of its steps in the next task."""
         return {}
 
-    def penalty(self, net: ConvNet) -> Tensor:  # noqa: ARG002
+    def penalty(self, net: ConvNet) -> Tensor:
         """Term that is added to the loss of the next task."""
         return torch.zeros(())
 
@@ -60,7 +60,7 @@ class FeatureLearner(Learner):
         layers = linear_layers(net.body)
         return {layers[name].weight: self.projection(moment) for name, moment in self.moments.items()}
 
-    def finish(self, net: ConvNet, task: Task, number: int) -> None:  # noqa: ARG002
+    def finish(self, net: ConvNet, task: Task, number: int) -> None:
         """Add the features of the task to the moments."""
         fresh = feature_moments(net.body, task.images.split(BATCH), self.batch_means)
         self.moments = merged(self.moments, fresh)
