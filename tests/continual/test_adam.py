@@ -37,7 +37,7 @@ def trained(body, images, projections, steps=20, kind=ProjectedAdam, **settings)
 
 
 @given(seed=SEEDS)
-def test_training_in_the_null_space_leaves_old_outputs(seed):
+def test_training_in_the_null_space_keeps_old_outputs(seed):
     body, old, new = deep(seed), few_images(seed), few_images(seed + 1, 3)
     before, started = body(old).detach(), body(new).detach()
     layers = linear_layers(body)

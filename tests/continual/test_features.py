@@ -74,7 +74,7 @@ def test_batch_means_protect_the_means_alone():
 
 
 @given(seed=SEEDS)
-def test_an_update_in_every_layer_s_null_space_leaves_the_whole_network_s_outputs(seed):
+def test_an_update_in_every_layer_s_null_space_keeps_the_whole_network_s_outputs(seed):
     body, images = deep(seed), few_images(seed)
     before, other = body(images), few_images(seed + 1)
     elsewhere = body(other)

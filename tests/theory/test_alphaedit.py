@@ -46,7 +46,7 @@ def test_keys_and_their_moment_have_the_same_left_null_space(case):
 
 
 @given(case=cases(), seed=SEEDS)
-def test_a_projected_update_leaves_the_preserved_outputs(case, seed):
+def test_a_projected_update_keeps_the_preserved_outputs(case, seed):
     assume(case.preserved.shape[1] > 3)
     projector = null_space(case.preserved @ case.preserved.T, relative(1e-12))
     delta = gaussian(seed, 3, len(case.preserved))

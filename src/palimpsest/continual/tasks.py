@@ -19,7 +19,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a sequence: a classification of images of its own classes.
+    """One task of a sequence: images of some classes, to be told apart.
 
     Attributes:
         classes: digits of this task; label i stands for the i-th of them.
