@@ -1,7 +1,7 @@
 """How a network is kept from forgetting while it learns the next task: one class for each way.
 
-`Learner` is plain Adam. Its subclasses project the steps of weights, or add a penalty to the loss, and look at
-each task once it is learned.
+`Learner` is plain Adam. Its subclasses project the steps of weights, or add a penalty to the loss, and look
+at each task once it is learned.
 """
 
 from collections.abc import Mapping
