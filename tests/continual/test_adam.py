@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from palimpsest.algebra.projector import Projector, null_space
+from palimpsest.algebra.solve import LeastSquares, solve
 from palimpsest.algebra.spectrum import rank, relative
 from palimpsest.continual.adam import ProjectedAdam, Scaled, SoftProjector
 from palimpsest.continual.features import feature_moments
 from palimpsest.continual.network import linear_layers
 from palimpsest.errors import ShapeError
+from palimpsest.theory.alphaedit import printed_update
 from tests.continual.nets import deep, few_images
 from tests.problems import error, gaussian
 
@@ -113,6 +115,15 @@ def test_the_soft_projector_is_the_inverse_it_stands_for(seed, ridge):
     # OWM's form, I − A(AᵀA + αI)⁻¹Aᵀ.
     inner = torch.linalg.inv(keys.T @ keys + ridge * torch.eye(9).double())
     assert error(soft.apply(x), x - keys @ inner @ keys.T @ x) < 1e-7
+
+
+@given(seed=SEEDS, ridge=st.floats(1e-2, 1e2))
+def test_the_soft_projector_is_to_alphaedit_what_ridge_memit_is(seed, ridge):
+    preserved, keys, residual = gaussian(seed, 7, 5), gaussian(seed + 1, 7, 3), gaussian(seed + 2, 2, 3)
+    c, nothing = preserved @ preserved.T, torch.zeros(7, 0).double()
+    p = SoftProjector.of(c, ridge).apply(torch.eye(7).double())
+    memit = solve(LeastSquares(keys, residual, c, ridge)).delta
+    assert error(printed_update(keys, residual, nothing, p, ridge), memit) < 1e-9
 
 
 def test_a_small_ridge_makes_the_soft_projector_hard():
