@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "results": (),
     "network": (),
     "memory": ("network", "algebra"),
+    "continual": ("algebra", "memory.moments"),
     "editors": ("memory", "network", "algebra"),  # neither datasets nor evaluation: no editor sees a test
     "evaluation": ("network", "results.intervals"),
     "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),

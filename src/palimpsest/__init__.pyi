@@ -13,6 +13,13 @@ from .algebra.solve import with_past as with_past
 from .algebra.spectrum import absolute as absolute
 from .algebra.spectrum import energy as energy
 from .algebra.spectrum import relative as relative
+from .algebra.spectrum import smallest as smallest
+from .continual.adam import ProjectedAdam as ProjectedAdam
+from .continual.features import feature_moments as feature_moments
+from .continual.learners import NullSpace as NullSpace
+from .continual.network import ConvNet as ConvNet
+from .continual.tasks import split_digits as split_digits
+from .continual.training import learn_in_sequence as learn_in_sequence
 from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style

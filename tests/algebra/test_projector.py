@@ -18,6 +18,7 @@ from palimpsest.algebra.spectrum import (
     energy_along,
     rank,
     relative,
+    smallest,
 )
 from palimpsest.errors import NonFiniteError, ProfileError, ResourceError, ShapeError, UnknownNameError
 from tests.problems import cases, error, gaussian
@@ -313,3 +314,22 @@ def test_an_unknown_rule_is_named_with_those_there_are() -> None:
         UnknownNameError, match=r"unknown rule of the projector 'cut'; choose one of: absolute"
     ):
         projectors({0: torch.eye(3)}, "cut", 0.1)
+
+
+@given(moment=moments(deficient=False), multiple=st.floats(1, 1e4), scale=st.floats(1e-6, 1e6))
+def test_a_multiple_of_the_smallest_eigenvalue_has_no_scale(moment, multiple, scale):
+    spectrum, _ = eigendirections(moment)
+    protected = smallest(multiple).protected(spectrum)
+    assert protected == int((spectrum > multiple * spectrum[-1]).sum())
+    assert smallest(multiple).protected(2.0**20 * spectrum) == protected
+    assert smallest(1.0).protected(spectrum) < len(spectrum)
+
+
+def test_dead_directions_make_rounding_the_smallest_eigenvalue():
+    spectrum = torch.tensor([4.0, 1.0, 1e-17, 0.0], dtype=torch.float64)
+    for multiple in (1, 10, 1e8):
+        assert smallest(multiple).protected(spectrum) == 2
+    with pytest.raises(
+        ShapeError, match=r"the multiple of the smallest eigenvalue must be 1 or more, got 0.5"
+    ):
+        smallest(0.5)

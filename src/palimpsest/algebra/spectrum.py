@@ -86,6 +86,25 @@ def rank(r: int) -> Cut:
     return Cut("rank", r, protected)
 
 
+def smallest(multiple: float) -> Cut:
+    """Protect eigenvalues above ``multiple`` times the smallest one (Adam-NSCL's published rule).
+
+    Independent of the scale of the features. An eigenvalue below the rounding of the largest one, d_k times
+    2⁻⁵² of it, counts as that rounding: where the features leave a direction out altogether, these directions
+    and those up to ``multiple`` times the rounding are free.
+
+    Raises:
+        ShapeError: if the multiple is below 1.
+    """
+    _require(multiple >= 1, f"the multiple of the smallest eigenvalue must be 1 or more, got {multiple}")
+
+    def protected(spectrum: Tensor) -> int:
+        rounding = len(spectrum) * torch.finfo(torch.float64).eps * spectrum[0]
+        return int((spectrum > multiple * torch.maximum(spectrum[-1], rounding)).sum())
+
+    return Cut("smallest", multiple, protected)
+
+
 CUTS = {"absolute": absolute, "relative": relative, "energy": energy}
 """Rules by their names in settings, where the number of each is called threshold."""
 
