@@ -10,7 +10,7 @@ import torch
 from palimpsest.errors import NonFiniteError, ScoreError, SiteError, UnknownNameError
 from palimpsest.evaluation import representation as module
 from palimpsest.evaluation.representation import PLACES, representation_shift, representations
-from palimpsest.evaluation.shift import MEASURES, Shift
+from palimpsest.evaluation.shift import SHIFT_MEASURES, Shift
 from palimpsest.network.apply import PromptContext, WeightDelta, installed
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.network.tokens import encode_around_subject
@@ -78,7 +78,8 @@ def test_an_edit_above_the_layer_leaves_the_subject_and_moves_the_prompt() -> No
         after = representations(model, REQUESTS, LAYER)
     told = {place: representation_shift(before, after, place, 0, 20, 5) for place in PLACES}
     subject, prompt = (told[place].set_index("measure")["value"] for place in PLACES)
-    assert subject[["d1", "d2", "h", "cka", "mmd", "moved", "turned"]].tolist() == [100, 100, 0, 1, 0, 0, 0]
+    same = {"d1": 100, "d2": 100, "h": 0, "cka": 1, "mmd": 0, "moved": 0, "turned": 0}
+    assert subject[list(same)].to_dict() == pytest.approx(same, abs=1e-12)
     assert prompt["moved"] > 0.1
 
 
@@ -88,20 +89,20 @@ def test_the_table_holds_every_measure_with_interval_and_control() -> None:
     with installed(model, noise(model, 0.3)):
         after = representations(model, REQUESTS, LAYER)
     table = representation_shift(before, after, "subject", seed=1, resamples=30, draws=20)
-    assert table["measure"].tolist() == list(MEASURES)
+    assert table["measure"].tolist() == list(SHIFT_MEASURES)
     shift = Shift.between(before.subject, after.subject)
     for row in table.itertuples():
         interval, null = shift.interval(row.measure, 1, 30), shift.control(row.measure, 1, 20)
         assert (row.value, row.low, row.high) == (interval.mean, interval.low, interval.high)
         assert (row.control, row.control_low, row.control_high) == (null.mean, null.low, null.high)
-        assert (row.same, row.unit, row.n) == (*MEASURES[row.measure][2:0:-1], len(REQUESTS))
+        assert (row.same, row.unit, row.n) == (*SHIFT_MEASURES[row.measure][2:0:-1], len(REQUESTS))
 
 
 def test_one_prompt_has_values_and_no_interval() -> None:
     model = tiny_model("llama", seed=3)
     one = representations(model, REQUESTS[:1], LAYER)
     table = representation_shift(one, one, draws=5)
-    assert table["value"].tolist() == [100, 100, 0, 100, 1, 0, 0, 0]
+    assert table["value"].tolist() == pytest.approx([100, 100, 0, 100, 1, 0, 0, 0], abs=1e-12)
     assert table["low"].isna().all()
 
 
@@ -112,8 +113,13 @@ def test_readings_of_other_prompts_or_layers_are_refused() -> None:
         representation_shift(first, representations(model, REQUESTS[:2], LAYER))
     with pytest.raises(ScoreError, match="read the same prompts at the same layer"):
         representation_shift(first, replace(first, layer=2))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_place_is_named() -> None:
+    found = representations(tiny_model("llama", seed=3), REQUESTS[:1], LAYER)
     with pytest.raises(UnknownNameError, match="unknown place 'middle'; choose one of: prompt, subject"):
-        first.at("middle")  # type: ignore[arg-type]
+        found.at("middle")  # type: ignore[arg-type]
 
 
 def test_no_prompt_no_layer_and_states_that_are_not_finite_are_named(own_cache: Path) -> None:
@@ -123,8 +129,8 @@ def test_no_prompt_no_layer_and_states_that_are_not_finite_are_named(own_cache: 
     with pytest.raises(SiteError):
         representations(model, REQUESTS, 9)
     with (
-        installed(model, noise(model, 1e38)),
-        pytest.raises(NonFiniteError, match=r"NaN or infinity at the subject of [1-4] of 4 prompts: its w"),
+        installed(model, noise(model, 1e20)),
+        pytest.raises(NonFiniteError, match=r"NaN or infinity at the prompt of 4 of 4 prompts: its we"),
     ):
         representations(model, REQUESTS, LAYER)
     assert not list(own_cache.glob("representations/*"))

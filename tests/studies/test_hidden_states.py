@@ -13,14 +13,14 @@ from palimpsest.network.apply import WeightDelta, installed
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.results.few_values import student_mean
 from palimpsest.studies import hidden_states as room
-from palimpsest.studies.hidden_states import Moment, Reading, mean_measure, states_along
+from palimpsest.studies.hidden_states import ModelState, StatesAsked, mean_measure, states_along
 from palimpsest.studies.null_edits import random_direction
 from tests.editing import same_bits, snapshot
 from tests.sequences import FACTS, OTHERS, make, run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 LAYERS = (0, 1)
-READING = Reading(batch=2, at=(2, 4), requests=tuple(OTHERS[4:]), controls=(4,), seed=5)
+ASKED = StatesAsked(batch=2, at=(2, 4), requests=tuple(OTHERS[4:]), controls=(4,), seed=5)
 
 
 def editor(**options: Any) -> Any:
@@ -29,34 +29,34 @@ def editor(**options: Any) -> Any:
 
 def test_states_are_those_of_a_plain_loop(model: EditableModel) -> None:
     before = snapshot(model)
-    found = states_along(model, editor(), FACTS[:4], READING)
+    found = states_along(model, editor(), FACTS[:4], ASKED)
     assert same_bits(model, before)
-    assert list(found) == [Moment(2, "edited"), Moment(4, "edited"), Moment(4, "random")]
+    assert list(found) == [ModelState(2, "edited"), ModelState(4, "edited"), ModelState(4, "random")]
     unedited = {layer: read_weight(model, layer).clone() for layer in LAYERS}
     _, weights = run(editor(), [FACTS[:2], FACTS[2:4]], model)
     for edits, now in zip((2, 4), weights, strict=True):
         total = WeightDelta({i: now[i].double() - unedited[i].double() for i in LAYERS})
         with installed(model, total):
-            wanted = representations(model, READING.requests, LAYERS[-1])
-        np.testing.assert_allclose(found[Moment(edits, "edited")].subject, wanted.subject, atol=1e-4)
-        np.testing.assert_allclose(found[Moment(edits, "edited")].prompt, wanted.prompt, atol=1e-3)
+            wanted = representations(model, ASKED.requests, LAYERS[-1])
+        np.testing.assert_allclose(found[ModelState(edits, "edited")].subject, wanted.subject, atol=1e-4)
+        np.testing.assert_allclose(found[ModelState(edits, "edited")].prompt, wanted.prompt, atol=1e-3)
     null = random_direction(total, 5)
     assert null.norm() == pytest.approx(total.norm())
     with installed(model, null):
-        wanted = representations(model, READING.requests, LAYERS[-1])
-    np.testing.assert_allclose(found[Moment(4, "random")].subject, wanted.subject, atol=1e-3)
-    assert found[Moment(2, "edited")].layer == 1
+        wanted = representations(model, ASKED.requests, LAYERS[-1])
+    np.testing.assert_allclose(found[ModelState(4, "random")].subject, wanted.subject, atol=1e-3)
+    assert found[ModelState(2, "edited")].layer == 1
 
 
 def test_a_second_run_is_read_from_disk(model: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = states_along(model, editor(), FACTS[:4], READING)
+    first = states_along(model, editor(), FACTS[:4], ASKED)
     monkeypatch.setattr(room, "_along", lambda *_: pytest.fail("computed again"))
-    again = states_along(model, editor(), FACTS[:4], READING)
+    again = states_along(model, editor(), FACTS[:4], ASKED)
     assert list(again) == list(first)
     for moment, states in first.items():
         assert np.array_equal(states.subject, again[moment].subject)
         assert np.array_equal(states.prompt, again[moment].prompt)
-    for other in (replace(READING, seed=6), replace(READING, controls=())):
+    for other in (replace(ASKED, seed=6), replace(ASKED, controls=())):
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             states_along(model, editor(), FACTS[:4], other)
 
@@ -74,8 +74,8 @@ def test_a_run_that_cannot_go_on_has_no_later_moments(
 
     monkeypatch.setattr(room, "representations", breaks)
     before = snapshot(model)
-    found = states_along(model, editor(), FACTS[:4], replace(READING, controls=(2, 4)))
-    assert [*found][:2] == [Moment(2, "edited"), Moment(2, "random")]
+    found = states_along(model, editor(), FACTS[:4], replace(ASKED, controls=(2, 4)))
+    assert [*found][:2] == [ModelState(2, "edited"), ModelState(2, "random")]
     assert same_bits(model, before)
 
 
@@ -91,12 +91,12 @@ def test_a_run_that_cannot_go_on_has_no_later_moments(
 )
 def test_readings_that_fit_no_batches_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ScoreError, match=said):
-        replace(READING, **wrong)
+        replace(ASKED, **wrong)
 
 
 def test_other_facts_are_refused(model: EditableModel) -> None:
     with pytest.raises(ScoreError, match="last reading is after 4 facts, but 2 are written"):
-        states_along(model, editor(), FACTS[:2], READING)
+        states_along(model, editor(), FACTS[:2], ASKED)
 
 
 def shifts(seed: int, size: float, orders: int) -> list[Shift]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from palimpsest import cache
 from palimpsest.errors import NonFiniteError, ScoreError, UnknownNameError
-from palimpsest.evaluation.shift import MEASURES, Shift
+from palimpsest.evaluation.shift import SHIFT_MEASURES, Shift
 from palimpsest.evaluation.shift_measures import States
 from palimpsest.network.activations import capture
 from palimpsest.network.cores import side_by_side
@@ -168,7 +168,7 @@ def representation_shift(
         )
     shift = Shift.between(before.at(place), after.at(place))
     rows = []
-    for name, about in tqdm(MEASURES.items(), desc="comparing states", unit="measure", leave=False):
+    for name, about in tqdm(SHIFT_MEASURES.items(), desc="comparing states", unit="measure", leave=False):
         value = shift.measure(name)
         found = Interval(value, np.nan, np.nan, 1)
         if shift.prompts > 1:

@@ -163,7 +163,7 @@ class Shift:
         return float(measure(self.states[of.before], self.states[of.after]).mean())
 
 
-MEASURES: dict[str, Measure] = {
+SHIFT_MEASURES: dict[str, Measure] = {
     "d1": Measure("D1, overlap, %", "percent", 100, lambda s, of: s._overlap(0, of), "exchange"),
     "d2": Measure("D2, overlap, %", "percent", 100, lambda s, of: s._overlap(1, of), "exchange"),
     "h": Measure("H, Hausdorff", "ratio", 0, lambda s, of: s._of_points(of, measures.hausdorff), "exchange"),
@@ -188,14 +188,14 @@ the plane, ``moved`` in units of the same distance of the unedited states in all
 
 
 def measure_of(name: str) -> Measure:
-    """A row of MEASURES.
+    """A row of SHIFT_MEASURES.
 
     Raises:
         UnknownNameError: if there is none of that name.
     """
-    if name not in MEASURES:
-        raise UnknownNameError("measure of a shift", name, list(MEASURES))
-    return MEASURES[name]
+    if name not in SHIFT_MEASURES:
+        raise UnknownNameError("measure of a shift", name, list(SHIFT_MEASURES))
+    return SHIFT_MEASURES[name]
 
 
 def over_prompts(statistic: Callable[[Rows], float], prompts: int, seed: int, resamples: int) -> Interval:

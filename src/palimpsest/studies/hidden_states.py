@@ -31,7 +31,7 @@ REVISION = 1
 """Part of the cache key; increase it when the code gives other states for the same run."""
 
 
-class Moment(NamedTuple):
+class ModelState(NamedTuple):
     """A model whose states were read.
 
     Attributes:
@@ -44,7 +44,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class StatesAsked:
     """When a run is read, and what.
 
     Attributes:
@@ -80,26 +80,26 @@ class Reading:
 
 
 def states_along(
-    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], reading: Reading
-) -> dict[Moment, Representations]:
-    """States at each moment of a run, read from disk if the same run was made before.
+    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], asked: StatesAsked
+) -> dict[ModelState, Representations]:
+    """States of fixed prompts in the models of a run, read from disk if the same run was made before.
 
     Args:
         model: the unedited model; restored at the end.
         editor: any weight editor.
         facts: in the order in which they are written.
-        reading: what is read, and when.
+        asked: what is read, and when.
 
     Returns:
-        Moment -> states. A run that cannot go on, because a value, an update or a state is not finite or a
-        problem is singular, has no later moments.
+        Model -> states. A run that cannot go on, because a value, an update or a state is not finite or a
+        problem is singular, has no later models.
 
     Raises:
         ScoreError: if the last reading is not at the number of facts, or there is no prompt.
         ResourceError: if a stored file is damaged or cannot be written.
     """
-    if reading.at[-1] != len(facts):
-        raise ScoreError(f"the last reading is after {reading.at[-1]} facts, but {len(facts)} are written")
+    if asked.at[-1] != len(facts):
+        raise ScoreError(f"the last reading is after {asked.at[-1]} facts, but {len(facts)} are written")
     settings: Any = editor
     key = {
         "revision": REVISION,
@@ -107,44 +107,43 @@ def states_along(
         "method": type(editor).__name__,
         "sequence": asdict(settings),
         "facts": cache.digest([asdict(fact) for fact in facts]),
-        "reading": cache.digest(asdict(reading)),
+        "asked": cache.digest(asdict(asked)),
     }
-    found = cache.tensors("states", key, lambda: _along(model, editor, facts, reading))
-    moments = {name.rpartition(" ")[0] for name in found}
+    found = cache.tensors("states", key, lambda: _along(model, editor, facts, asked))
     states = {}
-    for told in moments:
+    for told in {name.rpartition(" ")[0] for name in found}:
         edits, update = told.split()
         at = {place: found[f"{told} {place}"].numpy() for place in PLACES}
-        about = {"layer": editor.layers[-1], "requests": reading.requests, "model": model.name}
-        states[Moment(int(edits), update)] = Representations(**at, **about)  # type: ignore[arg-type]
+        about = {"layer": editor.layers[-1], "requests": asked.requests, "model": model.name}
+        states[ModelState(int(edits), update)] = Representations(**at, **about)  # type: ignore[arg-type]
     return dict(sorted(states.items()))
 
 
 def _along(
-    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], reading: Reading
+    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], asked: StatesAsked
 ) -> dict[str, Tensor]:
-    """States by name of moment and place, (n, d_v) each."""
-    size, last = reading.batch, editor.layers[-1]
+    """States by name of model and place, (n, d_v) each."""
+    size, last = asked.batch, editor.layers[-1]
     batches = [facts[start : start + size] for start in range(0, len(facts), size)]
     unedited = {layer: read_weight(model, layer).clone() for layer in editor.layers}
     found: dict[str, Tensor] = {}
     updates: dict[int, WeightDelta] = {}
 
     def read(edits: int, update: str) -> None:
-        states = representations(model, reading.requests, last)
+        states = representations(model, asked.requests, last)
         found.update({f"{edits} {update} {place}": torch.from_numpy(states.at(place)) for place in PLACES})
 
     try:
         run = steps(model, editor, batches)
         for step in tqdm(run, total=len(batches), desc="writing facts", unit="step", leave=False):
             edits = min(size * (step.number + 1), len(facts))
-            if edits in reading.at:
+            if edits in asked.at:
                 updates[edits] = WeightDelta(_moved(model, unedited))
                 read(edits, "edited")
     except (NonFiniteError, SingularProblemError):
         pass
-    for edits in sorted({*updates} & {*reading.controls}):
-        with installed(model, random_direction(updates[edits], reading.seed)):
+    for edits in sorted({*updates} & {*asked.controls}):
+        with installed(model, random_direction(updates[edits], asked.seed)):
             read(edits, "random")
     return found
 
