@@ -1,4 +1,4 @@
-"""The built-in tasks of ability: no written subject, nothing true among the wrong options, well-formed pairs."""
+"""The built-in tasks of ability: no written subject, one true option, well-formed pairs."""
 
 from collections import Counter
 from pathlib import Path
