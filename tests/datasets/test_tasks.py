@@ -16,6 +16,9 @@ FACTS = load_facts()
 def test_all_tasks_are_there_in_the_order_asked() -> None:
     assert [task.name for task in built_in_tasks()] == list(BUILT_IN)
     assert [task.name for task in built_in_tasks(names=("words", "cloze"))] == ["words", "cloze"]
+    few = built_in_tasks(names=("grammar", "words"), pairs=14)
+    assert [len(task.items) for task in few] == [14, 14]
+    assert len({item.group for item in few[0].items}) == 7, "every phenomenon is met"
     with pytest.raises(UnknownNameError, match="unknown built-in task 'glue'"):
         built_in_tasks(names=("glue",))
 

@@ -131,6 +131,7 @@ def test_without_lm_eval_the_error_says_how_to_get_it_and_any_names_what_was_use
     assert scored_by("palimpsest", model, [CHOICE]).by == "palimpsest"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_scorer_and_no_task_are_refused() -> None:
     model = tiny_model("llama")
     with pytest.raises(

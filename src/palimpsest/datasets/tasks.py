@@ -7,6 +7,7 @@ Facts are those of the validation split whose subjects no edit is about. Pairs a
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def built_in_tasks(
     names: Collection[str] = BUILT_IN,
     facts: FactSet | None = None,
     count: int = FACTS,
+    pairs: int | None = None,
 ) -> tuple[Task, ...]:
     """The tasks that the package brings with it.
 
@@ -42,6 +44,7 @@ def built_in_tasks(
         names: tasks, of ``BUILT_IN``, in the order wanted.
         facts: by default the project's own.
         count: facts of each task of facts, spread evenly over the relations.
+        pairs: minimal pairs of each task of pairs, spread evenly over the phenomena; by default all.
 
     Raises:
         UnknownNameError: if a task does not exist.
@@ -50,7 +53,7 @@ def built_in_tasks(
     for name in names:
         if name not in BUILT_IN:
             raise UnknownNameError("built-in task", name, list(BUILT_IN))
-    made = {task.name: task for task in pair_tasks()}
+    made = {task.name: _thinned(task, pairs) for task in pair_tasks()}
     if {"facts", "cloze"} & {*names}:
         made |= {task.name: task for task in fact_tasks(facts or load_facts(), written, count)}
     return tuple(made[name] for name in names)
@@ -108,6 +111,15 @@ def _choice(facts: FactSet, fact: Fact) -> Item | None:
         return None
     options = tuple(sorted([fact.object, *order[: OPTIONS - 1]]))
     return Item(fact.id, _prompt(facts, fact), options, options.index(fact.object), fact.relation)
+
+
+def _thinned(task: Task, count: int | None) -> Task:
+    """At most ``count`` items of a task, evenly spaced in its order, in which phenomena follow one another."""
+    total = len(task.items)
+    if count is None or count >= total:
+        return task
+    places = [place * total // count for place in range(max(count, 1))]
+    return replace(task, items=tuple(task.items[place] for place in places))
 
 
 def pair_tasks(path: str | Path = PAIRS) -> tuple[Task, ...]:

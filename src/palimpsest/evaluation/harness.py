@@ -219,11 +219,11 @@ def _evaluate(
 @contextmanager
 def _offline(place: Path) -> Iterator[None]:
     """Hub clients offline, data sets cached in a folder, for the time of the block."""
-    import datasets
     import huggingface_hub.constants as hub
+    from lm_eval.api.task import datasets as sets  # a wing of this package has the name of that library
 
-    changes = [(hub, "HF_HUB_OFFLINE", True), (datasets.config, "HF_HUB_OFFLINE", True)]
-    changes.append((datasets.config, "HF_DATASETS_CACHE", place))
+    changes = [(hub, "HF_HUB_OFFLINE", True), (sets.config, "HF_HUB_OFFLINE", True)]
+    changes.append((sets.config, "HF_DATASETS_CACHE", place))
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     try:
         for module, name, value in changes:
