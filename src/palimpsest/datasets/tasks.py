@@ -114,7 +114,7 @@ def _choice(facts: FactSet, fact: Fact) -> Item | None:
 
 
 def _thinned(task: Task, count: int | None) -> Task:
-    """At most ``count`` items of a task, evenly spaced in its order, in which phenomena follow one another."""
+    """At most ``count`` items of a task, evenly spaced, so that every phenomenon keeps its share."""
     total = len(task.items)
     if count is None or count >= total:
         return task
