@@ -3,6 +3,9 @@
 ``make lock`` calls this in ``.venv``; ``make lock UPGRADE=1`` first lets pip move every dependency
 to the newest version that pyproject.toml admits. Only packages reachable from pyproject.toml (with
 the extra ``dev``) are listed, without hashes: torch's CPU and CUDA builds carry the same version.
+
+Where an optional extra of ``EXTRAS`` is installed too, what it needs beyond that, or in another version, is
+written to ``requirements.<extra>.lock``; elsewhere that file is left alone.
 """
 
 import importlib.metadata
@@ -20,6 +23,11 @@ HEAD = """\
 # (`make lock UPGRADE=1` moves to newer ones first); do not edit by hand. No hashes: torch's CPU and
 # CUDA builds carry the same version. The CUDA libraries are missing on purpose, torch pins its own.
 """
+EXTRAS = ("ability",)
+EXTRA_HEAD = """\
+# What the optional extra {extra} needs beyond requirements.lock, or in another version: tested together.
+# Written by `make lock` where the extra is installed; do not edit by hand.
+"""
 CONDA = """\
 # For conda and Binder. Written by `make lock` from pyproject.toml and requirements.lock: the direct
 # dependencies by name, the rest through the lock; do not edit by hand.
@@ -33,12 +41,22 @@ dependencies:
 """
 
 
-def direct_requirements() -> list[Requirement]:
-    """What pyproject.toml asks for, with the extra dev."""
+def direct_requirements(extra: str = "dev") -> list[Requirement]:
+    """What pyproject.toml asks for, with an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return [
-        Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+        Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"][extra]]
     ]
+
+
+def lock_of_extra(extra: str, locked: dict[str, str]) -> str | None:
+    """The lock of an optional extra; None if it is not installed here."""
+    try:
+        versions = reachable(direct_requirements(extra))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    added = {name: version for name, version in versions.items() if locked.get(name) != version}
+    return EXTRA_HEAD.format(extra=extra) + "".join(f"{name}=={version}\n" for name, version in added.items())
 
 
 def reachable(requirements: list[Requirement]) -> dict[str, str]:
@@ -70,6 +88,9 @@ def main() -> None:
     versions = reachable(direct)
     lock = "".join(f"{name}=={version}\n" for name, version in versions.items())
     (ROOT / "requirements.lock").write_text(HEAD + lock, "utf-8")
+    for extra in EXTRAS:
+        if (text := lock_of_extra(extra, versions)) is not None:
+            (ROOT / f"requirements.{extra}.lock").write_text(text, "utf-8")
     named = sorted({canonicalize_name(requirement.name) for requirement in direct})
     lines = [f"{name}=={versions[name]}" for name in named] + ["-r requirements.lock", "-e ."]
     conda = "".join(f"      - {line}\n" for line in lines)

@@ -74,6 +74,16 @@ def test_torch_brings_its_own_cuda_and_optional_engines_stay_out() -> None:
     assert [name for name in locked() if unwanted.search(name)] == []
 
 
+def test_the_lock_of_the_optional_scorer_pins_what_it_asks_for_and_changes_little() -> None:
+    lines = (ROOT / "requirements.ability.lock").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["optional-dependencies"]["ability"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert {name for name in pins if name in locked()} <= {"python-dateutil"}
+
+
 @pytest.mark.slow
 def test_what_is_installed_fits_together() -> None:
     check = [sys.executable, "-m", "pip", "check"]

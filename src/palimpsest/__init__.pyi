@@ -30,6 +30,8 @@ from .datasets import load_original as load_original
 from .datasets import original_statements as original_statements
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
+from .datasets.task_files import load_tasks as load_tasks
+from .datasets.tasks import built_in_tasks as built_in_tasks
 from .editors import AlphaEdit as AlphaEdit
 from .editors import AlphaEditPlus as AlphaEditPlus
 from .editors import FineTune as FineTune
@@ -51,12 +53,15 @@ from .editors.sequential import Sequential as Sequential
 from .editors.settings import editor_settings as editor_settings
 from .editors.settings import regimes as regimes
 from .editors.steps import steps as steps
+from .evaluation.ability import Ability as Ability
+from .evaluation.ability import ability as ability
 from .evaluation.drift import drift as drift
 from .evaluation.drift import reference as reference
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import first_known as first_known
 from .evaluation.evaluate import records_frame as records_frame
 from .evaluation.evaluate import target_nll as target_nll
+from .evaluation.harness import harness_folder as harness_folder
 from .evaluation.metrics import COUNTERFACT_METRICS as COUNTERFACT_METRICS
 from .evaluation.metrics import SCORES as SCORES
 from .evaluation.metrics import ZSRE_METRICS as ZSRE_METRICS
@@ -117,6 +122,8 @@ from .results.regime import published_regime as published_regime
 from .results.scatter import before_and_after as before_and_after
 from .results.tables import frame_table as frame_table
 from .results.tables import markdown_table as markdown_table
+from .studies.abilities import Abilities as Abilities
+from .studies.abilities import ability_course as ability_course
 from .studies.checkpoints import Checkpoints as Checkpoints
 from .studies.checkpoints import checkpoints as checkpoints
 from .studies.contrasts import Contrasts as Contrasts
@@ -127,6 +134,7 @@ from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
+from .studies.measure import measure as measure
 from .studies.norms import before_collapse as before_collapse
 from .studies.norms import lengths_of as lengths_of
 from .studies.norms import norm_trace as norm_trace
@@ -153,4 +161,6 @@ from .studies.try_it import try_fact as try_fact
 from .styles import OKABE_ITO as OKABE_ITO
 from .types import EditRequest as EditRequest
 from .types import EvalCase as EvalCase
+from .types import Item as Item
+from .types import Task as Task
 from .workbench.edited_model import EditedModel as EditedModel

@@ -164,3 +164,79 @@ class Record:
     metric: str
     value: float
     prompts: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with the answers among which a model chooses, or with one that it should give.
+
+    Args:
+        id: unique in its task.
+        prompt: text before the answer.
+        options: answers, without their leading space; with a single one the model is to give it word by word.
+        right: place of the right one.
+        group: part of the task, such as a phenomenon or a relation.
+
+    Raises:
+        RequestError: if a text is empty, an option repeats, or there is no option at the place ``right``.
+    """
+
+    id: str
+    prompt: str
+    options: tuple[str, ...]
+    right: int = 0
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(text.strip() for text in (self.prompt, *self.options)):
+            raise RequestError(f"item {self.id!r}: the prompt or an option is empty; give it a text")
+        if len({*self.options}) != len(self.options) or not 0 <= self.right < len(self.options):
+            raise RequestError(
+                f"item {self.id!r}: option {self.right} of {list(self.options)} cannot be the right one; "
+                "give different options, and the place of one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items of one kind, on which the general ability of a model is measured.
+
+    Attributes:
+        name: of the task.
+        items: with unique ids; all with several options, or all with one.
+        chance: accuracy without any knowledge, in [0, 1).
+        total: options are compared by their total log-likelihood, as whole sentences are; by default by the
+            mean over their tokens.
+        about: where the items come from, in a few words.
+
+    Raises:
+        RequestError: if there is no item, ids repeat, the numbers of options do not allow one reading, or
+            chance is out of range.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    chance: float
+    total: bool = False
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        ids = [item.id for item in self.items]
+        if not ids or len({*ids}) != len(ids):
+            raise RequestError(f"task {self.name!r} has {len(ids)} items, some under one id; name each apart")
+        if len({len(item.options) == 1 for item in self.items}) > 1 or not 0 <= self.chance < 1:
+            raise RequestError(
+                f"task {self.name!r} mixes items to choose in and to complete, or has chance {self.chance}; "
+                "make two tasks, with a chance in [0, 1)"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The options, where all items have the same: classes, for which there is an F1 score; else none."""
+        options = {item.options for item in self.items}
+        return next(iter(options)) if len(options) == 1 and len(self.items[0].options) > 1 else ()
+
+    @property
+    def completes(self) -> bool:
+        """Whether the model is to give the answer instead of choosing it."""
+        return len(self.items[0].options) == 1

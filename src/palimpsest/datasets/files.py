@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from palimpsest.errors import DataError, RequestError
 from palimpsest.files import file_sha256
 from palimpsest.types import EvalCase
+
+Parsed = TypeVar("Parsed")
 
 LISTED = 20
 """Largest number of rejected records that an error message lists."""
@@ -97,6 +99,29 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
         )
         raise refusal(path, rejected, remedy)
     return Loaded(cases, rejected, file_sha256(Path(path)))
+
+
+def load_records(path: str | Path, parse: Callable[[Mapping[str, Any], int], Parsed]) -> list[Parsed]:
+    """What a function makes of every record of a JSON or JSON-lines file.
+
+    Args:
+        path: the file.
+        parse: (record, index of the record from 0) -> result; raises DataError or RequestError with the
+            reason for a malformed record.
+
+    Raises:
+        DataError: if the file cannot be read or holds a malformed record; the message lists the lines.
+    """
+    found: list[Parsed] = []
+    rejected: list[Rejected] = []
+    for index, (line, record) in enumerate(_records(path)):
+        try:
+            found.append(parse(_mapping(record), index))
+        except (DataError, RequestError) as error:
+            rejected.append(Rejected(line, str(error)))
+    if rejected:
+        raise refusal(path, rejected, "correct these records, or leave them out of the file")
+    return found
 
 
 def first_record(path: str | Path) -> Mapping[str, Any]:
