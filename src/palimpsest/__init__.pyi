@@ -22,6 +22,7 @@ from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
+from .datasets.classes import load_classes as load_classes
 from .editors import AlphaEdit as AlphaEdit
 from .editors import AlphaEditPlus as AlphaEditPlus
 from .editors import FineTune as FineTune
@@ -104,12 +105,19 @@ from .results.regime import distance as distance
 from .results.regime import published_regime as published_regime
 from .results.tables import frame_table as frame_table
 from .results.tables import markdown_table as markdown_table
+from .studies.categories import class_differences as class_differences
+from .studies.categories import share_of_facts as share_of_facts
+from .studies.categories import spread_evenly as spread_evenly
+from .studies.categories import worst_class as worst_class
 from .studies.checkpoints import Checkpoints as Checkpoints
 from .studies.checkpoints import checkpoints as checkpoints
 from .studies.contrasts import Contrasts as Contrasts
 from .studies.demonstrations import demonstrations as demonstrations
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
+from .studies.long_horizon import long_horizon as long_horizon
+from .studies.long_horizon import values_in_advance as values_in_advance
+from .studies.long_horizon import without_conflicts as without_conflicts
 from .studies.norms import before_collapse as before_collapse
 from .studies.norms import lengths_of as lengths_of
 from .studies.norms import norm_trace as norm_trace
@@ -125,6 +133,8 @@ from .studies.printing import method_name as method_name
 from .studies.printing import score_table as score_table
 from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
+from .studies.sample_size import protection as protection
+from .studies.sample_size import relative_change as relative_change
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns
 from .studies.trajectory import Watch as Watch
