@@ -237,6 +237,9 @@ def test_the_first_fact_about_a_prompt_and_subject_stays() -> None:
     other = replace(CASES[1], id="later", request=replace(CASES[0].request, target="Berlin"))
     assert without_conflicts([*CASES[:2], other, CASES[2]]) == list(CASES[:3])
     assert without_conflicts(CASES) == list(CASES)
+    assert without_conflicts([CASES[0], other, CASES[2], CASES[3]], 2) == [CASES[0], CASES[2]]
+    with pytest.raises(ScoreError, match="there are 3 that do not contradict"):
+        without_conflicts([*CASES[:2], other, CASES[2]], 4)
 
 
 def test_what_does_not_fit_is_refused(model: EditableModel, text: Reference, known: KnownValues) -> None:

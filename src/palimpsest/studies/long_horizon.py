@@ -49,11 +49,26 @@ CHUNK = 100
 _Row = tuple[int, str, str, str, float]
 
 
-def without_conflicts(cases: Sequence[EvalCase]) -> list[EvalCase]:
-    """The first case about each prompt and subject: what is written later would contradict it."""
-    first = {(case.request.prompt, case.request.subject): case for case in reversed(cases)}
-    kept = {id(case) for case in first.values()}
-    return [case for case in cases if id(case) in kept]
+def without_conflicts(cases: Sequence[EvalCase], count: int | None = None) -> list[EvalCase]:
+    """The first case about each prompt and subject: what is written later would contradict it.
+
+    Args:
+        cases: in the order in which they are to be written.
+        count: number of cases to return, the first ones; all by default.
+
+    Raises:
+        ScoreError: if there are fewer.
+    """
+    first: dict[tuple[str, str], EvalCase] = {}
+    for case in cases:
+        first.setdefault((case.request.prompt, case.request.subject), case)
+    kept = list(first.values())
+    if count is not None and len(kept) < count:
+        raise ScoreError(
+            f"{count} facts were asked for, and there are {len(kept)} that do not contradict each other; ask "
+            "for fewer, or give a file with more"
+        )
+    return kept[:count]
 
 
 def values_in_advance(
