@@ -83,8 +83,20 @@ def rise(method: str, table: int = 3) -> float:
     return mean("uncertainty", table, method=method, metric="delta_U")
 
 
+def tenth_of_the_sample(metric: str) -> float:
+    """Change from the whole sample of K₀ to a tenth on CounterFact, percent, mean over the three models."""
+    where = {"dataset": "CounterFact", "metric": metric}
+    whole, tenth = (
+        published("alphaedit", 6, setting=f"ratio={share}", **where).set_index("model")["value"]
+        for share in ("1.0", "0.1")
+    )
+    return float((100 * (tenth / whole - 1)).mean())
+
+
 NAIVE, UNCORRECTED = "SE;naive", "SE;no_error_correction"
 COMPUTED = {
+    "a12_specificity": lambda: tenth_of_the_sample("Specificity"),
+    "a12b_specificity": lambda: tenth_of_the_sample("Specificity"),
     "p08_alphaset1_drop": lambda: fall("AlphaSet1"),
     "p08_alphaset2_drop": lambda: fall("AlphaSet2"),
     "p08_alphaset3_drop": lambda: fall("AlphaSet3"),

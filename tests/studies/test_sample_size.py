@@ -18,7 +18,7 @@ from tests.sequences import VALUES
 
 pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 EDITOR = Sequential(
-    layers=(0, 1), ridge=1.0, rule="absolute", threshold=0.02, statistics_tokens=9, targets=VALUES
+    layers=(0, 1), ridge=1.0, rule="energy", threshold=0.9, statistics_tokens=9, targets=VALUES
 )
 
 

@@ -7,14 +7,14 @@ statistic of each permutation (Westfall and Young 1993).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from palimpsest.errors import ScoreError
@@ -23,6 +23,8 @@ from palimpsest.types import EvalCase
 
 LEVEL = 0.95
 POWER = 0.8
+ROUNDING = 1e-12
+"""Relative distance from their mean below which all values count as equal."""
 AT_ONCE = 1000
 """Permutations whose class means are computed together."""
 
@@ -64,7 +66,7 @@ class ClassDifferences:
 
 
 def class_differences(
-    values: Sequence[float], classes: Sequence[str], seed: int, permutations: int = 10_000
+    values: ArrayLike, classes: Iterable[str], seed: int, permutations: int = 10_000
 ) -> ClassDifferences:
     """Test whether facts of several classes have the same mean.
 
@@ -80,14 +82,15 @@ def class_differences(
 
     Source: one-way analysis of variance; interval of η² by the noncentral F distribution (Steiger 2004).
     """
-    numbers, names = np.asarray(values, np.float64), list(dict.fromkeys(classes))
+    numbers, kinds = np.asarray(values, np.float64), list(classes)
+    names = list(dict.fromkeys(kinds))
     n, k = len(numbers), len(names)
-    if len(classes) != n or k < 2 or n <= k or not np.isfinite(numbers).all():
+    if len(kinds) != n or k < 2 or n <= k or not np.isfinite(numbers).all():
         raise ScoreError(
             f"{n} values of {k} classes: a comparison needs a finite value and a class for each fact, two "
             "classes or more, and more facts than classes"
         )
-    member = np.array([[name == other for other in names] for name in classes], np.float64)  # (n, k)
+    member = np.array([[name == other for other in names] for name in kinds], np.float64)  # (n, k)
     counts = member.sum(0)
     centred = numbers - numbers.mean()
     found = centred @ member / counts  # (k,)
@@ -108,7 +111,10 @@ def class_differences(
             "chance": largest / (permutations + 1),
         }
     )
-    share = explained(float(overall[0]), float(centred @ centred), n, k)
+    total = float(centred @ centred)
+    if np.abs(centred).max() <= ROUNDING * np.abs(numbers).max():
+        total = 0.0
+    share = explained(float(overall[0]), total, n, k)
     return ClassDifferences(table, share, reached / (permutations + 1), visible_share(n, k))
 
 
@@ -177,7 +183,7 @@ def _noncentrality(below: Callable[[float], float], wanted: float) -> float:
     return float(optimize.brentq(lambda x: below(x) - wanted, 0.0, top))
 
 
-def share_of_facts(values: Sequence[float], seed: int, level: float = LEVEL) -> Interval:
+def share_of_facts(values: ArrayLike, seed: int, level: float = LEVEL) -> Interval:
     """Interval of the mean of shares in [0, 1], one for each fact.
 
     Args:
@@ -209,7 +215,7 @@ def wilson(mean: float, n: int, level: float = LEVEL) -> Interval:
     return Interval(mean, min(max(centre - half, 0.0), mean), max(min(centre + half, 1.0), mean), n)
 
 
-def worst_class(values: Mapping[str, Sequence[float]], seed: int) -> Interval:
+def worst_class(values: Mapping[str, ArrayLike], seed: int) -> Interval:
     """Mean of the class with the smallest one, in [0, 1].
 
     The lower end is the smallest lower end of the classes' 95 % intervals, without a correction: "all classes
