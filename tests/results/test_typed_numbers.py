@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from palimpsest import paths
+from palimpsest.results.claims import load_claims
+from palimpsest.results.effects import Limit, Parts
 from palimpsest.results.published import published
 
 
@@ -136,3 +138,17 @@ def test_typed_numbers_are_those_of_the_tables(name: str, number: str) -> None:
     assert isinstance(exponent, int)
     half_of_the_last_digit = 0.5 * 10.0**exponent
     assert COMPUTED[name]() == pytest.approx(float(number), abs=half_of_the_last_digit + 1e-9)
+
+
+def test_limits_of_ten_thousand_edits_are_the_lowest_that_the_paper_prints() -> None:
+    """Those of L15, rounded down: every printed cell reaches them, and the next whole number is missed."""
+    (row,) = (claim for claim in load_claims().claims if claim.id == "L15")
+    assert isinstance(row.rule, Parts)
+    table = published("labyrinth", 10).groupby("metric")["value"].min()
+    tasks = published("labyrinth", 11, dataset="AVG").pivot(index="model", columns="setting", values="value")
+    kept = 100 * (tasks["SE;aligned;edits=10000"] / tasks["base"]).min()
+    lowest = {"efficacy": table["Efficacy"], "generalisation": table["Generalization"], "choice": kept}
+    for part in row.rule.parts:
+        assert isinstance(part.rule, Limit)
+        printed = next(value for name, value in lowest.items() if part.rule.value.endswith(name))
+        assert part.rule.at_least == int(printed)
