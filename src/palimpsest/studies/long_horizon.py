@@ -11,6 +11,7 @@ Source: The Labyrinth and the Thread, Sec. C.7 (10,000 edits) and Prop. 3.2.
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -138,9 +139,8 @@ def long_horizon(
     parts: list[pd.DataFrame] = []
     with restored(model, editor.layers):
         for start, stop in pairwise((0, *ask.at)):
-            made = cache.table(
-                "horizons", key | {"from": start, "to": stop}, COLUMNS, lambda a=start, b=stop: run.rows(a, b)
-            )
+            part = key | {"from": start, "to": stop}
+            made = cache.table("horizons", part, COLUMNS, partial(run.rows, start, stop))
             parts.append(made)
             if made["metric"].eq("stopped").any():
                 break
