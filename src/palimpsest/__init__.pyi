@@ -30,6 +30,7 @@ from .datasets import load_original as load_original
 from .datasets import original_statements as original_statements
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
+from .datasets.classes import load_classes as load_classes
 from .datasets.task_files import load_tasks as load_tasks
 from .datasets.tasks import built_in_tasks as built_in_tasks
 from .editors import AlphaEdit as AlphaEdit
@@ -124,6 +125,10 @@ from .results.tables import frame_table as frame_table
 from .results.tables import markdown_table as markdown_table
 from .studies.abilities import Abilities as Abilities
 from .studies.abilities import ability_course as ability_course
+from .studies.categories import class_differences as class_differences
+from .studies.categories import share_of_facts as share_of_facts
+from .studies.categories import spread_evenly as spread_evenly
+from .studies.categories import worst_class as worst_class
 from .studies.checkpoints import Checkpoints as Checkpoints
 from .studies.checkpoints import checkpoints as checkpoints
 from .studies.contrasts import Contrasts as Contrasts
@@ -134,6 +139,9 @@ from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
+from .studies.long_horizon import long_horizon as long_horizon
+from .studies.long_horizon import values_in_advance as values_in_advance
+from .studies.long_horizon import without_conflicts as without_conflicts
 from .studies.measure import measure as measure
 from .studies.norms import before_collapse as before_collapse
 from .studies.norms import lengths_of as lengths_of
@@ -150,6 +158,8 @@ from .studies.printing import method_name as method_name
 from .studies.printing import score_table as score_table
 from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
+from .studies.sample_size import protection as protection
+from .studies.sample_size import relative_change as relative_change
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns
 from .studies.trajectory import Watch as Watch

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from palimpsest import paths
+from palimpsest.results.claims import load_claims
+from palimpsest.results.effects import Limit, Parts
 from palimpsest.results.published import published
 
 
@@ -83,8 +85,20 @@ def rise(method: str, table: int = 3) -> float:
     return mean("uncertainty", table, method=method, metric="delta_U")
 
 
+def tenth_of_the_sample(metric: str) -> float:
+    """Change from the whole sample of K₀ to a tenth on CounterFact, percent, mean over the three models."""
+    where = {"dataset": "CounterFact", "metric": metric}
+    whole, tenth = (
+        published("alphaedit", 6, setting=f"ratio={share}", **where).set_index("model")["value"]
+        for share in ("1.0", "0.1")
+    )
+    return float((100 * (tenth / whole - 1)).mean())
+
+
 NAIVE, UNCORRECTED = "SE;naive", "SE;no_error_correction"
 COMPUTED = {
+    "a12_specificity": lambda: tenth_of_the_sample("Specificity"),
+    "a12b_specificity": lambda: tenth_of_the_sample("Specificity"),
     "p08_alphaset1_drop": lambda: fall("AlphaSet1"),
     "p08_alphaset2_drop": lambda: fall("AlphaSet2"),
     "p08_alphaset3_drop": lambda: fall("AlphaSet3"),
@@ -124,3 +138,17 @@ def test_typed_numbers_are_those_of_the_tables(name: str, number: str) -> None:
     assert isinstance(exponent, int)
     half_of_the_last_digit = 0.5 * 10.0**exponent
     assert COMPUTED[name]() == pytest.approx(float(number), abs=half_of_the_last_digit + 1e-9)
+
+
+def test_limits_of_ten_thousand_edits_are_the_lowest_that_the_paper_prints() -> None:
+    """Those of L15, rounded down: every printed cell reaches them, and the next whole number is missed."""
+    (row,) = (claim for claim in load_claims().claims if claim.id == "L15")
+    assert isinstance(row.rule, Parts)
+    table = published("labyrinth", 10).groupby("metric")["value"].min()
+    tasks = published("labyrinth", 11, dataset="AVG").pivot(index="model", columns="setting", values="value")
+    kept = 100 * (tasks["SE;aligned;edits=10000"] / tasks["base"]).min()
+    lowest = {"efficacy": table["Efficacy"], "generalisation": table["Generalization"], "choice": kept}
+    for part in row.rule.parts:
+        assert isinstance(part.rule, Limit)
+        printed = next(value for name, value in lowest.items() if part.rule.value.endswith(name))
+        assert part.rule.at_least == int(printed)
