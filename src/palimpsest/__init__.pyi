@@ -17,6 +17,7 @@ from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
+from .datasets import load_cases_of as load_cases_of
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
@@ -53,6 +54,7 @@ from .evaluation.metrics import COUNTERFACT_METRICS as COUNTERFACT_METRICS
 from .evaluation.metrics import SCORES as SCORES
 from .evaluation.metrics import ZSRE_METRICS as ZSRE_METRICS
 from .evaluation.responses import Decoding as Decoding
+from .evaluation.said import say as say
 from .evaluation.smoothing_score import score_by as score_by
 from .evaluation.stability import diagnose as diagnose
 from .evaluation.uncertainty import decompose as decompose
@@ -136,4 +138,5 @@ from .studies.try_it import try_fact as try_fact
 from .styles import OKABE_ITO as OKABE_ITO
 from .types import EditRequest as EditRequest
 from .types import EvalCase as EvalCase
+from .types import unspaced as unspaced
 from .workbench.edited_model import EditedModel as EditedModel
