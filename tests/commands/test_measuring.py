@@ -90,6 +90,17 @@ def test_compare_names_the_weights_and_facts_that_differ(room: Path) -> None:
     assert [row["metric"] for row in content["scores"]] == list(METRICS)
 
 
+def test_one_model_may_be_named_by_two_paths(room: Path) -> None:
+    lines = [{"prompt": "{} lives in", "subject": "Anna Berg", "target": "Rome"}]
+    (room / "one.jsonl").write_text(json.dumps(lines[0]))
+    for name in ("base", str(room / "base"), "./base"):
+        done = run("edit", "one.jsonl", "--model", name, "--out", "twice")
+        assert done.exit_code == 0, done.output
+    (room / "other-base").mkdir()
+    done = run("edit", "one.jsonl", "--model", "other-base", "--out", "twice")
+    assert "twice was made from base, not from other-base" in done.stderr
+
+
 def test_models_of_another_size_are_not_compared(room: Path) -> None:
     from tests.tiny import tiny_model
 

@@ -1,5 +1,6 @@
 """The commands ``palimpsest edit`` and ``palimpsest undo``: write and remove facts of a model on disk."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def _continued(
     """Open the edited model of a folder after checking that it was made with the given model and settings."""
     about = files.read_description(start)
     dtype, name = dtype_of(about), about.base["name"]
-    if model not in (None, name):
+    if model is not None and not _same_model(model, name):
         raise ModelError(
             f"{start} was made from {name}, not from {model}; leave the model out to go on, or choose "
             "another folder"
@@ -193,9 +194,15 @@ def _continued(
         )
     if not unfinished:
         return EditedModel.open(start, device)
-    edited = EditedModel(load(name, dtype, device), about.editor)
+    edited = EditedModel(load(model or name, dtype, device), about.editor)
     edited.resume(start)
     return edited
+
+
+def _same_model(given: str, name: str) -> bool:
+    """Whether two names are one, or two paths of one folder."""
+    folders = [Path(one) for one in (given, name)]
+    return given == name or (all(map(os.path.isdir, folders)) and os.path.samefile(*folders))
 
 
 def _held(edited: EditedModel, request: EditRequest) -> bool:
