@@ -12,12 +12,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
@@ -165,7 +164,7 @@ def _in_time(ask: Callable[[], Any], seconds: float) -> Any:
     def run() -> None:
         try:
             found.append(ask())
-        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             found.append(error)
 
     thread = Thread(target=run, daemon=True)
