@@ -5,7 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -53,7 +53,7 @@ class OneMessage(TyperGroup):
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
 
 
-def stop(ctx: Any, error: BaseException, message: str, status: int) -> None:
+def stop(ctx: Any, error: BaseException, message: str, status: int) -> NoReturn:
     """Print a message, after the traceback if that was asked for, and end with a status."""
     if (ctx.obj or {}).get("debug"):
         echo("".join(traceback.format_exception(error)))
