@@ -20,8 +20,13 @@ FAILED = 70
 
 DEBUG = "--debug"
 
-OF_TYPER = tuple(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+OF_TYPER: tuple[Any, ...] = tuple(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 """Base of typer's own errors, such as an unknown option; typer has no public name for it."""
+
+PASSED: tuple[type[BaseException], ...] = (*OF_TYPER, typer.Exit, typer.Abort)
+"""What typer itself turns into messages and exit statuses."""
 
 
 class OneMessage(TyperGroup):
@@ -41,7 +46,7 @@ class OneMessage(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (*OF_TYPER, typer.Exit, typer.Abort):
+        except PASSED:
             raise
         except PalimpsestError as error:
             stop(ctx, error, f"{error}", 2)

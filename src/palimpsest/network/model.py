@@ -184,8 +184,13 @@ def load(
     if bare is not None:
         raise ModelError(refused(kind, str(name), bare, list(FAMILIES)))
     try:
-        options = {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        net, found = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        options: Any = {
+            "trust_remote_code": False,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        net, found = loaded
         fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = wrap(net.to(place), tokenizer, str(name))

@@ -127,8 +127,9 @@ def edit_and_report(
         return done
 
     last = finish if until_said else None
-    where = {"settings": settings, "batch": batch, "device": device}
-    edited = edit_folder(requests, out, model, editor, finish=last, **where)
+    edited = edit_folder(
+        requests, out, model, editor, settings=settings, batch=batch, device=device, finish=last
+    )
     return edited, edited.report(ids).with_effort(done.tried, done.cost)
 
 

@@ -41,7 +41,7 @@ class Measured:
         head = ["metric", "mean", "95 % interval", "cases", "prompts"]
         rows = [
             [row.metric, f"{100 * row.mean:.1f} %", _ends(row, 100, " %"), f"{row.cases}", f"{row.prompts}"]
-            for row in self.means.itertuples()
+            for row in _tuples(self.means)
         ]
         note = "intervals: bootstrap over cases; see palimpsest.evaluation.metrics for the metrics"
         return "\n".join([*aligned([head, *rows], right=(1, 3, 4)), "", note])
@@ -104,9 +104,7 @@ class Comparison:
             lines = [f"{first} and {second}: all {self.total} weights are the same, bit by bit"]
         else:
             head = ["weight", "norm of the difference", "relative"]
-            rows = [
-                [row.weight, f"{row.norm:.4g}", f"{row.relative:.3g}"] for row in self.weights.itertuples()
-            ]
+            rows = [[row.weight, f"{row.norm:.4g}", f"{row.relative:.3g}"] for row in _tuples(self.weights)]
             count = f"{len(self.weights)} of {self.total} weights differ"
             lines = [f"{first} and {second}: {count}", "", *aligned([head, *rows], right=(1, 2))]
         lines += [f"{kind}: {', '.join(names)}" for kind, names in self.facts.items() if names]
@@ -121,7 +119,7 @@ class Comparison:
                     _ends(row, 100, ""),
                     f"{row.cases}",
                 ]
-                for row in self.scores.itertuples()
+                for row in _tuples(self.scores)
             ]
             lines += ["", *aligned([head, *rows], right=(1, 2, 3, 5))]
         return "\n".join(lines)
@@ -157,7 +155,8 @@ def compare(
     weights, total = _weights(*models)
     scores = pd.DataFrame()
     if cases:
-        scores = differences(*(measure(model, cases, seed).records for model in models), seed)
+        before, after = (measure(model, cases, seed).records for model in models)
+        scores = differences(before, after, seed)
     return Comparison((first, second), weights, total, _facts(Path(first), Path(second)), scores)
 
 
@@ -192,6 +191,11 @@ def _facts(first: Path, second: Path) -> dict[str, list[str]]:
         "facts only in the second": [name for name in held[1] if name not in held[0]],
         "facts that differ": [name for name in both if held[0][name] != held[1][name]],
     }
+
+
+def _tuples(frame: pd.DataFrame) -> list[Any]:
+    """Rows with their columns as attributes."""
+    return list(frame.itertuples())
 
 
 def _ends(row: Any, scale: float, unit: str) -> str:
