@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 GROUND: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "mentions"),
     ("types", "paths", "files", "styles"),
     ("cache",),
     ("resources",),
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
+    "commands": ("network", "datasets", "evaluation", "results", "workbench"),
 }
 """Wing -> wings, or single modules of them, that it may import beside itself and the ground."""
 OPEN = ("cli", "")

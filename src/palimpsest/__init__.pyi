@@ -24,6 +24,7 @@ from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
+from .datasets import load_cases_of as load_cases_of
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
@@ -69,6 +70,7 @@ from .evaluation.metrics import ZSRE_METRICS as ZSRE_METRICS
 from .evaluation.representation import representation_shift as representation_shift
 from .evaluation.representation import representations as representations
 from .evaluation.responses import Decoding as Decoding
+from .evaluation.said import say as say
 from .evaluation.shift import SHIFT_MEASURES as SHIFT_MEASURES
 from .evaluation.shift import Shift as Shift
 from .evaluation.smoothing_score import score_by as score_by
@@ -173,4 +175,5 @@ from .types import EditRequest as EditRequest
 from .types import EvalCase as EvalCase
 from .types import Item as Item
 from .types import Task as Task
+from .types import unspaced as unspaced
 from .workbench.edited_model import EditedModel as EditedModel

@@ -1,133 +1,38 @@
 """The command line. An expected error is one message on standard error with exit status 2, a stop has 130."""
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from palimpsest.errors import NotebookError, PalimpsestError
+from palimpsest.commands import doctor, edits, models
+from palimpsest.commands.shared import OneMessage
+from palimpsest.errors import NotebookError
 
 app = typer.Typer(
-    help="Sequential knowledge editing of language models, reproduced.",
+    cls=OneMessage,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
 Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for this run, for example 0.")]
 
 
-def _clear_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of the package, and an interrupt by the user, into one message and an exit status."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except PalimpsestError as error:
-            typer.echo(f"palimpsest: {error}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("palimpsest: stopped; the same command goes on from what is done", err=True)
-            raise typer.Exit(130) from None
-
-    return wrapper
-
-
-@app.command()
-@_clear_errors
-def edit(
-    facts: Annotated[Path, typer.Argument(help="JSON list or JSON lines: prompt, subject, target, id.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; an edited one is continued.")],
-    model: Annotated[
-        str | None, typer.Option(help="Name, folder or hub id; default smollm2-135m.", show_default=False)
-    ] = None,
-    sequence: Annotated[
-        str | None,
-        typer.Option(help="Row of config/sequences.yaml; default memit_aligned.", show_default=False),
-    ] = None,
-    settings: Annotated[
-        str | None, typer.Option(help="Use the settings of this model in config/models.", show_default=False)
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
-    device: Device = "cpu",
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Write facts into a model and save it as a folder, with a ledger from which each can be removed again.
+    """Sequential knowledge editing of language models, reproduced."""
 
-    Keys and values are read on the unedited model and computed once, so that they depend on each fact alone
-    and undo is exact: bit by bit, or, with a batch above 1, up to rounding in the optimisation of the values.
-    After an interruption the same command continues; facts that are already in the folder are skipped.
-    """
-    from palimpsest.datasets.requests import load_requests
-    from palimpsest.workbench.commands import edit_folder
 
-    requests = load_requests(facts)
-    done = edit_folder(requests, out, model, sequence, settings=settings, batch=batch, device=device)
-    typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
+for command in (edits.edit, edits.undo, edits.diagnose, models.evaluate, models.compare, doctor.doctor):
+    app.command()(command)
 
 
 @app.command()
-@_clear_errors
-def undo(
-    folder: Annotated[Path, typer.Argument(help="What palimpsest edit wrote.")],
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids of facts; the filled prompt if none.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
-    device: Device = "cpu",
-) -> None:
-    """Remove facts from an edited folder: its weights become those of a model edited without them."""
-    from palimpsest.workbench.commands import undo as take_out
-
-    done = take_out(folder, ids or [], everything=everything, device=device)
-    same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
-    typer.echo(f"{folder}: {len(done)} facts left{same}")
-
-
-@app.command()
-@_clear_errors
-def diagnose(
-    edit: Annotated[Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.")],
-    wordings: Annotated[
-        Path | None,
-        typer.Option(help="Facts with a member wordings; default the six levels of the fact set."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="CSV to write; default <edit>.uncertainty.csv.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The unedited model; default the edit's own.", show_default=False)
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Responses to each wording.")] = 5,
-    tokens: Annotated[int, typer.Option(help="Tokens of each response, at most.")] = 32,
-    embedder: Annotated[str, typer.Option(help="Sentence embedder: minilm, or a folder.")] = "minilm",
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(help="The first so many facts; default all.", show_default=False)
-    ] = None,
-    device: Device = "cpu",
-) -> None:
-    """Measure how stable edited facts are under rewording: uncertainty before and after, with intervals.
-
-    The unedited and the edited model answer the same wordings with the same random numbers. After an
-    interruption the same command continues.
-    """
-    from palimpsest.evaluation.responses import Decoding
-    from palimpsest.workbench.diagnosis import diagnose_on_disk
-
-    decoding = Decoding(samples, tokens, seed=seed)
-    done = diagnose_on_disk(edit, out, model, wordings, embedder, decoding, limit, device, typer.echo)
-    typer.echo(f"{done}\n{done.path}")
-
-
-@app.command()
-@_clear_errors
 def fetch() -> None:
     """Download and verify the embedded model and texts; needed once."""
     from palimpsest import resources
@@ -138,7 +43,6 @@ def fetch() -> None:
 
 
 @app.command()
-@_clear_errors
 def run(
     notebook: Annotated[str, typer.Argument(help="Name of a notebook, or a path to one.")],
     profile: Profile = "smoke",
@@ -180,7 +84,6 @@ def _overrides(notebook: str, texts: list[str]) -> dict[str, Any]:
 
 
 @app.command()
-@_clear_errors
 def run_all(
     profile: Profile = "laptop",
     force: Annotated[bool, typer.Option("--force", help="Run fresh ones too.")] = False,
@@ -194,7 +97,6 @@ def run_all(
 
 
 @app.command()
-@_clear_errors
 def arms(
     make: Annotated[bool, typer.Option("--run", help="Make what is missing or stale.")] = False,
     page: Annotated[str, typer.Option(help="Only those of this notebook.")] = "",
@@ -231,7 +133,6 @@ def arms(
 
 
 @app.command()
-@_clear_errors
 def parameters(
     notebook: Annotated[str, typer.Argument(help="Name of a notebook, or a path to one.")],
     profile: Profile = "smoke",
@@ -244,7 +145,6 @@ def parameters(
 
 
 @app.command()
-@_clear_errors
 def status(profile: Profile = "laptop") -> None:
     """Say of each notebook whether its result is fresh, confirmed or stale, and what has changed."""
     from palimpsest.book.profiles import known_notebooks, load_profile
@@ -256,7 +156,6 @@ def status(profile: Profile = "laptop") -> None:
 
 
 @app.command()
-@_clear_errors
 def confirm(
     pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
     profile: Profile = "laptop",
@@ -270,7 +169,6 @@ def confirm(
 
 
 @app.command()
-@_clear_errors
 def render(
     pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
     profile: Profile = "laptop",
@@ -288,7 +186,6 @@ def render(
 
 
 @app.command()
-@_clear_errors
 def check_notebooks(
     pages: Annotated[list[str] | None, typer.Argument(help="Names of notebooks; all by default.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once, sharing the cores.")] = 1,
@@ -303,7 +200,6 @@ def check_notebooks(
 
 
 @app.command()
-@_clear_errors
 def book(profile: Profile = "laptop") -> None:
     """Build the HTML book from the records of a profile; runs no notebook."""
     from palimpsest.book import build
@@ -312,7 +208,6 @@ def book(profile: Profile = "laptop") -> None:
 
 
 @app.command()
-@_clear_errors
 def check_book(profile: Profile = "laptop") -> None:
     """Open every page of the built book in a headless browser and report faults."""
     from palimpsest.book import browser_check

@@ -13,11 +13,11 @@ Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 """
 
 import html
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from palimpsest.errors import RequestError
+from palimpsest.mentions import mentions, near, normal, written_without_spaces
 
 SLOT = "{}"
 
@@ -49,9 +49,22 @@ def span(layers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
-def _mentions(text: str, subject: str) -> int:
-    """Number of times the subject occurs in a text as whole words."""
-    return len(re.findall(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
+JOINER = "\u2060"
+"""WORD JOINER, which Unicode defines as a place without a break; see `unspaced`."""
+
+
+def unspaced(target: str) -> str:
+    """A target that is joined to its prompt without a space, as in scripts that write none.
+
+    It begins with ``JOINER``, which is no part of the text: wherever a target is taken, in writing as in
+    scoring, this one follows the prompt at once.
+    """
+    return JOINER + target.removeprefix(JOINER)
+
+
+def plain(target: str) -> str:
+    """The text of a target, without the mark of `unspaced`."""
+    return target.removeprefix(JOINER)
 
 
 @dataclass(frozen=True)
@@ -60,14 +73,16 @@ class EditRequest:
 
     Args:
         prompt: text with one ``{}`` in place of the subject; a prompt that contains the subject itself
-            exactly once is accepted and rewritten to that form.
+            exactly once is accepted and rewritten to that form. The subject is found in another Unicode form
+            too (NFC or NFD, spaces that do not break); prompt and subject are then in NFC.
         subject: the entity the fact is about.
-        target: the new object, without a leading or trailing space.
+        target: the new object, without a leading or trailing space; `unspaced` makes one that follows the
+            prompt without a space.
         id: any label; used in records and error messages.
 
     Raises:
-        RequestError: if the subject is missing or occurs twice, a text is empty, or the target begins or
-            ends with a space.
+        RequestError: if the subject is missing or occurs twice, a field is no text, a text is empty or holds
+            half of a surrogate pair, or the target begins or ends with a space.
     """
 
     prompt: str
@@ -76,35 +91,58 @@ class EditRequest:
     id: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "subject", "target"):
-            if not getattr(self, name).strip():
-                raise RequestError(
-                    f"request {self.id!r}: {name} is empty or only spaces "
-                    f"({getattr(self, name)!r}); give it a text"
-                )
-        if self.target != self.target.strip():
-            raise RequestError(
-                f"request {self.id!r}: target {self.target!r} begins or ends with a space; "
-                "remove it (the space before the target is added when it is tokenised)"
-            )
+        self._check_texts()
         if SLOT not in self.prompt:
-            count = _mentions(self.prompt, self.subject)
-            if count != 1:
-                raise RequestError(
-                    f"request {self.id!r}: subject {self.subject!r} occurs {count} times in prompt "
-                    f"{self.prompt!r}; write the prompt with one '{{}}' in the subject's place"
-                )
-            whole = rf"(?<!\w){re.escape(self.subject)}(?!\w)"
-            object.__setattr__(self, "prompt", re.sub(whole, SLOT, self.prompt))
+            self._put_slot()
         if self.prompt.count(SLOT) != 1 or self._mentioned_again():
             raise RequestError(
                 f"request {self.id!r}: subject {self.subject!r} must occur exactly once in prompt "
                 f"{self.prompt!r}; keep one '{{}}' and remove the other mentions"
             )
 
+    def _check_texts(self) -> None:
+        for name in ("prompt", "subject", "target", "id"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise RequestError(
+                    f"request {self.id!r}: {name} is {value!r} ({type(value).__name__}); give it a text"
+                )
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise RequestError(
+                    f"request {self.id!r}: {name} {value!r} holds half of a surrogate pair, which is no "
+                    "character; write the character"
+                )
+            if name != "id" and not plain(value).strip():
+                raise RequestError(
+                    f"request {self.id!r}: {name} is empty or only spaces ({value!r}); give it a text"
+                )
+        if self.target != self.target.strip():
+            raise RequestError(
+                f"request {self.id!r}: target {self.target!r} begins or ends with a space; "
+                "remove it (the space before the target is added when it is tokenised)"
+            )
+
+    def _put_slot(self) -> None:
+        """Write the slot in place of the subject, which the prompt mentions once, in any Unicode form."""
+        prompt, subject = self.prompt, self.subject
+        if not mentions(prompt, subject):
+            prompt, subject = normal(prompt), normal(subject)
+        found = mentions(prompt, subject)
+        if len(found) != 1:
+            close = "" if found else near(self.prompt, self.subject)
+            hint = f", where {close!r} nearly matches" if close else ""
+            raise RequestError(
+                f"request {self.id!r}: subject {self.subject!r} occurs {len(found)} times in prompt "
+                f"{self.prompt!r}{hint}; write the prompt with one '{{}}' in the subject's place"
+            )
+        start, end = found[0]
+        object.__setattr__(self, "prompt", prompt[:start] + SLOT + prompt[end:])
+        object.__setattr__(self, "subject", subject)
+
     def _mentioned_again(self) -> bool:
-        # One-word function words ("is", "a") may well be part of a sentence and a subject elsewhere.
-        return len(self.subject) > 2 and _mentions(self.prompt, self.subject) > 0
+        # Function words ("is", "a") may well be part of a sentence, and a subject elsewhere.
+        prompt, subject = normal(self.prompt), normal(self.subject)
+        return (len(subject) > 2 or written_without_spaces(subject)) and bool(mentions(prompt, subject))
 
     @property
     def text(self) -> str:

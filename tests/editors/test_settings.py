@@ -55,7 +55,8 @@ def test_unknown_editor() -> None:
 
 def test_unknown_model() -> None:
     message = (
-        r"unknown model with settings \(else pass an editor object\) 'nothing'; choose one of: .*smollm2-135m"
+        r"unknown model with settings in .*config/models \(add a file there, name one with --settings or "
+        r"settings=, or pass an editor object\) 'nothing'; choose one of: .*smollm2-135m"
     )
     with pytest.raises(UnknownNameError, match=message):
         editor_for("memit", "nothing")

@@ -269,9 +269,13 @@ def test_generate_returns_the_prompt_first() -> None:
 
 def test_unknown_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("no/such-model", "/no/such/folder", "not a name!"):
+    for name in ("/no/such/folder", "not a name!", "", "a/b/c"):
         with pytest.raises(UnknownNameError, match=r"unknown model .* choose one of: .*smollm2-135m"):
             load(name)
+    with pytest.raises(
+        ResourceError, match=r"'no/such-model': no folder .* is switched off \(HF_HUB_OFFLINE"
+    ):
+        load("no/such-model")
 
 
 def _t5(folder: Path) -> None:
@@ -301,12 +305,18 @@ def _truncated(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:500])
 
 
-@pytest.mark.parametrize("make", [_t5, _strange, _no_tokenizer, _truncated])
-def test_a_folder_that_is_no_usable_model(make: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_t5, "Unrecognized configuration class.*known: llama, gpt2, gptj"),
+        (_strange, "it has no weights .*Download the folder again"),
+        (_no_tokenizer, "known: llama, gpt2, gptj"),
+        (_truncated, "model.safetensors is damaged or cut short .*Download the folder again"),
+    ],
+)
+def test_a_folder_that_is_no_usable_model(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     make(tmp_path)
-    with pytest.raises(
-        ModelError, match=r"cannot be used as a causal language model.*known: llama, gpt2, gptj"
-    ):
+    with pytest.raises(ModelError, match=f"cannot be used as a causal language model.*{reason}"):
         load(tmp_path)
 
 

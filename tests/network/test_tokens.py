@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from tokenizers.normalizers import Replace
+from tokenizers.normalizers import Prepend, Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from palimpsest.errors import RequestError
 from palimpsest.network.tokens import Batch, encode, encode_around_subject, encode_target, pad
+from palimpsest.types import JOINER, plain, unspaced
 from tests.tiny import BEGIN, END, tiny_tokenizer
 
 
@@ -84,3 +85,35 @@ def test_positions_with_padding_on_both_sides() -> None:
     batch = Batch(torch.zeros(1, 6, dtype=torch.long), mask)
     assert batch.positions[0, 2:5].tolist() == [0, 1, 2]
     assert int(batch.positions.min()) == 0
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_target_has_the_tokens_of_the_whole_text_without_those_of_the_prompt(bos: bool) -> None:
+    tokenizer = tiny_tokenizer(bos)
+    for prompt, target in [("The capital of Italy is", "Rome"), ("日本の首相は", unspaced("岸田文雄"))]:
+        ids = encode(tokenizer, prompt) + encode_target(tokenizer, target, prompt)
+        space = "" if target.startswith(JOINER) else " "
+        assert ids == encode(tokenizer, prompt + space + plain(target))
+        assert tokenizer.decode(ids, skip_special_tokens=True) == prompt + space + plain(target)
+
+
+def test_a_tokenizer_that_puts_a_blank_before_every_text_does_not_double_it() -> None:
+    """As those of Llama 2 do: alone, a target would begin with two blanks."""
+    tokenizer = blank_tokenizer()
+    prompt = "The capital of Italy is"
+    assert tokenizer.decode(encode_target(tokenizer, "Rome")) == "  Rome"
+    assert tokenizer.decode(encode_target(tokenizer, "Rome", prompt)) == " Rome"
+
+
+def test_where_tokens_cross_the_border_the_target_is_encoded_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = encode_target(tokenizer, unspaced("nd"), "The a")
+    assert encode(tokenizer, "The and")[: len(encode(tokenizer, "The a"))] != encode(tokenizer, "The a")
+    assert tokenizer.decode(ids) == "nd"
+
+
+def blank_tokenizer() -> PreTrainedTokenizerFast:
+    """One that puts a blank before every text."""
+    tokenizer = tiny_tokenizer.__wrapped__()
+    tokenizer.backend_tokenizer.normalizer = Prepend(" ")
+    return tokenizer

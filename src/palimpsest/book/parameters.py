@@ -33,6 +33,13 @@ TYPES: dict[str, Any] = {
 """Allowed annotations of parameters -> type."""
 
 
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError),
+    nbformat.ValidationError,
+)
+"""What nbformat raises for a file that is no notebook."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One line of a parameters cell, for example ``seed: int = 1  # seed of every draw``."""
@@ -51,8 +58,11 @@ def parameters_cell(notebook: Path) -> str:
     """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise NotebookError(f"{notebook} is not a readable notebook: {error}") from error
+    except UNREADABLE as error:
+        raise NotebookError(
+            f"{notebook} is not a readable notebook ({type(error).__name__}: {str(error)[:200]}); restore "
+            "it, or give another"
+        ) from error
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise NotebookError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters'; tag exactly one")
@@ -68,7 +78,11 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     source = parameters_cell(notebook)
     lines = source.splitlines()
     found: dict[str, Parameter] = {}
-    for node in ast.parse(source).body:
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NotebookError(f"{notebook.name}: the parameters cell is no Python: {error}") from error
+    for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         line = lines[(node.end_lineno or node.lineno) - 1]
@@ -130,7 +144,11 @@ def parsed(parameter: Parameter, text: str, where: str = "command line") -> Any:
     """
     if parameter.type == "str":
         return text
-    value = yaml.safe_load(text) if text.strip() else text
+    try:
+        value = yaml.safe_load(text) if text.strip() else text
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ProfileError(f"{where}: {parameter.name}={text[:40]} cannot be read ({reason})") from error
     if parameter.type.startswith("float") and isinstance(value, str):
         with contextlib.suppress(ValueError):  # reported with the type below
             value = float(text)

@@ -76,7 +76,7 @@ def load_profile(name: str) -> Profile:
         raise UnknownNameError("profile", name, known_profiles())
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")

@@ -3,6 +3,7 @@
 from palimpsest.datasets.alphaset import alphaset1, alphaset2, alphaset3
 from palimpsest.datasets.alphaset_file import load_alphaset, load_released, save_alphaset
 from palimpsest.datasets.alphaset_members import AlphaSet, Measures, Member, percentile_reached
+from palimpsest.datasets.any_format import load_cases_of
 from palimpsest.datasets.cases import counterfact_style, zsre_style
 from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
@@ -28,6 +29,7 @@ __all__ = [
     "hold_out",
     "known_reworded",
     "load_alphaset",
+    "load_cases_of",
     "load_counterfact",
     "load_facts",
     "load_original",

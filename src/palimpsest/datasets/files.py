@@ -1,11 +1,11 @@
 """Reading of record files in JSON or JSON lines, and error messages that list malformed records."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from palimpsest.datasets.reading import numbered_records
 from palimpsest.errors import DataError, RequestError
 from palimpsest.files import file_sha256
 from palimpsest.types import EvalCase
@@ -82,7 +82,7 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
     cases: list[EvalCase] = []
     rejected: list[Rejected] = []
     seen: dict[str, int] = {}
-    for index, (line, record) in enumerate(_records(path)):
+    for index, (line, record) in enumerate(numbered_records(path)):
         try:
             case = parse(_mapping(record), index)
             if case.id in seen:
@@ -130,32 +130,9 @@ def first_record(path: str | Path) -> Mapping[str, Any]:
     Raises:
         DataError: if the file cannot be read, or its first record is no JSON object.
     """
-    for _, record in _records(path):
+    for _, record in numbered_records(path):
         return _mapping(record)
     raise DataError(f"{path}: holds no record; fetch it again")
-
-
-def _records(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line or record number, decoded record or DataError)."""
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text), start=1)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}: not valid JSON ({error.msg} on line {error.lineno}); fetch it again"
-            ) from error
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _decoded(line)
-
-
-def _decoded(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return DataError(f"not valid JSON ({error.msg} at column {error.colno})")
 
 
 def _mapping(record: Any) -> Mapping[str, Any]:

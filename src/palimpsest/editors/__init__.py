@@ -6,6 +6,7 @@ A new method is one file with a subclass of `palimpsest.editors.base.Editor`, an
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,9 +20,10 @@ from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
 from palimpsest.editors.settings import asked, editor_settings
-from palimpsest.errors import ProfileError, RequestError, UnknownNameError
+from palimpsest.errors import ProfileError, RequestError, ScoreError, UnknownNameError
 from palimpsest.network.apply import Edit
 from palimpsest.network.model import EditableModel
+from palimpsest.network.tokens import encode_target
 from palimpsest.styles import OKABE_ITO, STYLES, Style
 from palimpsest.types import EditRequest
 
@@ -104,18 +106,55 @@ def edit(
         UnknownNameError, ProfileError: see `editor_for`.
     """
     check(requests)
+    check_room(model, requests)
     chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
     made, after = chosen.edit(model, requests, state)
     method = style_of(editor).name if isinstance(editor, str) else chosen.printed
     return replace(made, notes={"method": method, **made.notes}), after
 
 
+def check_room(model: EditableModel, requests: Sequence[EditRequest]) -> None:
+    """Check that each request with its target fits into the model's context.
+
+    Raises:
+        RequestError: otherwise.
+    """
+    for request in requests:
+        target = encode_target(model.tokenizer, request.target, request.text)
+        try:
+            model.require_room(
+                f"{request.text} {request.target}", len(model.encode(request.text)) + len(target)
+            )
+        except ScoreError as error:
+            raise RequestError(f"request {request.id!r}: {error}") from error
+
+
+def check_kind(requests: Any) -> None:
+    """Check that requests are a list, or another sequence, of `EditRequest`.
+
+    Raises:
+        RequestError: otherwise.
+    """
+    if not isinstance(requests, Sequence) or isinstance(requests, str | bytes):
+        raise RequestError(
+            f"requests are {str(requests)[:60]!r} ({type(requests).__name__}), not a list; write "
+            "[EditRequest(...), ...]"
+        )
+    odd = [one for one in requests if not isinstance(one, EditRequest)]
+    if odd:
+        raise RequestError(
+            f"requests hold {str(odd[0])[:60]!r} ({type(odd[0]).__name__}); write [EditRequest(...), ...]"
+        )
+
+
 def check(requests: Sequence[EditRequest]) -> None:
     """Check that requests can be written in one batch.
 
     Raises:
-        RequestError: if there are no requests, or the same subject and prompt occur twice.
+        RequestError: if they are no list of requests, there are none, or the same subject and prompt occur
+            twice.
     """
+    check_kind(requests)
     if not requests:
         raise RequestError("no requests were given; pass at least one EditRequest")
     seen: set[str] = set()

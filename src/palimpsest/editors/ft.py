@@ -147,7 +147,7 @@ class _Part:
         rows: list[list[int]] = []
         labels: list[tuple[int, int, int, int, float]] = []
         for index, request in enumerate(requests):
-            target = encode_target(model.tokenizer, request.target)
+            target = encode_target(model.tokenizer, request.target, request.text)
             behind = target[:-1] if objective == "target_new" else []
             for context in contexts:
                 ids = encode(model.tokenizer, context + request.text)

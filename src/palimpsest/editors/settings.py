@@ -115,14 +115,19 @@ def _of_model(model: str) -> tuple[str, dict[str, Any]]:
     """Name and content of the settings file of one model."""
     known = known_models()
     if model not in known:
-        raise UnknownNameError("model with settings (else pass an editor object)", model, list(known))
+        raise UnknownNameError(
+            f"model with settings in {models_dir()} (add a file there, name one with --settings or "
+            "settings=, or pass an editor object)",
+            model,
+            list(known),
+        )
     return known[model].name, _read(known[model])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs a section 'editors'")

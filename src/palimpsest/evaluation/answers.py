@@ -86,7 +86,8 @@ def ask(model: EditableModel, pairs: Sequence[Pair], batch_size: int = 64) -> An
         Answers on the CPU, in the order of the pairs.
 
     Raises:
-        ScoreError: if a prompt gives no token or the batch size is less than 1.
+        ScoreError: if a prompt gives no token, prompt and target exceed the model's context, or the batch
+            size is less than 1.
         RequestError: if a target gives no token.
         NonFiniteError: if the model gives NaN or infinity.
         ResourceError: if a stored file is damaged or cannot be written.
@@ -124,11 +125,13 @@ def _computed(model: EditableModel, pairs: Sequence[Pair], batch_size: int) -> A
 def _plan(model: EditableModel, pairs: Sequence[Pair]) -> _Plan:
     tokenizer = model.tokenizer
     prompts = {prompt: _prompt_ids(model, prompt) for prompt in {prompt for prompt, _ in pairs}}
-    targets = {target: encode_target(tokenizer, target) for target in {target for _, target in pairs}}
-    joined = [(*prompts[prompt], *targets[target][:-1]) for prompt, target in pairs]
+    targets = {pair: encode_target(tokenizer, pair[1], pair[0]) for pair in set(pairs)}
+    joined = [(*prompts[pair[0]], *targets[pair][:-1]) for pair in pairs]
     inputs = sorted(set(joined))
     place = {ids: row for row, ids in enumerate(inputs)}
-    tokens = pad(tokenizer, [targets[target] for _, target in pairs])
+    for (prompt, _), ids in zip(pairs, joined, strict=True):
+        model.require_room(prompt, len(ids))
+    tokens = pad(tokenizer, [targets[pair] for pair in pairs])
     row = torch.tensor([place[ids] for ids in joined])[:, None].expand_as(tokens.ids)
     last = torch.tensor([len(prompts[prompt]) - 1 for prompt, _ in pairs])
     position = last[:, None] + torch.arange(tokens.ids.shape[1])

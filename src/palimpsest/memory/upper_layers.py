@@ -58,7 +58,7 @@ def sequences(model: EditableModel, request: EditRequest, contexts: Sequence[str
         RequestError: if the subject's last character belongs to no token, or the target gives none.
     """
     tokenizer = model.tokenizer
-    target = encode_target(tokenizer, request.target)
+    target = encode_target(tokenizer, request.target, request.text)
     rows, ends, labels = [], [], []
     for row, context in enumerate(contexts):
         ids, end = encode_around_subject(tokenizer, request.prompt, request.subject, context)

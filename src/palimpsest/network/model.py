@@ -11,15 +11,17 @@ from weakref import ref
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest import resources
 from palimpsest.cache import digest
-from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
+from palimpsest.errors import ModelError, ResourceError, ScoreError, SiteError
 from palimpsest.files import file_sha256, new_folder
+from palimpsest.network.device import device as usable
+from palimpsest.network.proposal import refused, without_data
+from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
 from palimpsest.paths import cache_dir
 from palimpsest.types import Shown
@@ -121,6 +123,17 @@ class EditableModel(Shown):
         """Ids of a prompt, after the context where one is installed."""
         return encode(self.tokenizer, self.context + prompt)
 
+    def require_room(self, text: str, tokens: int) -> None:
+        """Check that a text of so many tokens fits into the model's context.
+
+        Raises:
+            ScoreError: otherwise.
+        """
+        most = getattr(self.net.config, "max_position_embeddings", None)
+        if most is not None and tokens > most:
+            shown = f"{text[:60]!r} needs {tokens} tokens"
+            raise ScoreError(f"{shown}, and the context of {self.name} holds {most}; shorten it")
+
     def layer(self, index: int) -> nn.Module:
         """Decoder layer by index.
 
@@ -153,28 +166,39 @@ def load(
 
     Raises:
         UnknownNameError: if the name is none of the three.
-        ModelError: if it is found but cannot be read, or its architecture has no row in FAMILIES.
-        ResourceError: if the embedded model cannot be fetched or was damaged.
+        ModelError: if it is found but cannot be read, its conditions were not accepted, its architecture has
+            no row in FAMILIES, or there is no such device.
+        ResourceError: if the embedded model cannot be fetched or was damaged, or the hub is out of reach.
     """
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else None)
-    source = unpacked_model() if str(name) == "smollm2-135m" else str(name)
+    place = usable(device)
+    dtype = dtype or (torch.float32 if place.type == "cpu" else None)
+    source = unpacked_model() if str(name) == EMBEDDED else str(name)
+    check_source(str(source))
+    kind, known = "", f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
     try:
-        net: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = config.model_type
+        bare = None if kind in FAMILIES else without_data(config)
+    except Exception as error:
+        raise unusable(name, str(error).partition("\n")[0], known) from error
+    if bare is not None:
+        raise ModelError(refused(kind, str(name), bare, list(FAMILIES)))
+    try:
+        options: Any = {
+            "trust_remote_code": False,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        net, found = loaded
+        fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except OSError as error:
-        raise UnknownNameError(
-            "model", str(name), ["smollm2-135m", "a folder in Hugging Face format", "a hub id within reach"]
-        ) from error
-    except (ValueError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(
-            f"{name} cannot be used as a causal language model with its tokenizer: {reason} "
-            f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
-        ) from error
-    model = wrap(net.to(device), tokenizer, str(name))
-    model.loaded = fingerprint(model)
+        model = wrap(net.to(place), tokenizer, str(name))
+        model.loaded = fingerprint(model)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        raise unusable(name, str(error).partition("\n")[0], known) from error
     return model
 
 
@@ -186,7 +210,7 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
     """
     kind = getattr(net.config, "model_type", "unknown")
     if kind not in FAMILIES:
-        raise ModelError(f"architecture {kind!r} is not supported; known: {', '.join(FAMILIES)}. Add a row")
+        raise ModelError(refused(kind, name, net, list(FAMILIES)))
     net.eval().requires_grad_(False)
     model = EditableModel(net, tokenizer, FAMILIES[kind], name)
     try:
@@ -297,17 +321,25 @@ def _checksum(parameter: Tensor) -> list[int]:
 
 
 def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str:
-    """Prompt with its greedy continuation, as text; an installed context is removed."""
-    batch = pad(model.tokenizer, [model.encode(prompt)]).to(model.device)
+    """Prompt with its greedy continuation, as text; an installed context is removed.
+
+    Raises:
+        ScoreError: if the prompt gives no token, or it and its continuation exceed the model's context.
+    """
+    ids = model.encode(prompt)
+    if not ids:
+        raise ScoreError(f"prompt {prompt!r} gives no token, so nothing can be continued; give it a text")
+    model.require_room(prompt, len(ids) + max_new_tokens)
+    batch = pad(model.tokenizer, [ids]).to(model.device)
     with torch.no_grad():
-        ids = model.net.generate(
+        found = model.net.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
         )
-    return str(model.tokenizer.decode(ids[0], skip_special_tokens=True)).removeprefix(model.context)
+    return str(model.tokenizer.decode(found[0], skip_special_tokens=True)).removeprefix(model.context)
 
 
 def describe(model: EditableModel) -> dict[str, str]:

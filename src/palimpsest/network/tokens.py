@@ -1,8 +1,9 @@
 """Encoding of texts as token ids: special tokens, spaces before targets, subject position, padding.
 
 Conventions. A prompt is encoded as the tokenizer does by default, with a beginning-of-sequence token where
-the model has one (Llama-3) and never with an end token. A target is encoded as a space plus the text,
-without special tokens, and its ids are appended to the prompt's.
+the model has one (Llama-3) and never with an end token. A target's ids, which are appended to the prompt's,
+are those by which prompt, space and target together are longer than the prompt, so that writing and scoring
+see the tokens of the whole text.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from palimpsest.errors import RequestError, ShapeError
-from palimpsest.types import SLOT
+from palimpsest.types import JOINER, SLOT, plain
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,27 @@ def token_windows(tokenizer: Any, texts: Sequence[str], tokens: int, window: int
     raise ShapeError(f"the texts hold {tokens - left} tokens, {tokens} were asked for; ask for fewer")
 
 
-def encode_target(tokenizer: Any, target: str) -> list[int]:
-    """Ids of ``" " + target``.
+def encode_target(tokenizer: Any, target: str, prompt: str = "") -> list[int]:
+    """Ids of a target: those of the prompt, a space and the target, without those of the prompt.
+
+    Without a prompt, and where the tokens of the whole text do not begin with those of the prompt, they are
+    the ids of ``" " + target`` alone. A target of `palimpsest.types.unspaced` has no space before it.
+
+    Args:
+        tokenizer: of the model.
+        target: the object.
+        prompt: text before it, the subject filled in.
 
     Raises:
         RequestError: if the target is empty or gives no token.
     """
-    ids = list(tokenizer(f" {target}", add_special_tokens=False)["input_ids"]) if target.strip() else []
+    text = plain(target) if target.startswith(JOINER) else f" {target}"
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text.strip() else []
     if not ids:
         raise RequestError(f"target {target!r} gives no token; give it a text")
-    return ids
+    before, whole = encode(tokenizer, prompt), encode(tokenizer, prompt + text)
+    follows = bool(before) and len(whole) > len(before) and whole[: len(before)] == before
+    return whole[len(before) :] if follows else ids
 
 
 def encode_around_subject(

@@ -175,7 +175,7 @@ def scored(model: EditableModel, cases: Sequence[EvalCase]) -> Positions:
             start = len(model.encode(text))
             found.append(behind(0, start, heads=1))
             for target in targets:
-                more = len(encode_target(model.tokenizer, target)) - 1
+                more = len(encode_target(model.tokenizer, target, text)) - 1
                 found.append(behind(start, start + more, heads=more))
     return _sum(found)
 

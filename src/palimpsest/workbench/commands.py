@@ -1,17 +1,24 @@
 """The commands ``palimpsest edit`` and ``palimpsest undo``: write and remove facts of a model on disk."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from palimpsest.datasets import load_facts
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
 from palimpsest.network.cores import give_back, return_freed_blocks
 from palimpsest.network.model import load
-from palimpsest.types import EditRequest
+from palimpsest.types import EditRequest, EvalCase
 from palimpsest.workbench import folder as files
-from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel, sequence
+from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel
+from palimpsest.workbench.effort import CONTROLS, Effort, control_prompts
+from palimpsest.workbench.effort import until_said as raise_effort
+from palimpsest.workbench.exact import dtype_of, sequence
+from palimpsest.workbench.places import place
+from palimpsest.workbench.report import EditReport
 
 
 def edit_folder(
@@ -23,6 +30,7 @@ def edit_folder(
     settings: str | None = None,
     batch: int = 1,
     device: str | torch.device = "cpu",
+    finish: Callable[[EditedModel], object] | None = None,
 ) -> EditedModel:
     """Write facts into a model and save it as a folder; if ``out`` is an edited folder, they are added to it.
 
@@ -38,6 +46,8 @@ def edit_folder(
         batch: facts whose values are optimised in one batch. Above 1 is faster, but values then depend
             slightly on the other facts in the batch (rounding), which undoing a fact does not remove.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        finish: called with the edited model before it is saved; may change its facts, and returns whether it
+            did.
 
     Returns:
         The edited model as saved.
@@ -48,13 +58,13 @@ def edit_folder(
         ModelError, SequenceError: if ``out`` was made from another model, or with other settings.
     """
     return_freed_blocks()
-    folder = Path(out)
+    folder = place(out)
     partial = files.beside(folder, "partial")
     files.recover(folder)
     files.refuse_others(folder)
     start = next((place for place in (partial, folder) if files.is_edited(place)), None)
     if start is None:
-        unedited = load(model or DEFAULT_MODEL, device=device)
+        unedited = load(DEFAULT_MODEL if model is None else model, device=device)
         edited = EditedModel(unedited, editor or DEFAULT_SEQUENCE, settings)
     else:
         edited = _continued(start, start == partial, model, editor, settings, device)
@@ -66,10 +76,61 @@ def edit_folder(
 
     give_back()
     edited.edit(fresh, batch, after_each)
-    if fresh or start != folder:
+    changed = finish is not None and bool(finish(edited))
+    if fresh or changed or start != folder:
         edited.save(folder)
     files.discard(partial)
     return edited
+
+
+def edit_and_report(
+    cases: Sequence[EvalCase],
+    out: str | Path,
+    model: str | None = None,
+    editor: Sequential | str | None = None,
+    *,
+    settings: str | None = None,
+    batch: int = 1,
+    device: str | torch.device = "cpu",
+    until_said: bool = False,
+) -> tuple[EditedModel, EditReport]:
+    """As `edit_folder`; then the edited model is asked about every fact of the command.
+
+    Args:
+        cases: facts, each with an id; the cost of effort is measured on their neighbours, if they have some.
+        out: as `edit_folder`, and so are all others but the last.
+        model: name, folder or hub id of the unedited model.
+        editor: row of ``config/sequences.yaml``, or settings.
+        settings: name of the model whose settings on file a row is combined with.
+        batch: facts whose values are optimised in one batch.
+        device: where to compute.
+        until_said: raise the effort for facts that the model does not say, by `palimpsest.workbench.effort`.
+
+    Returns:
+        The edited model as saved, and its report.
+
+    Raises:
+        As `edit_folder`.
+    """
+    requests = [case.request for case in cases]
+    ids = [request.id or request.text for request in requests]
+    done = Effort({}, {})
+
+    def finish(edited: EditedModel) -> Effort:
+        nonlocal done
+        neighbours = [probe.prompt for case in cases for probe in case.neighbours]
+        prompts = {
+            "neighbours": list(dict.fromkeys(neighbours))[:CONTROLS],
+            "control prompts": control_prompts(load_facts(), requests),
+        }
+        done = raise_effort(edited, ids, prompts, batch)
+        return done
+
+    last = finish if until_said else None
+    edited = edit_folder(
+        requests, out, model, editor, settings=settings, batch=batch, device=device, finish=last
+    )
+    return edited, edited.report(ids).with_effort(done.tried, done.cost)
 
 
 def undo(
@@ -96,7 +157,7 @@ def undo(
         SequenceError: if an edit of this folder was interrupted.
         ModelError, ResourceError: as `EditedModel.open` and `EditedModel.save`.
     """
-    path = Path(folder)
+    path = place(folder)
     partial = files.beside(path, "partial")
     if files.is_edited(partial):
         raise SequenceError(
@@ -121,8 +182,8 @@ def _continued(
 ) -> EditedModel:
     """Open the edited model of a folder after checking that it was made with the given model and settings."""
     about = files.read_description(start)
-    name = about.base["name"]
-    if model not in (None, name):
+    dtype, name = dtype_of(about), about.base["name"]
+    if model is not None and not _same_model(model, name):
         raise ModelError(
             f"{start} was made from {name}, not from {model}; leave the model out to go on, or choose "
             "another folder"
@@ -134,9 +195,15 @@ def _continued(
         )
     if not unfinished:
         return EditedModel.open(start, device)
-    edited = EditedModel(load(name, getattr(torch, about.base["dtype"]), device), about.editor)
+    edited = EditedModel(load(model or name, dtype, device), about.editor)
     edited.resume(start)
     return edited
+
+
+def _same_model(given: str, name: str) -> bool:
+    """Whether two names are one, or two paths of one folder."""
+    folders = [Path(one) for one in (given, name)]
+    return given == name or (all(map(os.path.isdir, folders)) and os.path.samefile(*folders))
 
 
 def _held(edited: EditedModel, request: EditRequest) -> bool:

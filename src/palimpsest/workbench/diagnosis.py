@@ -21,6 +21,7 @@ from palimpsest.types import EditRequest
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.edit_file import load_edit
 from palimpsest.workbench.edited_model import DEFAULT_MODEL, EditedModel
+from palimpsest.workbench.places import place
 
 SHOWN = ("fact", "total_before", "total_after", "delta_total", "delta_drift_squared", "unchanged")
 FEWEST = 2
@@ -96,7 +97,7 @@ def diagnose_on_disk(
     reader = embedder(embed, device=device)
     table = diagnose(unedited, change, ways, reader, chosen).table
     found = summary(table, chosen.seed) if len(table) >= FEWEST else pd.DataFrame()
-    path = out or files.beside(edit, "uncertainty.csv")
+    path = out or files.beside(place(edit), "uncertainty.csv")
     about = {
         "edit": str(edit),
         "model": describe(unedited),

@@ -26,15 +26,18 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
+from palimpsest.editors import check_kind, check_room
 from palimpsest.editors.base import Prepared
-from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import SequenceState, Sequential
-from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError, SequenceError
+from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError
 from palimpsest.network.apply import commit, restored
 from palimpsest.network.model import EditableModel, describe, fingerprint, load, read_weight, write_weight
 from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
+from palimpsest.workbench.exact import dtype_of, sequence
 from palimpsest.workbench.folder import Description
+from palimpsest.workbench.places import place
+from palimpsest.workbench.report import EditReport, chosen, report_on
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_SEQUENCE = "memit_aligned"
@@ -53,6 +56,7 @@ class EditedModel(Shown):
         editor: settings of the sequence.
         base: name, fingerprint, dtype and device of the unedited model.
         facts: id -> fact, in the order in which they were written.
+        losses: id -> loss at the end of the optimisation of the fact's value, where this object ran it.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
@@ -69,6 +73,7 @@ class EditedModel(Shown):
         self.editor = sequence(editor, settings or model.name)
         self.base = describe(model)
         self.facts: dict[str, EditRequest] = {}
+        self.losses: dict[str, float] = {}
         self._state: SequenceState | None = None
         self._written: dict[int, Tensor] = {}  # layer -> expected current weight
 
@@ -99,6 +104,7 @@ class EditedModel(Shown):
         requests: Sequence[EditRequest],
         batch: int = 1,
         after: Callable[[], None] | None = None,
+        editor: Sequential | None = None,
     ) -> None:
         """Write facts into the model, batch by batch.
 
@@ -106,13 +112,19 @@ class EditedModel(Shown):
             requests: new facts; the filled prompt serves as id if a fact has none.
             batch: facts whose values are optimised in one batch, see the module's docstring.
             after: called after each batch, for example to save a checkpoint.
+            editor: other settings of these facts' values, in the same layers; default those of the sequence.
 
         Raises:
             LedgerError: if an id occurs twice or is already in use; nothing is changed.
-            RequestError: if a filled prompt occurs twice or is already in use; nothing is changed.
+            RequestError: if a filled prompt occurs twice or is in use, or the batch is below 1; nothing is
+                changed.
             ModelError: if other code changed the edited weights; nothing is changed.
             Exception: any error of the editor; earlier batches stay written, the failing one is not.
         """
+        if batch < 1:
+            raise RequestError(f"batch is {batch}; optimise the values of 1 or more facts together")
+        check_kind(requests)
+        check_room(self.model, requests)
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
         self._check_written()
@@ -120,10 +132,12 @@ class EditedModel(Shown):
             for start in range(0, len(named), batch):
                 some = named[start : start + batch]
                 state = self._state or _lean(self.editor.set_up(self.model))
-                delta, state = self.editor.edit(self.model, some, state)
+                delta, state = (editor or self.editor).edit(self.model, some, state)
                 commit(self.model, delta, made_here=True)
                 self._state = state
                 self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
+                ends = [losses[-1] for losses in delta.notes["loss_history"]]
+                self.losses |= dict(zip([request.id for request in some], ends, strict=True))
                 del delta  # not held while the next is made
                 self.facts |= {request.id: request for request in some}
                 if after is not None:
@@ -154,6 +168,17 @@ class EditedModel(Shown):
         self._write(ledgers)
         self.facts = {name: fact for name, fact in self.facts.items() if name not in names}
 
+    def report(self, ids: Sequence[str] | None = None) -> EditReport:
+        """Ask the model, unedited and edited, about some of its facts, or all; its weights stay as they are.
+
+        Raises:
+            LedgerError: if an id is unknown.
+            ScoreError: if a prompt with its answer exceeds the model's context.
+        """
+        base = {layer: ledger.base for layer, ledger in self.ledgers.items()}
+        facts, stop = chosen(self.facts, ids), self.editor.targets.stop_below
+        return report_on(self.model, base, facts, self.losses, stop, self.base["name"])
+
     def save(self, folder: str | Path) -> None:
         """Write model, tokenizer and ledgers as a folder; an edited model that was there is replaced.
 
@@ -170,7 +195,7 @@ class EditedModel(Shown):
             if not self.is_unedited:
                 raise ModelError(self._changed("layers that are not edited"))
         about = self._described(fingerprint(self.model, anew=True))
-        files.write_folder(Path(folder), self.model, about, self.ledgers)
+        files.write_folder(place(folder), self.model, about, self.ledgers)
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EditedModel":
@@ -181,11 +206,11 @@ class EditedModel(Shown):
             ModelError: if the weights are not those that were saved.
             ResourceError: if a file is missing or damaged.
         """
-        path = Path(folder)
+        path = place(folder)
         files.recover(path)
         about = files.read_description(path)
         ledgers = files.read_ledgers(path, about, device)
-        model = load(path, getattr(torch, about.base["dtype"]), device)
+        model = load(path, dtype_of(about), device)
         edited = cls(model, about.editor)
         if edited.base["fingerprint"] != about.fingerprint:
             raise ModelError(
@@ -289,36 +314,6 @@ def _lean(state: SequenceState) -> SequenceState:
         ledger.spill()
     unedited = {layer: ledger.base for layer, ledger in state.ledgers.items()}
     return replace(state, prepared=Prepared(state.prepared.contexts), unedited=unedited)
-
-
-def sequence(editor: Sequential | str, model: str) -> Sequential:
-    """A sequence from which every fact can be removed exactly.
-
-    Args:
-        editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
-            `Sequential`.
-        model: name of the model whose settings on file a row is combined with.
-
-    Raises:
-        UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
-        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model.
-    """
-    name, chosen = "these settings", editor
-    if isinstance(chosen, str):
-        name, chosen = chosen, configuration(chosen, model, reads="unedited", values="once")
-    wanted = {"retain": "all", "post": None, "reads": "unedited", "values": "once"}
-    odd = [
-        f"{field}={getattr(chosen, field)!r}"
-        for field, value in wanted.items()
-        if getattr(chosen, field) != value
-    ]
-    if odd:
-        raise SequenceError(
-            f"{name}: with {', '.join(odd)} the weights are not those of a ledger of all facts, so none "
-            "could be taken out; choose a sequence that keeps all facts and does not post-process, such as "
-            "memit_aligned or alphaedit_aligned"
-        )
-    return chosen
 
 
 def anew(ledger: EditLedger) -> EditLedger:

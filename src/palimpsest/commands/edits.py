@@ -1,0 +1,119 @@
+"""The commands that write facts into a model, take them out again, and measure how stable they are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palimpsest.commands.shared import UNSAID, Device
+
+Json = Annotated[Path | None, typer.Option("--json", help="File to write it to as JSON.", show_default=False)]
+
+
+def edit(
+    facts: Annotated[Path, typer.Argument(help="Facts: JSON, JSON lines or CSV, also .gz.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; an edited one is continued.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id; default smollm2-135m.", show_default=False)
+    ] = None,
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="Row of config/sequences.yaml; default memit_aligned.", show_default=False),
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="Use the settings of this model in config/models.", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
+    json: Json = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="Exit with status 3 if the model does not say a fact.")
+    ] = False,
+    until_said: Annotated[
+        bool, typer.Option("--until-said", help="Optimise harder values for facts that it does not say.")
+    ] = False,
+    device: Device = "cpu",
+) -> None:
+    """Write facts into a model, save it as a folder, and ask the edited model about each of them.
+
+    Keys and values are read on the unedited model and computed once, so that they depend on each fact alone
+    and undo is exact: bit by bit, or, with a batch above 1, up to rounding in the optimisation of the values.
+    After an interruption the same command continues; facts that are already in the folder are skipped.
+
+    A fact is said if its new object is the model's first answer. With --until-said the values of facts that
+    are not said are optimised with more steps, to a lower loss and with a larger clamp, in three levels, up
+    to four times the steps, a tenth of the loss and four times the clamp; what this costs on neighbours and
+    control prompts is printed.
+
+    Example: palimpsest edit facts.jsonl --out edited --require
+    """
+    from palimpsest.datasets.any_format import load_cases_of
+    from palimpsest.workbench.commands import edit_and_report
+
+    cases = load_cases_of(facts).cases
+    done, report = edit_and_report(
+        cases,
+        out,
+        model,
+        sequence,
+        settings=settings,
+        batch=batch,
+        device=device,
+        until_said=until_said,
+    )
+    typer.echo(f"{report}\n")
+    if json is not None:
+        report.write(json)
+    typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
+    if require and report.unsaid:
+        raise typer.Exit(UNSAID)
+
+
+def undo(
+    folder: Annotated[Path, typer.Argument(help="What palimpsest edit wrote.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of facts; the filled prompt if none.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Remove facts from an edited folder: its weights become those of a model edited without them.
+
+    Example: palimpsest undo edited pompidou
+    """
+    from palimpsest.workbench.commands import undo as take_out
+
+    done = take_out(folder, ids or [], everything=everything, device=device)
+    same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
+    typer.echo(f"{folder}: {len(done)} facts left{same}")
+
+
+def diagnose(
+    edit: Annotated[Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.")],
+    wordings: Annotated[
+        Path | None,
+        typer.Option(help="Facts with a member wordings; default the six levels of the fact set."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV to write; default <edit>.uncertainty.csv.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The unedited model; default the edit's own.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Responses to each wording.")] = 5,
+    tokens: Annotated[int, typer.Option(help="Tokens of each response, at most.")] = 32,
+    embedder: Annotated[str, typer.Option(help="Sentence embedder: minilm, or a folder.")] = "minilm",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="The first so many facts; default all.", show_default=False)
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Measure how stable edited facts are under rewording: uncertainty before and after, with intervals.
+
+    The unedited and the edited model answer the same wordings with the same random numbers. After an
+    interruption the same command continues.
+    """
+    from palimpsest.evaluation.responses import Decoding
+    from palimpsest.workbench.diagnosis import diagnose_on_disk
+
+    decoding = Decoding(samples, tokens, seed=seed)
+    done = diagnose_on_disk(edit, out, model, wordings, embedder, decoding, limit, device, typer.echo)
+    typer.echo(f"{done}\n{done.path}")

@@ -1,0 +1,70 @@
+"""The commands that measure models: how they score on facts, and how two of them differ."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palimpsest.commands.edits import Json
+from palimpsest.commands.shared import Device
+
+Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="The first so many facts; default all.", show_default=False)
+]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Name, folder or hub id; an edited folder too.")],
+    facts: Annotated[Path, typer.Argument(help="Facts in any format, with or without neighbours.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="File for one row per metric and case.", show_default=False)
+    ] = None,
+    json: Json = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Score a model on facts: efficacy, generalisation and specificity, with intervals over cases.
+
+    Facts are read in the formats of CounterFact, ZsRE (MEND), EasyEdit, KnowEdit and this project, as JSON,
+    JSON lines or CSV, also compressed. A fact without paraphrases, neighbours or a true object has no value
+    of the metrics that need them.
+
+    Example: palimpsest evaluate edited facts.jsonl --csv scores.csv --json scores.json
+    """
+    from palimpsest.datasets.any_format import load_cases_of
+    from palimpsest.network.model import load
+    from palimpsest.workbench.measuring import measure
+
+    cases = load_cases_of(facts).cases[:limit]
+    done = measure(load(model, device=device), cases, seed)
+    done.write(csv, json)
+    typer.echo(f"{model} on {len(cases)} facts of {facts}\n\n{done}")
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="Name, folder or hub id.")],
+    second: Annotated[str, typer.Argument(help="Another of the same architecture and size.")],
+    facts: Annotated[
+        Path | None, typer.Option(help="Facts to score both on, in any format.", show_default=False)
+    ] = None,
+    json: Json = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+) -> None:
+    """Say how two models differ: which weights, which facts they hold, and how they score.
+
+    Example: palimpsest compare smollm2-135m edited --facts facts.jsonl
+    """
+    from palimpsest.datasets.any_format import load_cases_of
+    from palimpsest.files import as_json, replacing
+    from palimpsest.workbench.measuring import compare as compared
+
+    cases = load_cases_of(facts).cases[:limit] if facts else []
+    done = compared(first, second, cases, device, seed)
+    if json is not None:
+        with replacing(json) as temporary:
+            temporary.write_bytes(as_json(done.as_dict()))
+    typer.echo(str(done))

@@ -1,0 +1,54 @@
+"""Sequences from which every fact can be removed exactly, the only ones that an edited model is made with."""
+
+import torch
+
+from palimpsest.editors.named_sequences import configuration
+from palimpsest.editors.sequential import Sequential
+from palimpsest.errors import ResourceError, SequenceError
+from palimpsest.workbench.folder import DESCRIPTION, Description
+
+
+def sequence(editor: Sequential | str, model: str) -> Sequential:
+    """A sequence from which every fact can be removed exactly.
+
+    Args:
+        editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
+            `Sequential`.
+        model: name of the model whose settings on file a row is combined with.
+
+    Raises:
+        UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
+        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model.
+    """
+    name, chosen = "these settings", editor
+    if isinstance(chosen, str):
+        name, chosen = chosen, configuration(chosen, model, reads="unedited", values="once")
+    wanted = {"retain": "all", "post": None, "reads": "unedited", "values": "once"}
+    odd = [
+        f"{field}={getattr(chosen, field)!r}"
+        for field, value in wanted.items()
+        if getattr(chosen, field) != value
+    ]
+    if odd:
+        raise SequenceError(
+            f"{name}: with {', '.join(odd)} the weights are not those of a ledger of all facts, so none "
+            "could be taken out; choose a sequence that keeps all facts and does not post-process, such as "
+            "memit_aligned or alphaedit_aligned"
+        )
+    return chosen
+
+
+def dtype_of(about: Description) -> torch.dtype:
+    """Dtype of the unedited model that a description names beside its name.
+
+    Raises:
+        ResourceError: if it is none.
+    """
+    found = getattr(torch, about.base.get("dtype", ""), None)
+    if not isinstance(found, torch.dtype) or not about.base.get("name"):
+        raise ResourceError(
+            f"{DESCRIPTION} is damaged: the unedited model has dtype {about.base.get('dtype')!r} and name "
+            f"{about.base.get('name')!r}; "
+            "restore it from an intact copy"
+        )
+    return found

