@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 GROUND: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("types", "paths", "files", "styles"),
+    ("types", "paths", "files", "locks", "styles"),
     ("cache",),
     ("resources",),
 )

@@ -22,6 +22,9 @@ R = TypeVar("R")
 
 Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Stop at once if another process writes the same; name it.")
+]
 Gpu = Annotated[str | None, typer.Option(help="Value of CUDA_VISIBLE_DEVICES for this run, for example 0.")]
 
 
@@ -59,6 +62,7 @@ def edit(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
     device: Device = "cpu",
+    no_wait: NoWait = False,
 ) -> None:
     """Write facts into a model and save it as a folder, with a ledger from which each can be removed again.
 
@@ -70,7 +74,9 @@ def edit(
     from palimpsest.workbench.commands import edit_folder
 
     requests = load_requests(facts)
-    done = edit_folder(requests, out, model, sequence, settings=settings, batch=batch, device=device)
+    wait = 0 if no_wait else -1
+    options: dict[str, Any] = {"settings": settings, "batch": batch, "device": device, "wait": wait}
+    done = edit_folder(requests, out, model, sequence, **options)
     typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
 
 
@@ -81,11 +87,13 @@ def undo(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of facts; the filled prompt if none.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
     device: Device = "cpu",
+    no_wait: NoWait = False,
 ) -> None:
     """Remove facts from an edited folder: its weights become those of a model edited without them."""
     from palimpsest.workbench.commands import undo as take_out
 
-    done = take_out(folder, ids or [], everything=everything, device=device)
+    wait = 0 if no_wait else -1
+    done = take_out(folder, ids or [], everything=everything, device=device, wait=wait)
     same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
     typer.echo(f"{folder}: {len(done)} facts left{same}")
 
@@ -147,6 +155,7 @@ def run(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Overrides the profile."),
     ] = None,
     gpu: Gpu = None,
+    no_wait: NoWait = False,
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
@@ -155,7 +164,7 @@ def run(
     from palimpsest.book import runner
 
     overrides = _overrides(notebook, parameter or [])
-    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu)
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, wait=0 if no_wait else -1)
     state = "changed" if done.changed else "same as before"
     typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
+from palimpsest.errors import ModelError, SiteError, UnknownNameError
 from palimpsest.files import file_sha256
 from palimpsest.memory.keys import states_at_subjects, subject_hidden, subject_keys
 from palimpsest.network import model as model_module
@@ -357,16 +357,28 @@ def test_two_users_may_unpack_the_model_at_once(own_cache: Path, monkeypatch: py
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_the_embedded_model_is_verified(own_cache: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("damage", ["changed", "removed"])
+def test_the_embedded_model_is_verified_and_made_again(
+    name: str,
+    damage: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model = _unpacked(own_cache)
-    weights = model_module.unpacked_model() / "model.safetensors"
+    folder = model_module.unpacked_model()
     assert fingerprint(load("smollm2-135m")) == fingerprint(model)
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    message = r"model\.safetensors is damaged; delete .* and run `palimpsest fetch`"
-    with pytest.raises(ResourceError, match=message):
-        load("smollm2-135m")
-    weights.unlink()
-    with pytest.raises(ResourceError, match=message):
-        load("smollm2-135m")
+    if damage == "changed":
+        content = bytearray((folder / name).read_bytes())
+        content[-1] ^= 1
+        (folder / name).write_bytes(content)
+    else:
+        (folder / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(model_module.resources, "fetch", lambda name: own_cache)
+        patch.setattr(model_module, "_unpack_gguf", lambda source, folder: _unpacked(own_cache))
+        assert model_module.unpacked_model() == folder
+    assert f"palimpsest: {folder} is not as it was written; made again\n" in capsys.readouterr().err
+    assert fingerprint(load("smollm2-135m")) == fingerprint(model)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

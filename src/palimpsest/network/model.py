@@ -4,6 +4,9 @@ A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matri
 `read_weight` and `write_weight` handle this.
 """
 
+import shutil
+import stat
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest import resources
-from palimpsest.cache import digest
-from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
-from palimpsest.files import file_sha256, new_folder
+from palimpsest.cache import digest, stands
+from palimpsest.errors import ModelError, SiteError, UnknownNameError
+from palimpsest.files import file_sha256, new_folder, sweep
+from palimpsest.locks import locked
 from palimpsest.network.tokens import encode, pad
 from palimpsest.paths import cache_dir
 from palimpsest.types import Shown
@@ -201,17 +205,32 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
 def unpacked_model() -> Path:
     """Folder of the embedded model as float32 safetensors, converted from the GGUF file once.
 
+    A folder that was changed since is made again, with a line that says so.
+
     Raises:
-        ResourceError: if the resource cannot be fetched or the folder was damaged.
+        ResourceError: if the resource cannot be fetched or the folder cannot be written.
     """
     pin = resources.PINS["smollm2-135m"]
     folder = cache_dir() / "models" / f"smollm2-135m-{pin.sha256[:12]}"
-    seal = folder / "sha256.txt"
-    if not seal.exists():
-        _unpack_gguf(resources.fetch("smollm2-135m"), folder)
-    weights = folder / "model.safetensors"
-    if not weights.exists() or file_sha256(weights) != seal.read_text().strip():
-        raise ResourceError(f"{weights} is damaged; delete {folder} and run `palimpsest fetch`")
+    seal, weights = folder / "sha256.txt", folder / "model.safetensors"
+
+    def whole() -> bool:
+        if not seal.is_file() or not stands(weights, seal.read_text("utf-8", errors="replace")):
+            return False
+        sealed = {path.with_suffix("") for path in folder.glob("*.sha256")}
+        files = {path for path in folder.iterdir() if path.suffix != ".sha256"}
+        return all(stands(path) for path in sealed | files - {seal, weights})
+
+    if not whole():
+        with locked(folder):
+            if not whole():
+                source = resources.fetch("smollm2-135m")
+                if folder.exists():
+                    print(f"palimpsest: {folder} is not as it was written; made again", file=sys.stderr)
+                    shutil.rmtree(folder, ignore_errors=True)
+                sweep(folder)
+                _unpack_gguf(source, folder)
+                weights.chmod(stat.S_IMODE(seal.stat().st_mode))  # written for their owner only
     return folder
 
 

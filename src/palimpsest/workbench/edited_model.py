@@ -35,6 +35,8 @@ from palimpsest.network.model import EditableModel, describe, fingerprint, load,
 from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.folder import Description
+from palimpsest.workbench.limits import check_window
+from palimpsest.workbench.work import Work, described, place
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_SEQUENCE = "memit_aligned"
@@ -71,6 +73,7 @@ class EditedModel(Shown):
         self.facts: dict[str, EditRequest] = {}
         self._state: SequenceState | None = None
         self._written: dict[int, Tensor] = {}  # layer -> expected current weight
+        self._stands: dict[Path, str] = {}  # folder -> SHA-256 of its description when last seen
 
     @property
     def ledgers(self) -> dict[int, EditLedger]:
@@ -86,7 +89,7 @@ class EditedModel(Shown):
         return len(self.facts)
 
     def shown(self) -> dict[str, object]:
-        """Model, facts and layers; and how to take a fact out."""
+        """Model, facts and layers."""
         return {
             "model": self.base["name"],
             "facts": len(self),
@@ -109,12 +112,13 @@ class EditedModel(Shown):
 
         Raises:
             LedgerError: if an id occurs twice or is already in use; nothing is changed.
-            RequestError: if a filled prompt occurs twice or is already in use; nothing is changed.
+            RequestError: if a filled prompt is already in use, or a fact is too long; nothing is changed.
             ModelError: if other code changed the edited weights; nothing is changed.
             Exception: any error of the editor; earlier batches stay written, the failing one is not.
         """
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
+        check_window(self.model, named, self.editor)
         self._check_written()
         try:
             for start in range(0, len(named), batch):
@@ -154,14 +158,21 @@ class EditedModel(Shown):
         self._write(ledgers)
         self.facts = {name: fact for name, fact in self.facts.items() if name not in names}
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, task: str = "save") -> None:
         """Write model, tokenizer and ledgers as a folder; an edited model that was there is replaced.
+
+        A symbolic link is followed. Files in the folder that this package did not write stay.
+
+        Args:
+            folder: where.
+            task: what this is part of, for a process that finds it unfinished.
 
         Raises:
             LedgerError: if no fact has been written yet.
             ModelError: if other code changed the model's weights.
             ResourceError: if the folder cannot be written, or exists and holds no edited model; an existing
                 folder is then unchanged.
+            SequenceError: if the folder was changed since it was opened, or an edit of it is unfinished.
         """
         self._check_written()
         with restored(self.model, self.ledgers):
@@ -169,8 +180,9 @@ class EditedModel(Shown):
                 write_weight(self.model, layer, ledger.base)
             if not self.is_unedited:
                 raise ModelError(self._changed("layers that are not edited"))
-        about = self._described(fingerprint(self.model, anew=True))
-        files.write_folder(Path(folder), self.model, about, self.ledgers)
+        about, path = self._described(fingerprint(self.model, anew=True)), place(folder)
+        seen = self._stands.get(path)
+        self._stands[path] = files.write_folder(path, self.model, about, self.ledgers, task, seen)
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EditedModel":
@@ -178,14 +190,15 @@ class EditedModel(Shown):
 
         Raises:
             LedgerError: if the folder holds no edited model, or the ledgers belong to another model.
-            ModelError: if the weights are not those that were saved.
-            ResourceError: if a file is missing or damaged.
+            ModelError, ResourceError: if weights or other files are not those that were saved.
         """
-        path = Path(folder)
-        files.recover(path)
-        about = files.read_description(path)
-        ledgers = files.read_ledgers(path, about, device)
-        model = load(path, getattr(torch, about.base["dtype"]), device)
+        path = place(folder)
+        where = Work(path).current
+        about, seen = files.read_description(where), described(where)
+        files.check_files(where, about)
+        ledgers = files.read_ledgers(where, about, device)
+        model = load(where, getattr(torch, about.base["dtype"]), device)
+        model.name = str(path)
         edited = cls(model, about.editor)
         if edited.base["fingerprint"] != about.fingerprint:
             raise ModelError(
@@ -193,6 +206,7 @@ class EditedModel(Shown):
                 "from a copy, or make the edits again on the unedited model"
             )
         edited._adopt(about, ledgers)
+        edited._stands[path] = seen
         return edited
 
     def checkpoint(self, folder: Path) -> None:
