@@ -16,7 +16,7 @@ PALIMPSEST := $(BIN)/palimpsest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup fetch book html test check lab bench lock clean lint notebooks
+.PHONY: help setup fetch book html test check lab bench torture lock clean lint notebooks
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ lab: fetch ## Jupyter Lab with a kernel that sees the package
 
 bench: fetch ## speed and memory against plain twins and the machine, written to results/bench.json
 	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
+
+torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)
+	$(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)
 
 lock: $(READY) ## rewrite requirements.lock and environment.yml; UPGRADE=1 takes newer versions
 	@if [ -n "$(UPGRADE)" ]; then $(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'; fi

@@ -71,7 +71,7 @@ def test_fetch_leaves_nothing_for_the_first_loads_to_make(monkeypatch: pytest.Mo
     """Processes that load the model side by side afterwards would make its folder all at once."""
     done: list[str] = []
     monkeypatch.setattr(resources, "fetch_all", lambda: done.append("fetched"))
-    monkeypatch.setattr("palimpsest.network.model.unpacked_model", lambda: done.append("unpacked"))
+    monkeypatch.setattr("palimpsest.network.embedded.unpacked_model", lambda: done.append("unpacked"))
     assert COMMANDS.invoke(cli.app, ["fetch"]).exit_code == 0
     assert done == ["fetched", "unpacked"]
 

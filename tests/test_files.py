@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from palimpsest.errors import ResourceError
-from palimpsest.files import file_sha256, new_folder, replacing
+from palimpsest.files import file_sha256, leftovers, new_folder, replacing, sweep, write_atomically
 
 
 def only(folder: Path) -> Path:
@@ -39,6 +39,49 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert only(tmp_path) == path
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_of_any_new_file(tmp_path: Path, umask: int) -> None:
+    """Not those of a temporary file, and not those that safetensors gives."""
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.safetensors") as temporary:
+            save_file({"x": torch.ones(1)}, temporary)
+        write_atomically(tmp_path / "b.json", b"{}")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "file")
+    for text in (b"first", b"second"):
+        write_atomically(tmp_path / "link", text)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "deep" / "file").read_bytes() == b"second"
+    assert only(tmp_path / "deep").name == "file"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    random = "0123456789abcdef" * 2
+    ours = [f".file-{random}.txt", f".file.txt-{random}"]
+    others = [
+        "file.txt",
+        f".file-{random}.json",
+        f".other-{random}.txt",
+        ".file-abc.txt",
+        f"file-{random}.txt",
+    ]
+    for name in (ours[0], *others):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ours[1] / "deep").mkdir(parents=True)
+    assert {path.name for path in leftovers(tmp_path / "file.txt")} == set(ours)
+    sweep(tmp_path / "file.txt")
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    assert leftovers(tmp_path / "no such folder" / "file.txt") == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import bz2
 import hashlib
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +63,12 @@ def test_unknown_resource() -> None:
 
 def test_a_tampered_wheel(own_cache: Path) -> None:
     tampered = FILES | {"deep/b.txt": b"Xhere"}
-    with pytest.raises(ResourceError, match=r"deep/b\.txt of fake==1\.0 is damaged or was changed: sha256 "):
+    message = r"fake-1\.0-py3-none-any\.whl is not the wheel that was pinned: deep/b\.txt of fake==1\.0 is "
+    with pytest.raises(
+        ResourceError, match=f"{message}damaged or was changed: sha256 .*; fetch again"
+    ) as found:
         fetch("fake", wheel_of(tampered))
+    assert str(own_cache) not in str(found.value)  # no folder that is gone by then
     assert left_behind(own_cache) == []
     assert fetch("fake", wheel_of(FILES)).is_dir()
 
@@ -106,15 +111,35 @@ def test_a_damaged_download(change: Callable[[bytes], bytes], own_cache: Path) -
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed"])
-def test_a_file_damaged_in_the_cache(damage: str) -> None:
+def test_a_file_damaged_in_the_cache_is_fetched_again(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = fetch("fake", wheel_of(FILES))
     if damage == "changed":
         (folder / "a.txt").write_bytes(b"hello")
     else:
         (folder / "a.txt").unlink()
-    message = rf"a\.txt of fake==1\.0 is damaged.*Delete the folder {folder} and run `palimpsest fetch` again"
+
+    def offline(requirement: str, folder: Path) -> Path:
+        raise ResourceError(f"could not download {requirement}")
+
+    with pytest.raises(ResourceError, match=r"could not download fake==1\.0"):
+        fetch("fake", offline)
+    line = (
+        rf"palimpsest: {folder}: a\.txt of fake==1\.0 is damaged or was changed: sha256 \w+, expected \w+; "
+    )
+    assert re.fullmatch(f"{line}it is fetched again\n", capsys.readouterr().err)
+    assert fetch("fake", wheel_of(FILES)) == folder
+    assert (folder / "a.txt").read_bytes() == FILES["a.txt"]
+    assert fetch("fake", never) == folder
+
+
+def test_a_cache_that_is_a_file(own_cache: Path) -> None:
+    own_cache.write_text("a file")
+    message = rf"cannot write in {own_cache}/resources: .*; choose another folder, .*PALIMPSEST_CACHE is"
     with pytest.raises(ResourceError, match=message):
         fetch("fake", never)
+    assert own_cache.read_text() == "a file"
 
 
 def test_a_changed_pin_has_its_own_folder() -> None:

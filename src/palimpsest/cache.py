@@ -1,28 +1,36 @@
 """Content-addressed cache on disk: safetensors, parquet and JSON files named by a hash of all they come from.
 
 The folder is ``$PALIMPSEST_CACHE`` or ``~/.cache/palimpsest``. Files are written under a temporary name and
-moved, so a killed process leaves no partial file and two processes may write the same entry.
+moved, so a killed process leaves no partial file; of two processes that need the same entry the second waits
+for the first. Beside each file stands its SHA-256: one that was changed since is computed again, with a line
+saying so. A file is read once for that in a process, and again only if its size, time or place changed.
 """
 
 import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
 from palimpsest.errors import ResourceError
-from palimpsest.files import replacing
+from palimpsest.files import file_sha256, replacing, sweep, write_atomically
+from palimpsest.locks import locked
 from palimpsest.paths import cache_dir
 
 if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
     import pandas as pd
     from torch import Tensor
+
+T = TypeVar("T")
+_KNOWN: dict[Path, tuple[int, ...]] = {}
+"""Files that this process found as they were written, with their stamp at that time."""
 
 
 @contextmanager
@@ -46,6 +54,91 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def stands(path: Path, digest: str = "") -> bool:
+    """Whether a file of the cache is there as it was written.
+
+    Args:
+        path: the file.
+        digest: its SHA-256; by default the one beside it. A file without one, of an earlier version, gets it.
+    """
+    if not path.is_file():
+        return False
+    stamp, seal = _stamp(path), seal_of(path)
+    if _KNOWN.get(path) != stamp:
+        found = file_sha256(path)
+        if not digest and not seal.is_file():
+            with suppress(ResourceError):  # a cache that may only be read
+                write_atomically(seal, found.encode())
+        elif found != (digest or seal.read_text("utf-8", errors="replace")).strip():
+            return False
+        _KNOWN[path] = stamp
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def seal_of(path: Path) -> Path:
+    """File with the SHA-256 of a file of the cache."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+@contextmanager
+def missing(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Those of some files of the cache that are to be made, because they do not stand; their locks are held.
+
+    Another process that makes one of them is waited for. One line on standard error names each that was
+    changed.
+
+    Raises:
+        ResourceError: if nothing can be written there.
+    """
+    with ExitStack() as held:
+        waited = sorted(path for path in paths if not stands(path))
+        for path in waited:
+            held.enter_context(locked(path))
+        made = [path for path in waited if not stands(path)]
+        for path in made:
+            sweep(path)
+            if path.exists():
+                line = f"palimpsest: cache file {path} is not as it was written (its SHA-256 differs)"
+                print(f"{line}; it is computed again", file=sys.stderr, flush=True)
+        yield made
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[Path]:
+    """Temporary path that becomes a file of the cache, with its checksum, if the block ends without an error.
+
+    Raises:
+        ResourceError: as `palimpsest.files.replacing`.
+    """
+    with replacing(path) as temporary:
+        yield temporary
+        write_atomically(seal_of(path), file_sha256(temporary).encode())
+    _KNOWN[path] = _stamp(path)
+
+
+def keep(path: Path, compute: Callable[[], T], write: Callable[[T, Path], object]) -> None:
+    """Make a file of the cache unless it stands.
+
+    Args:
+        path: the file.
+        compute: makes the content.
+        write: writes it to a temporary path.
+
+    Raises:
+        ResourceError: if it cannot be written.
+    """
+    with missing([path]) as made:
+        if made:
+            content = compute()
+            with sealed(path) as temporary:
+                write(content, temporary)
+
+
 def tensors(
     kind: str,
     key: Mapping[str, Any],
@@ -56,18 +149,20 @@ def tensors(
     Args:
         kind: folder inside the cache, for example ``statistics``.
         key: everything the result depends on: model fingerprint, parameters, data hashes.
-        compute: called if the entry is missing.
+        compute: called if the entry is missing or was changed.
 
     Raises:
-        ResourceError: if the stored file is damaged or cannot be written; the message names it.
+        ResourceError: if the stored file cannot be read or written; the message names it.
     """
     from safetensors.torch import save_file
 
     path = cache_dir() / kind / f"{digest(key)[:32]}.safetensors"
-    if not path.exists():
-        result = {name: t.detach().cpu().contiguous() for name, t in compute().items()}
-        with replacing(path) as temporary:
-            save_file(result, temporary, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+    about = {"key": json.dumps(key, sort_keys=True, default=str)}
+
+    def write(made: Mapping[str, "Tensor"], temporary: Path) -> None:
+        save_file({name: t.detach().cpu().contiguous() for name, t in made.items()}, temporary, about)
+
+    keep(path, compute, write)
     return read(path)
 
 
@@ -77,16 +172,17 @@ def texts(kind: str, key: Mapping[str, Any], compute: Callable[[], Sequence[str]
     Args:
         kind: folder inside the cache, for example ``contexts``.
         key: everything the texts depend on.
-        compute: called if the entry is missing.
+        compute: called if the entry is missing or was changed.
 
     Raises:
-        ResourceError: if the stored file is damaged or cannot be written; the message names it.
+        ResourceError: if the stored file cannot be read or written; the message names it.
     """
     path = cache_dir() / kind / f"{digest(key)[:32]}.json"
-    if not path.exists():
-        made = json.dumps(list(compute()), ensure_ascii=False)
-        with replacing(path) as temporary:
-            temporary.write_text(made, encoding="utf-8")
+    keep(
+        path,
+        lambda: json.dumps(list(compute()), ensure_ascii=False),
+        lambda made, temporary: temporary.write_text(made, encoding="utf-8"),
+    )
     try:
         return tuple(map(str, json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError) as error:
@@ -123,18 +219,19 @@ def table(
         kind: folder inside the cache, for example ``trajectories``.
         key: everything the result depends on: model fingerprint, settings, hashes of data.
         columns: names, in the order of a row.
-        rows: called if the entry is missing.
+        rows: called if the entry is missing or was changed.
 
     Raises:
-        ResourceError: if the stored file is damaged or cannot be written; the message names it.
+        ResourceError: if the stored file cannot be read or written; the message names it.
     """
     import pandas as pd
 
     path = cache_dir() / kind / f"{digest(key)[:32]}.parquet"
-    if not path.exists():
-        made = pd.DataFrame(list(rows()), columns=list(columns))
-        with replacing(path) as temporary:
-            made.to_parquet(temporary, index=False)
+    keep(
+        path,
+        lambda: pd.DataFrame(list(rows()), columns=list(columns)),
+        lambda made, temporary: made.to_parquet(temporary, index=False),
+    )
     try:
         return pd.read_parquet(io.BytesIO(path.read_bytes()))
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from palimpsest.commands import doctor, edits, models
-from palimpsest.commands.shared import OneMessage
+from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
 app = typer.Typer(
@@ -36,10 +36,10 @@ for command in (edits.edit, edits.undo, edits.diagnose, models.evaluate, models.
 def fetch() -> None:
     """Download and verify the embedded model and texts; needed once."""
     from palimpsest import resources
-    from palimpsest.network import model
+    from palimpsest.network.embedded import unpacked_model
 
     resources.fetch_all()
-    model.unpacked_model()
+    unpacked_model()
 
 
 @app.command()
@@ -51,6 +51,7 @@ def run(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Overrides the profile."),
     ] = None,
     gpu: Gpu = None,
+    no_wait: NoWait = False,
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
@@ -59,7 +60,7 @@ def run(
     from palimpsest.book import runner
 
     overrides = _overrides(notebook, parameter or [])
-    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu)
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, wait=waiting(no_wait))
     state = "changed" if done.changed else "same as before"
     typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
 

@@ -24,6 +24,10 @@ class ResourceError(PalimpsestError, OSError):
     """A pinned resource could not be fetched, verified or read."""
 
 
+class BusyError(PalimpsestError, OSError):
+    """Another process writes the same file or folder; the message says which, and since when."""
+
+
 class ModelError(PalimpsestError, ValueError):
     """A network is of no supported family, or lacks what a family row promises."""
 

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,24 @@ def file_sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Temporary path beside ``path`` that replaces it if the block ends without an error.
 
+    The file gets the permissions that any new file gets, whatever the block made of the temporary one. Where
+    ``path`` is a symbolic link, the file that it points to is replaced.
+
     Raises:
         ResourceError: if the disk is full or the folder cannot be written; ``path`` is unchanged.
     """
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less what umask says
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
     except OSError as error:
         raise ResourceError(f"cannot write in {path.parent}: {error}; choose another folder") from error
-    temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(mode)  # some libraries make files that only their owner can read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise ResourceError(
@@ -45,7 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
             "What was there before is unchanged"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
@@ -79,17 +87,32 @@ def _move(staging: Path, folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.tmp.")
+    """Write a file under a temporary name and move it into place.
+
+    Raises:
+        ResourceError: as `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What processes that were killed left of `replacing` or `new_folder` at a path; some may still run.
+
+    The names end in 32 random digits, so that nothing else is taken for one.
+    """
+    parts = [(path.stem, path.suffix), (path.name, "")]
+    ours = re.compile("|".join(rf"\.{re.escape(a)}-[0-9a-f]{{32}}{re.escape(b)}" for a, b in parts))
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp makes files only their owner can read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        return [place for place in path.parent.iterdir() if ours.fullmatch(place.name)]
+    except FileNotFoundError:
+        return []
+
+
+def sweep(path: Path) -> None:
+    """Remove the `leftovers` at a path whose lock is held."""
+    for place in leftovers(path):
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def as_json(content: Any) -> bytes:

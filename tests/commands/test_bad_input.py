@@ -4,9 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from palimpsest.cache import digest
+from palimpsest.workbench.folder import SUM
 from tests.commands.rooms import enter, make_room, run, snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
@@ -51,9 +54,9 @@ COMMANDS = [
     ("edit facts.jsonl --model base --out ..", "exists and holds no edited model"),
     (
         f"edit facts.jsonl --model base --out {LONG}",
-        "has 252 bytes, and 240 is the most; choose a shorter one",
+        "has 252 bytes, and 200 is the most; choose a shorter one",
     ),
-    (f"edit facts.jsonl --model base --out deep/{LONG}", "has 252 bytes, and 240 is the most"),
+    (f"edit facts.jsonl --model base --out deep/{LONG}", "has 252 bytes, and 200 is the most"),
     ("edit facts.jsonl --model base --out base", "base exists and holds no edited model"),
     ("edit facts.jsonl --model base --out facts.jsonl", "facts.jsonl exists and holds no edited model"),
     (
@@ -92,6 +95,8 @@ COMMANDS = [
     (f"{EDIT} --batch -1", "Invalid value for '--batch'"),
     (f"{EDIT} --batch many", "Invalid value for '--batch': Input should be a valid integer"),
     (f"{EDIT} --nonsense", "No such option: --nonsense"),
+    ("edit facts.jsonl --out out --model ", "the model's name is empty; leave it out for the default"),
+    ("edit facts.jsonl --out edited --model ", "the model's name is empty; leave it out for the default"),
     ("edit facts.jsonl", "Missing option '--out'."),
     ("edit", "Missing argument 'facts'."),
     ("undo", "Missing argument 'folder'."),
@@ -120,6 +125,7 @@ COMMANDS = [
     ("diagnose --edit edited --device foo", "device 'foo' cannot be used here"),
     ("evaluate", "Missing argument 'model'."),
     ("evaluate base", "Missing argument 'facts'."),
+    ("evaluate  facts.jsonl", "unknown model ''; choose one of: "),
     ("evaluate base absent", "absent: cannot be read"),
     ("evaluate base config", "config: cannot be read (Is a directory)"),
     ("evaluate base facts.jsonl --limit 0", "Invalid value for '--limit'"),
@@ -143,7 +149,6 @@ def test_a_command_refuses(room: Path, arguments: str, message: str) -> None:
 
 
 MODELS = [
-    ("", "unknown model ''; choose one of: "),
     (" ", "unknown model ' '"),
     ("a/b/c", "unknown model 'a/b/c'"),
     ("/no/such", "unknown model '/no/such'"),
@@ -165,12 +170,15 @@ def test_a_name_that_is_no_model(room: Path, name: str, message: str) -> None:
     refused(room, ["evaluate", name, "facts.jsonl"], message)
 
 
-def described(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
-    """Damage to the description of an edited folder."""
+def described(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    """Damage to the description of an edited folder, whose checksum fits."""
 
     def damage(room: Path) -> None:
         path = room / "edited/palimpsest.json"
-        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        content = json.loads(path.read_text())
+        del content[SUM]
+        changed = change(content)
+        path.write_text(json.dumps(changed | {SUM: digest(changed)}))
 
     return damage
 

@@ -1,6 +1,5 @@
 """`evaluate`, `compare`, `doctor` and the last resort: what they print, and that it is what is so."""
 
-import fcntl
 import json
 import re
 from pathlib import Path
@@ -15,11 +14,13 @@ from palimpsest.datasets import load_cases_of
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import METRICS
 from palimpsest.evaluation.summary import differences, means
+from palimpsest.locks import lock_file
 from palimpsest.network.model import load, read_weight
 from palimpsest.results.intervals import bootstrap_mean
 from palimpsest.types import Record
 from tests.commands.rooms import make_room, run
 from tests.datasets.test_any_format import COUNTERFACT, EASYEDIT, KNOWEDIT, ZSRE
+from tests.test_locks import other_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,21 +128,16 @@ def test_doctor_names_what_is_missing_and_its_remedy(tmp_path: Path, monkeypatch
     assert "MISSING  checkout:" in run("doctor").stdout
 
 
-def test_doctor_sees_a_lock_that_is_held_and_leaves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "none"))
-    (tmp_path / "a.lock").touch()
+def test_doctor_sees_locks_that_are_held_and_by_whom(room: Path) -> None:
+    """Of the working folder, the cache and the results; an edit that runs is no fault."""
     assert [found.state for found in doctor._locks()] == ["none is held"]
-    with (tmp_path / "a.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert [found.state for found in doctor._locks()] == [f"held by other processes: {tmp_path}/a.lock"]
-    assert (tmp_path / "a.lock").exists()
-
-
-def broken(path: Path) -> None:
-    raise ZeroDivisionError("seven\nof nine")
+    for place in (room / "out", room / "cache/statistics/some.safetensors", room / "results/laptop/01_page"):
+        with other_process(place) as process:
+            (found,) = doctor._locks()
+            assert found.state.startswith(f"{place} is in use by process {process.pid} on ")
+            assert not found.remedy
+            assert lock_file(place).exists()
+        assert [found.state for found in doctor._locks()] == ["none is held"]
 
 
 def test_the_last_resort_is_one_message_with_file_cause_and_how_to_report_it(

@@ -1,10 +1,10 @@
 """Responses: drawn by the fact alone, kept fact by fact, and their cost said beforehand."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from palimpsest.cache import seal_of
 from palimpsest.errors import ResourceError, ScoreError
 from palimpsest.evaluation import responses
 from palimpsest.evaluation.responses import Cost, Decoding, cost
@@ -160,11 +160,25 @@ def test_too_few_wordings(own: list[str]) -> None:
         responses.responses(tiny_model("llama"), {"rome": own})
 
 
-@pytest.mark.parametrize("content", ["{", "3", json.dumps([3])])
-def test_a_damaged_file_is_named(own_cache: Path, content: str) -> None:
+def test_a_changed_file_is_asked_again_with_a_line_saying_so(
+    own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it can still be read: other texts would pass for the model's."""
+    model = tiny_model("llama", seed=2)
+    said = responses.responses(model, WORDINGS, SMALL)
+    for content in ("{", "3", files(own_cache)[0].read_text().replace("a", "b")):
+        changed = files(own_cache)[0]
+        changed.write_text(content)
+        assert responses.responses(model, WORDINGS, SMALL) == said
+        assert f"palimpsest: cache file {changed} is not as it was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "3", "[3]"])
+def test_a_damaged_file_without_a_checksum_is_named(own_cache: Path, content: str) -> None:
     model = tiny_model("llama", seed=2)
     responses.responses(model, WORDINGS, SMALL)
     damaged = files(own_cache)[0]
     damaged.write_text(content)
+    seal_of(damaged).unlink()
     with pytest.raises(ResourceError, match=rf"{damaged} is damaged \(.*\); delete it and it will be"):
         responses.responses(model, WORDINGS, SMALL)

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
-from palimpsest.files import file_sha256
+from palimpsest.errors import ModelError, SiteError, UnknownNameError
 from palimpsest.memory.keys import states_at_subjects, subject_hidden, subject_keys
 from palimpsest.network import model as model_module
 from palimpsest.network.apply import restored
 from palimpsest.network.model import (
     FAMILIES,
-    EditableModel,
     Family,
     Site,
     fingerprint,
@@ -27,7 +25,6 @@ from palimpsest.network.model import (
     write_weight,
 )
 from palimpsest.network.tokens import encode, encode_around_subject, pad
-from palimpsest.resources import PINS
 from tests.editing import CONTEXTS, EXACT, REQUESTS, double, plain_states
 from tests.tiny import BEGIN, NETS, tiny_model
 
@@ -339,44 +336,3 @@ def test_layer_out_of_range(layer: int) -> None:
     for use in (model.projection, model.weight_name, lambda index: read_weight(model, index)):
         with pytest.raises(SiteError, match=rf"layer {layer} does not exist; tiny-gpt2-0 has layers 0 to 3"):
             use(layer)
-
-
-def _unpacked(folder: Path) -> EditableModel:
-    """A small model in the place and form of the unpacked embedded one."""
-    folder = folder / "models" / f"smollm2-135m-{PINS['smollm2-135m'].sha256[:12]}"
-    model = tiny_model("llama")
-    model.net.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    (folder / "sha256.txt").write_text(file_sha256(folder / "model.safetensors"))
-    return model
-
-
-def test_two_users_may_unpack_the_model_at_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second finds the first one's folder when it wants to put its own there."""
-    made = tiny_model("llama")
-    monkeypatch.setattr(model_module.AutoConfig, "from_pretrained", lambda *a, **k: made.net.config)
-    monkeypatch.setattr(model_module.AutoTokenizer, "from_pretrained", lambda *a, **k: made.tokenizer)
-    monkeypatch.setattr(model_module.resources, "fetch", lambda name: own_cache)
-
-    def meanwhile(*args: Any, **options: Any) -> Any:
-        _unpacked(own_cache)
-        return made.net
-
-    monkeypatch.setattr(model_module.AutoModelForCausalLM, "from_pretrained", meanwhile)
-    folder = model_module.unpacked_model()
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_the_embedded_model_is_verified(own_cache: Path) -> None:
-    model = _unpacked(own_cache)
-    weights = model_module.unpacked_model() / "model.safetensors"
-    assert fingerprint(load("smollm2-135m")) == fingerprint(model)
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    message = r"model\.safetensors is damaged; delete .* and run `palimpsest fetch`"
-    with pytest.raises(ResourceError, match=message):
-        load("smollm2-135m")
-    weights.unlink()
-    with pytest.raises(ResourceError, match=message):
-        load("smollm2-135m")

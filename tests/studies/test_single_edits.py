@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from palimpsest.cache import seal_of
 from palimpsest.errors import DataError, NonFiniteError, ResourceError
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.responses import Decoding
@@ -130,10 +131,13 @@ def test_bad_input_and_damage(model: EditableModel, study: SingleEdits) -> None:
     with pytest.raises(DataError, match="case 'anna' has no wordings or is given twice"):
         replace(study, cases=(*CASES, CASES[0]))
     study.outcome(NOTHING, SMALL)
-    files: list[Path] = sorted((cache_dir() / "singles").iterdir())
+    files: list[Path] = sorted((cache_dir() / "singles").glob("*.json"))
     assert len(files) == 2
+    files[0].write_text(files[0].read_text().replace("0.0", "0.5"))
+    assert study.outcome(NOTHING, SMALL).norms == dict.fromkeys(("anna", "marie"), 0.0)  # computed again
     for content in ("not json", json.dumps({"norm": 0}), json.dumps([1])):
         files[0].write_text(content)
+        seal_of(files[0]).unlink(missing_ok=True)  # as an earlier version wrote it
         with pytest.raises(ResourceError, match=f"{files[0].name} is damaged .*; delete it and it will be"):
             study.outcome(NOTHING, SMALL)
 

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from palimpsest import cli
 from palimpsest.network.model import read_weight, write_weight
+from palimpsest.workbench.commands import edit_folder
 from palimpsest.workbench.edited_model import EditedModel, anew
 from tests.editing import KINDS, double, same_bits, snapshot, stub_texts
 from tests.tiny import tiny_model
-from tests.workbench.edits import EDITOR, differing, facts, gap, tiny_folder, told
+from tests.workbench.edits import EDITOR, Killed, differing, facts, gap, tiny_folder, told
+from tests.workbench.test_edited_errors import files_of
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
@@ -188,3 +190,26 @@ def test_edit_and_undo_as_commands(checkout: Path, base: Path, tmp_path: Path) -
     arguments = ("--model", checkout, "--settings", "tiny", "--out", tmp_path / "x")
     status, message = command("edit", path, *arguments)
     assert (status, "cannot be used as a causal language model" in message) == (2, True)
+
+
+def test_the_last_step_of_an_edit_is_repeated_after_a_death(base: Path, tmp_path: Path) -> None:
+    """What `finish` changes is saved with the facts of the command, or neither is."""
+    out = tmp_path / "out"
+
+    def dying(edited: EditedModel) -> bool:
+        edited.forget(["0"])
+        raise Killed
+
+    def forgetting(edited: EditedModel) -> bool:
+        edited.forget(["0"])
+        return True
+
+    with pytest.raises(Killed):
+        edit_folder(facts(3), out, str(base), EDITOR, finish=dying)
+    assert not out.exists()
+    assert list(edit_folder(facts(3), out, str(base), EDITOR, finish=forgetting).facts) == ["1", "2"]
+    assert list(EditedModel.open(out).facts) == ["1", "2"]
+    before = files_of(out)
+    edit_folder(facts(3)[1:], out, finish=lambda edited: False)
+    assert files_of(out) == before
+    assert list(edit_folder(facts(3), out, finish=forgetting).facts) == ["1", "2"]

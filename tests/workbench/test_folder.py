@@ -21,7 +21,7 @@ from palimpsest.types import EditRequest
 from palimpsest.workbench import folder
 from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edited_model import EditedModel
-from palimpsest.workbench.folder import beside
+from palimpsest.workbench.work import Work
 from tests.editing import same_bits, snapshot, stub_texts
 from tests.tiny import tiny_model
 from tests.workbench.edits import LAYERS, Killed, differing, facts, gap, tiny_folder, told, written
@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_with_nothing_lost(
     ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
     assert not out.exists()
-    assert len(folder.read_description(beside(out, "partial")).facts) == 3
+    assert len(folder.read_description(Work(out).partial).facts) == 3
     asked = []
     monkeypatch.setattr(EditedModel, "edit", _noting(asked, EditedModel.edit))
     resumed = written(base, out)
@@ -168,7 +168,7 @@ def test_a_checkpoint_that_was_cut_short_is_left_where_the_description_was(
         patched.setattr("palimpsest.algebra.ledger.append", dying)
         with pytest.raises(Killed):
             written(base, out)
-    partial = beside(out, "partial")
+    partial = Work(out).partial
     assert folder.ledger_path(partial, 1).stat().st_size == sizes[0] + left
     assert len(folder.read_description(partial).facts) == 3
     resumed = written(base, out)

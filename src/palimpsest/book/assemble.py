@@ -25,9 +25,11 @@ from palimpsest.book.provenance import read_provenance
 from palimpsest.book.render import is_drawn
 from palimpsest.book.standing import NOT_RUN, confirmation, stale
 from palimpsest.book.verdicts import write_verdicts
+from palimpsest.files import write_atomically
 from palimpsest.results import records
 from palimpsest.results.claims import judged, load_claims
 from palimpsest.results.prose import readable
+from palimpsest.results.tables import plain, table
 
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
 NOT_DRAWN = (
@@ -81,7 +83,7 @@ def write_page(name: str, setting: Profile, folder: Path, claims: str = "") -> P
     reason = stale(name, setting)
     if reason == NOT_RUN or not (results_of(setting.name) / f"{name}.ipynb").is_file():
         path = folder / f"{name}.md"
-        path.write_text(stub(name, source, setting), "utf-8")
+        write_atomically(path, stub(name, source, setting).encode())
         return path
     results = results_of(setting.name)
     executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
@@ -95,7 +97,7 @@ def write_page(name: str, setting: Profile, folder: Path, claims: str = "") -> P
     box = provenance_box(record, read_provenance(name, results), setting)
     page.cells.append(nbformat.v4.new_markdown_cell(box, id="provenance"))
     path = folder / f"{name}.ipynb"
-    nbformat.write(page, path)
+    write_atomically(path, (nbformat.writes(page) + "\n").encode())
     return path
 
 
@@ -148,7 +150,7 @@ def banner(
         return text
     return text + (
         "\n```{admonition} Stale\n:class: warning\n"
-        f"This result is older than the sources it came from ({reason}). "
+        f"This result is older than the sources it came from ({plain(reason)}). "
         f"`make book PROFILE={setting.name}` runs it again.\n```\n"
     )
 
@@ -162,16 +164,19 @@ def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
     if len(columns) == 1:
         return ""
     rows = list(dict.fromkeys(value for values in columns.values() for value in values))
-    lines = ["| value | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for row in rows:
-        cells = [readable(values[row]) if row in values else "–" for values in columns.values()]
-        lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(map(_cell, cells)) + " |")
+    lines = [
+        [plain(row.replace("_", " ")), *(_shown(values, row) for values in columns.values())] for row in rows
+    ]
     others = ", ".join(list(columns)[1:])
     return (
         f"\n````{{admonition}} Also run in: {others}\n:class: note dropdown\n\n"
-        + "\n".join(lines)
+        + table(["value", *map(plain, columns)], lines)
         + "\n````\n"
     )
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return plain(readable(values[name])) if name in values else "–"
 
 
 def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], setting: Profile) -> str:
@@ -194,9 +199,9 @@ def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], set
         "wall time": f"{provenance.get('wall_seconds', 0):,.0f} s",
         "peak memory": f"{provenance.get('peak_memory_mib', 0):,} MiB",
     }
-    lines = [f"| {key} | {_cell(value)} |" for key, value in rows.items() if value != ""]
-    table = "\n".join(["| what | value |", "|---|---|", *lines])
-    return f"````{{admonition}} Provenance\n:class: note dropdown\n\n{table}\n````\n"
+    lines = [[plain(key), plain(str(value))] for key, value in rows.items() if value != ""]
+    shown = table(["what", "value"], lines)
+    return f"````{{admonition}} Provenance\n:class: note dropdown\n\n{shown}\n````\n"
 
 
 def _pairs(content: Any) -> str:
@@ -209,9 +214,3 @@ def _pairs(content: Any) -> str:
 def _short(value: Any) -> str:
     text = "" if value is None else str(value)
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
-
-
-def _cell(value: Any) -> str:
-    """Text for a table cell, with line breaks replaced and Markdown's special characters escaped."""
-    text = str(value).replace("\n", " ")
-    return re.sub(r"([\\|*_`$<>{}\[\]])", r"\\\1", text)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from palimpsest import paths
 from palimpsest.book.assemble import assemble
-from palimpsest.errors import BookError
+from palimpsest.errors import BookError, PalimpsestError
+from palimpsest.locks import locked
 
 STRICT = ("-W", "-n", "--keep-going", "-q")
 
@@ -17,12 +18,24 @@ def html_dir(profile: str) -> Path:
 
 
 def build(profile: str) -> Path:
-    """Assemble and build the book of a profile; returns the path of its front page.
+    """Assemble and build the book of a profile, one process at a time; returns the path of its front page.
 
     Raises:
         BookError: if the build fails or gives a warning; the messages are printed.
     """
-    assemble(profile)
+    with locked(paths.book_dir() / "_pages"):
+        return _built(profile)
+
+
+def _built(profile: str) -> Path:
+    try:
+        assemble(profile)
+    except PalimpsestError:
+        raise
+    except OSError as error:
+        raise BookError(
+            f"the pages were not written: {error}; free some space, or make {paths.book_dir()} writable"
+        ) from error
     root = paths.root()
     command = [
         *(str(Path(sys.executable).with_name("jupyter-book")), "build", str(root)),

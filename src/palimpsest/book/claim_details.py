@@ -9,7 +9,7 @@ from palimpsest.results.labels import badge
 from palimpsest.results.printed_audit import agreement, load_audit
 from palimpsest.results.prose import readable
 from palimpsest.results.rules import Entry
-from palimpsest.results.tables import table
+from palimpsest.results.tables import plain, table
 
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 
@@ -25,11 +25,11 @@ def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> st
     chosen = headline(claim, verdicts)
     others = [item for item in verdicts if item.label != "not run" and item.profile != chosen.profile]
     kind = KINDS[claim.kind]
-    head = f"{claim.id} {badge(chosen.label)} {html.escape(_line(claim.statement))}"
+    head = f"{claim.id} {badge(chosen.label)} {html.escape(' '.join(claim.statement.split()))}"
     blocks = [
         f"(claim-{claim.id})=\n"
         + raw(f'<details class="claim" id="{anchor(claim.id)}"><summary>{head}</summary>'),
-        f"{claim.place}; {kind}{_page(claim)}. {_found(chosen)}",
+        f"{_line(claim.place)}; {kind}{_page(claim)}. {_found(chosen)}",
         _parts(chosen),
         f"The record of the profile {chosen.profile} is older than its sources." if older else "",
         " ".join(_found(item) for item in others if item.profile != PUBLISHED),
@@ -44,7 +44,8 @@ def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> st
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """A text in one line, as it is whatever markup it seems to hold."""
+    return plain(" ".join(text.split()))
 
 
 def _page(claim: Claim) -> str:
@@ -63,12 +64,12 @@ def _found(item: Verdict) -> str:
 
 
 def _parts(item: Verdict) -> str:
-    rows = [[name, badge(found.label), found.reason] for name, found in item.parts]
+    rows = [[plain(name), badge(found.label), plain(found.reason)] for name, found in item.parts]
     return table(["part", "verdict", "found"], rows) if rows else ""
 
 
 def _ran(claim: Claim) -> str:
-    return f"In the paper: {_line(claim.paper_ran).rstrip('.')}." if claim.paper_ran else ""
+    return f"In the paper: {_line(claim.paper_ran.strip().rstrip('.'))}." if claim.paper_ran else ""
 
 
 def _values(claim: Claim, item: Verdict) -> str:
@@ -81,7 +82,7 @@ def _values(claim: Claim, item: Verdict) -> str:
 def _shown(entry: Entry) -> str:
     """A value with its interval, and over how many cases or runs that is."""
     over = f" over {entry['n']} {entry.get('over') or 'problems'}" if entry.get("n") else ""
-    return f"{readable(entry)}{over}"
+    return f"{plain(readable(entry))}{plain(over)}"
 
 
 def _checks(claim: Claim) -> str:

@@ -27,6 +27,7 @@ from palimpsest.book.profiles import find_notebook, known_notebooks, load_profil
 from palimpsest.book.provenance import (
     DIRTY,
     UNKNOWN,
+    clean_up,
     code_revision,
     git,
     hashes_of,
@@ -34,6 +35,7 @@ from palimpsest.book.provenance import (
     not_vouched,
     path_of,
     read_provenance,
+    result_place,
     write_provenance,
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
@@ -41,6 +43,7 @@ from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
+from palimpsest.locks import locked
 
 
 class Numerical(BaseModel):
@@ -90,6 +93,14 @@ def confirm(name: str, profile: str) -> Confirmed | None:
             small run does not execute, or values that differ. The message says which.
         ProfileError: if ``config/numerical.yaml`` cannot be read.
     """
+    source, folder = find_notebook(name), results_of(profile)
+    with locked(result_place(source.stem, folder)):
+        clean_up(source.stem, folder)
+        return _confirmed(source.stem, profile)
+
+
+def _confirmed(name: str, profile: str) -> Confirmed | None:
+    """As `confirm`, for a result whose lock is held."""
     source, setting, folder = find_notebook(name), load_profile(profile), results_of(profile)
     state = standing(name, setting)
     if state.kind in ("fresh", "confirmed"):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from palimpsest import paths
 from palimpsest.book.staleness import SCHEME, Inputs
-from palimpsest.files import as_json, file_sha256, write_atomically
+from palimpsest.files import as_json, file_sha256, sweep, write_atomically
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 DECISIVE = ("torch", "transformers", "numpy")
@@ -59,6 +60,19 @@ def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
 def write_provenance(stem: str, folder: Path, content: Mapping[str, Any]) -> None:
     """Write the provenance of a result in one go."""
     write_atomically(path_of(stem, folder), as_json(dict(content)))
+
+
+def result_place(stem: str, folder: Path) -> Path:
+    """What is locked while a notebook's result is written; no file of that name is made."""
+    return folder / stem
+
+
+def clean_up(stem: str, folder: Path) -> None:
+    """Remove what killed processes left of a result whose lock is held."""
+    for place in folder.glob(f"{stem}.tmp.*"):
+        shutil.rmtree(place, ignore_errors=True)
+    for path in (path_of(stem, folder), folder / f"{stem}.ipynb", *record_files(stem, folder)):
+        sweep(path)
 
 
 def record_files(stem: str, folder: Path) -> list[Path]:

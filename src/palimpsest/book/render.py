@@ -25,11 +25,19 @@ from palimpsest.book.profiles import (
     parameters_for,
     results_of,
 )
-from palimpsest.book.provenance import not_vouched, read_provenance, record_hashes, write_provenance
+from palimpsest.book.provenance import (
+    clean_up,
+    not_vouched,
+    read_provenance,
+    record_hashes,
+    result_place,
+    write_provenance,
+)
 from palimpsest.book.staleness import shown_hash
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError
 from palimpsest.files import write_atomically
+from palimpsest.locks import locked
 from palimpsest.results import records
 
 CELL_TIMEOUT = 300
@@ -54,6 +62,16 @@ def render(name: str, profile: str, out: Path | None = None) -> bool:
             page is left as it was.
     """
     source, setting, folder = find_notebook(name), load_profile(profile), results_of(profile)
+    if out is not None:
+        return _rendered(source, setting, folder, out)
+    with locked(result_place(source.stem, folder)):
+        clean_up(source.stem, folder)
+        return _rendered(source, setting, folder)
+
+
+def _rendered(source: Path, setting: Profile, folder: Path, out: Path | None = None) -> bool:
+    """As `render`, for a result whose lock is held unless only a copy is made."""
+    name, profile = source.stem, setting.name
     made = read_provenance(source.stem, folder)
     if not made or not (folder / f"{source.stem}.json").is_file():
         raise NotebookError(

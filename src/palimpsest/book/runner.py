@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,16 +39,19 @@ from palimpsest.book.profiles import (
 )
 from palimpsest.book.provenance import (
     Measured,
+    clean_up,
     provenance,
     read_provenance,
     record_files,
     record_hashes,
+    result_place,
     write_provenance,
 )
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError
 from palimpsest.files import write_atomically
+from palimpsest.locks import locked
 from palimpsest.results import records
 
 TIMED = "timed"
@@ -81,8 +84,9 @@ def run_notebook(
     gpu: str | None = None,
     folder: Path | None = None,
     executor: Executor = "papermill",
+    wait: float = -1,
 ) -> Run:
-    """Execute one notebook with checked parameters.
+    """Execute one notebook with checked parameters; a process that runs it already is waited for.
 
     Args:
         name: a notebook's name, or a path ending in ``.ipynb``.
@@ -92,8 +96,10 @@ def run_notebook(
         gpu: what CUDA_VISIBLE_DEVICES is set to; unchanged if None.
         folder: where the result goes instead of ``results/<profile>``.
         executor: what runs the cells.
+        wait: seconds to wait for another process; without end if negative.
 
     Raises:
+        BusyError: if another process still runs it after that time.
         UnknownNameError: if there is no such notebook, profile or parameter.
         ProfileError: if a value is of another type than the notebook's default.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
@@ -103,35 +109,55 @@ def run_notebook(
     parameters = parameters_for(setting, source, overrides)
     default = paths.build_dir() / "runs" / profile if overrides else results_of(profile)
     target = folder or default
-    target.mkdir(parents=True, exist_ok=True)
-    before = inputs(source, parameters)
-    started, clock = datetime.now(UTC), time.monotonic()
-    with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
-        staging = Path(place)
-        try:
-            if executor == "nbval":
-                nbval_run(source, staging)
-            else:
-                papermill_run(source, staging, parameters, gpu)
-        except NotebookError as error:
-            kept = keep_partial(source, staging, profile)
-            partial = f", the partial copy is {kept}" if kept else ""
-            raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
-        seconds = time.monotonic() - clock
-        traced, shown = (Traced.read(trace_file(staging), part) for part in (COMPUTE, SHOW))
-        check_covered(source, parameters, traced)
-        check_covered(source, parameters, shown, SHOW)
-        measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
-        files = file_hashes(traced.files)
-        made = provenance(with_files(before, files), files, measured)
-        made["records"] = record_hashes(source.stem, staging)
-        made["shown"] = {
-            "hash": shown_hash(source, parameters, shown.files, made["records"]),
-            "files": sorted(shown.files),
-        }
-        changed = _move_into_place(source.stem, staging, target, made)
+    with locked(result_place(source.stem, target), wait):
+        clean_up(source.stem, target)
+        with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
+            staging = Path(place)
+
+            def execute() -> None:
+                if executor == "nbval":
+                    nbval_run(source, staging)
+                else:
+                    papermill_run(source, staging, parameters, gpu)
+
+            try:
+                made, seconds = _made(source, parameters, staging, execute)
+            except _FailedError as error:
+                kept = keep_partial(source, staging, profile)
+                partial = f", the partial copy is {kept}" if kept else ""
+                raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
+            changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
+
+
+class _FailedError(NotebookError):
+    """A cell failed."""
+
+
+def _made(
+    source: Path, parameters: Mapping[str, Any], staging: Path, execute: Callable[[], None]
+) -> tuple[dict[str, Any], float]:
+    """Execute a notebook; the provenance of its result, and how many seconds it took."""
+    before = inputs(source, parameters)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        execute()
+    except NotebookError as error:
+        raise _FailedError(str(error)) from error
+    seconds = time.monotonic() - clock
+    traced, shown = (Traced.read(trace_file(staging), part) for part in (COMPUTE, SHOW))
+    check_covered(source, parameters, traced)
+    check_covered(source, parameters, shown, SHOW)
+    measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
+    files = file_hashes(traced.files)
+    made = provenance(with_files(before, files), files, measured)
+    made["records"] = record_hashes(source.stem, staging)
+    made["shown"] = {
+        "hash": shown_hash(source, parameters, shown.files, made["records"]),
+        "files": sorted(shown.files),
+    }
+    return made, seconds
 
 
 def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced, part: str = COMPUTE) -> None:
@@ -192,11 +218,12 @@ def refresh_sources(name: str | Path, profile: str) -> bool:
     """Bring the present source into a result that stands for it; says whether it differed."""
     source = find_notebook(name)
     path = results_of(profile) / source.name
-    executed = nbformat.read(path, as_version=4)
-    renewed = with_current_sources(executed, nbformat.read(source, as_version=4), stands=True)
-    if renewed is None or nbformat.writes(renewed) == nbformat.writes(executed):
-        return False
-    write_atomically(path, (nbformat.writes(renewed) + "\n").encode())
+    with locked(result_place(source.stem, path.parent)):
+        executed = nbformat.read(path, as_version=4)
+        renewed = with_current_sources(executed, nbformat.read(source, as_version=4), stands=True)
+        if renewed is None or nbformat.writes(renewed) == nbformat.writes(executed):
+            return False
+        write_atomically(path, (nbformat.writes(renewed) + "\n").encode())
     return True
 
 

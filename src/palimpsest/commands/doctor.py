@@ -1,10 +1,10 @@
 """The command that looks at the installation: versions, devices, memory, cache, resources and locks."""
 
-import fcntl
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ import typer
 
 from palimpsest import paths, resources
 from palimpsest.errors import PalimpsestError
+from palimpsest.locks import holders
 
 PACKAGES = (
     "palimpsest",
@@ -138,25 +139,14 @@ def _resource(name: str) -> Finding:
     if not folder.is_dir():
         return Finding(name, f"not fetched ({resource.requirement})", remedy)
 
-    def look() -> str:
-        resources.verify(resource, folder)
-        return f"fetched and verified ({resource.requirement})"
-
-    return _looked(name, look, f"Delete {folder} and run `palimpsest fetch`")
+    damage = resources.fault(resource, folder)
+    return Finding(name, damage or f"fetched and verified ({resource.requirement})", remedy if damage else "")
 
 
 def _locks() -> Iterator[Finding]:
-    """Locks of the cache and the working folder that another process holds."""
-    held = []
-    for path in [*_lock_files(paths.cache_dir()), *_lock_files(Path.cwd())]:
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed
-            except OSError:
-                held.append(str(path))
-    state = f"held by other processes: {', '.join(held)}" if held else "none is held"
-    yield Finding("locks", state, "Wait for these processes, or end them" if held else "")
-
-
-def _lock_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.lock")) + sorted(folder.glob("*/*.lock")) if folder.is_dir() else []
+    """Locks that a process holds below the cache and the results, and in the working folder."""
+    held = holders(paths.cache_dir(), deep=True) | holders(Path.cwd())
+    with suppress(PalimpsestError):  # no checkout, which is said above
+        held |= holders(paths.results_root(), deep=True)
+    in_use = [f"{path} is in use by {holder}" for path, holder in sorted(held.items())]
+    yield Finding("locks", "; ".join(in_use) or "none is held")

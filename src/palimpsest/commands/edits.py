@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.commands.shared import UNSAID, Device
+from palimpsest.commands.shared import UNSAID, Device, NoWait, waiting
 
 Json = Annotated[Path | None, typer.Option("--json", help="File to write it to as JSON.", show_default=False)]
 
@@ -32,6 +32,7 @@ def edit(
         bool, typer.Option("--until-said", help="Optimise harder values for facts that it does not say.")
     ] = False,
     device: Device = "cpu",
+    no_wait: NoWait = False,
 ) -> None:
     """Write facts into a model, save it as a folder, and ask the edited model about each of them.
 
@@ -58,6 +59,7 @@ def edit(
         settings=settings,
         batch=batch,
         device=device,
+        wait=waiting(no_wait),
         until_said=until_said,
     )
     typer.echo(f"{report}\n")
@@ -73,6 +75,7 @@ def undo(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of facts; the filled prompt if none.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Forget all facts.")] = False,
     device: Device = "cpu",
+    no_wait: NoWait = False,
 ) -> None:
     """Remove facts from an edited folder: its weights become those of a model edited without them.
 
@@ -80,7 +83,7 @@ def undo(
     """
     from palimpsest.workbench.commands import undo as take_out
 
-    done = take_out(folder, ids or [], everything=everything, device=device)
+    done = take_out(folder, ids or [], everything=everything, device=device, wait=waiting(no_wait))
     same = f"; every weight is that of {done.base['name']}" if done.is_unedited else ""
     typer.echo(f"{folder}: {len(done)} facts left{same}")
 

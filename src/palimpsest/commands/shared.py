@@ -117,3 +117,12 @@ def usable(name: str) -> str:
 
 
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", callback=usable)]
+
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Stop at once if another process writes the same; name it.")
+]
+
+
+def waiting(no_wait: bool) -> float:
+    """Seconds to wait for another process: none, or without end, which is -1."""
+    return 0 if no_wait else -1

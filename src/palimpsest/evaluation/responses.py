@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from palimpsest import cache
 from palimpsest.errors import ResourceError, ScoreError
-from palimpsest.files import replacing
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.sampling import sample
 from palimpsest.paths import cache_dir
@@ -99,11 +98,12 @@ def responses(
     missing = sum(not path.exists() for path in places.values())
     with tqdm(total=missing, desc="asking", unit="fact", leave=False, disable=not missing) as bar:
         for group in _groups(list(wordings), wordings, chosen):
-            fresh = [fact for fact in group if not places[fact].exists()]
-            for fact, texts in drawn(model, {fact: wordings[fact] for fact in fresh}, chosen):
-                with replacing(places[fact]) as temporary:
-                    temporary.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
-                bar.update()
+            with cache.missing(places[fact] for fact in group) as made:
+                fresh = {fact: wordings[fact] for fact in group if places[fact] in made}
+                for fact, texts in drawn(model, fresh, chosen):
+                    with cache.sealed(places[fact]) as temporary:
+                        temporary.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+                    bar.update()
     return {fact: _read(places[fact]) for fact in wordings}
 
 

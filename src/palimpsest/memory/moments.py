@@ -165,22 +165,19 @@ def key_statistics(
         "window": window,
         "texts": source,
     }
-    found: dict[int, SecondMoment] = {}
-    missing = []
-    for layer in layers:
-        path = cache_dir() / "statistics" / f"{cache.digest(key | {'layer': layer})[:32]}.safetensors"
-        if path.exists():
-            found[layer] = SecondMoment.load(path)
-        else:
-            missing.append((layer, path))
-    if missing:
-        read = texts if texts is not None else statistics_texts()
-        windows = token_windows(model.tokenizer, read, tokens, window)
-        fresh = collect(model, [layer for layer, _ in missing], windows, batch_size, source)
-        for layer, path in missing:
-            fresh[layer].save(path)
-        found |= fresh
-    return {layer: _moved(found[layer], model.device) for layer in layers}
+    paths = {
+        layer: cache_dir() / "statistics" / f"{cache.digest(key | {'layer': layer})[:32]}.safetensors"
+        for layer in layers
+    }
+    with cache.missing(paths.values()) as missing:
+        fresh = [layer for layer, path in paths.items() if path in missing]
+        if fresh:
+            read = texts if texts is not None else statistics_texts()
+            windows = token_windows(model.tokenizer, read, tokens, window)
+            for layer, moment in collect(model, fresh, windows, batch_size, source).items():
+                with cache.sealed(paths[layer]) as temporary:
+                    moment.save(temporary)
+    return {layer: _moved(SecondMoment.load(path), model.device) for layer, path in paths.items()}
 
 
 def collect(

@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from palimpsest import resources
 from palimpsest.cache import digest
-from palimpsest.errors import ModelError, ResourceError, ScoreError, SiteError
-from palimpsest.files import file_sha256, new_folder
+from palimpsest.errors import ModelError, ScoreError, SiteError
 from palimpsest.network.device import device as usable
+from palimpsest.network.embedded import unpacked_model
 from palimpsest.network.proposal import refused, without_data
 from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
-from palimpsest.paths import cache_dir
 from palimpsest.types import Shown
 
 Part = Literal["input", "key", "value", "hidden"]
@@ -220,35 +218,6 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
             f"the family row of {kind!r} does not fit {name}: {error}. Correct the row"
         ) from error
     return model
-
-
-def unpacked_model() -> Path:
-    """Folder of the embedded model as float32 safetensors, converted from the GGUF file once.
-
-    Raises:
-        ResourceError: if the resource cannot be fetched or the folder was damaged.
-    """
-    pin = resources.PINS["smollm2-135m"]
-    folder = cache_dir() / "models" / f"smollm2-135m-{pin.sha256[:12]}"
-    seal = folder / "sha256.txt"
-    if not seal.exists():
-        _unpack_gguf(resources.fetch("smollm2-135m"), folder)
-    weights = folder / "model.safetensors"
-    if not weights.exists() or file_sha256(weights) != seal.read_text().strip():
-        raise ResourceError(f"{weights} is damaged; delete {folder} and run `palimpsest fetch`")
-    return folder
-
-
-def _unpack_gguf(source: Path, folder: Path) -> None:
-    file = resources.MODEL_FILE
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-    net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, gguf_file=file))
-    net.load_state_dict(quantised.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
-    with new_folder(folder) as staging:
-        net.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        (staging / "sha256.txt").write_text(file_sha256(staging / "model.safetensors"))
 
 
 def read_weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:

@@ -1,5 +1,6 @@
 """Markdown tables for notebooks and generated pages."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,11 +21,17 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+_INLINE = re.compile(r"([\\`*_\[\]<>~$&{}^])")
+_FIRST = re.compile(r"^(\s*\d*)([-+.):%#(=])")
+"""What begins a list, a heading, a comment, a label or a directive where a paragraph begins."""
+
+
 def plain(text: str) -> str:
-    """Escape all markup characters of a text except bars, which `table` escapes."""
-    for mark in ("\\", "*", "_", "$", "<", "`", "[", "~"):
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    """Escape what Markdown, MyST and HTML take for markup, so that a text is shown as it is.
+
+    Bars are left to `table` and `markdown_table`, which escape them.
+    """
+    return _FIRST.sub(r"\1\\\2", _INLINE.sub(r"\\\1", text))
 
 
 def markdown_table(
@@ -37,7 +44,7 @@ def markdown_table(
 
     Args:
         head: name of each column.
-        rows: the cells of each row; ``|`` and line breaks in cells are replaced.
+        rows: the cells of each row, which may hold markup; bars are escaped, line breaks replaced.
         align: alignment of the columns after the first: ``right`` for numbers, ``left`` for words.
         caption: what the table shows, as Markdown; stands above it.
 
@@ -72,7 +79,7 @@ def frame_table(
     head = [name for name, _ in columns.values()]
     rows = [
         [
-            missing if pd.isna(row[column]) else format(row[column], form)
+            missing if pd.isna(row[column]) else _shown(row[column], form)
             for column, (_, form) in columns.items()
         ]
         for _, row in frame.iterrows()
@@ -81,8 +88,13 @@ def frame_table(
     return markdown_table(head, rows, "left" if words else "right", caption)
 
 
+def _shown(value: Any, form: str) -> str:
+    """A number in its format; a text as it is, whatever markup it seems to hold."""
+    return plain(value) if isinstance(value, str) else format(value, form)
+
+
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
 
 
 def scores(

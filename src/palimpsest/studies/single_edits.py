@@ -22,7 +22,6 @@ from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.evaluation.responses import Decoding, Wordings, drawn
 from palimpsest.evaluation.stability import Measured, measured
-from palimpsest.files import replacing
 from palimpsest.network.apply import Edit, installed
 from palimpsest.network.embedder import Embedder
 from palimpsest.network.model import EditableModel, fingerprint
@@ -113,10 +112,11 @@ class SingleEdits:
         said, rows, norms = {}, [], {}
         for case in tqdm(self.cases, desc=name, unit="fact"):
             path = places[case.id]
-            if not path.exists():
-                content = json.dumps(self._one(case, arm, decoding), ensure_ascii=False)
-                with replacing(path) as temporary:
-                    temporary.write_text(content, encoding="utf-8")
+            cache.keep(
+                path,
+                lambda case=case: json.dumps(self._one(case, arm, decoding), ensure_ascii=False),
+                lambda content, temporary: temporary.write_text(content, encoding="utf-8"),
+            )
             norm, scores, texts = _read(path)
             said[case.id] = measured(self.wordings[case.id], texts, self.embed)
             rows += [{"case": case.id, "metric": metric, "value": value} for metric, value in scores.items()]

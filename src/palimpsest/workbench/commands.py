@@ -3,12 +3,15 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from palimpsest.cache import digest
 from palimpsest.datasets import load_facts
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
+from palimpsest.locks import locked
 from palimpsest.network.cores import give_back, return_freed_blocks
 from palimpsest.network.model import load
 from palimpsest.types import EditRequest, EvalCase
@@ -17,8 +20,10 @@ from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, E
 from palimpsest.workbench.effort import CONTROLS, Effort, control_prompts
 from palimpsest.workbench.effort import until_said as raise_effort
 from palimpsest.workbench.exact import dtype_of, sequence
+from palimpsest.workbench.limits import check_batch
 from palimpsest.workbench.places import place
 from palimpsest.workbench.report import EditReport
+from palimpsest.workbench.work import Work
 
 
 def edit_folder(
@@ -30,12 +35,14 @@ def edit_folder(
     settings: str | None = None,
     batch: int = 1,
     device: str | torch.device = "cpu",
+    wait: float = -1,
     finish: Callable[[EditedModel], object] | None = None,
 ) -> EditedModel:
     """Write facts into a model and save it as a folder; if ``out`` is an edited folder, they are added to it.
 
-    After each batch the ledgers are saved in ``<out>.partial``; if the process dies, the same call continues
-    from there. Facts that are already in the folder are skipped.
+    After each batch the ledgers are saved in a work folder beside ``out``, ``.<out>.palimpsest``; if the
+    process dies, the same call continues from there. Facts that are already in the folder are skipped. Of two
+    processes that edit one folder the second waits for the first and adds to what that wrote.
 
     Args:
         requests: facts, each with an id.
@@ -46,6 +53,7 @@ def edit_folder(
         batch: facts whose values are optimised in one batch. Above 1 is faster, but values then depend
             slightly on the other facts in the batch (rounding), which undoing a fact does not remove.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        wait: seconds to wait for another process that writes this folder; without end if negative.
         finish: called with the edited model before it is saved; may change its facts, and returns whether it
             did.
 
@@ -54,33 +62,60 @@ def edit_folder(
 
     Raises:
         ResourceError: if ``out`` exists and holds no edited model, or cannot be written.
+        BusyError: if another process still writes it after ``wait`` seconds.
         LedgerError: if an id is already in use for another fact.
-        ModelError, SequenceError: if ``out`` was made from another model, or with other settings.
+        RequestError: if ``batch`` is below 1.
+        ModelError, SequenceError: if ``out`` was made from another model, or with other settings; or if it
+            was changed since an edit of it was interrupted.
     """
+    check_batch(batch)
+    if model == "":
+        raise ModelError("the model's name is empty; leave it out for the default, or name one")
     return_freed_blocks()
     folder = place(out)
-    partial = files.beside(folder, "partial")
-    files.recover(folder)
     files.refuse_others(folder)
-    start = next((place for place in (partial, folder) if files.is_edited(place)), None)
-    if start is None:
-        unedited = load(DEFAULT_MODEL if model is None else model, device=device)
-        edited = EditedModel(unedited, editor or DEFAULT_SEQUENCE, settings)
-    else:
-        edited = _continued(start, start == partial, model, editor, settings, device)
-    fresh = [request for request in requests if not _held(edited, request)]
+    work = Work(folder)
+    with locked(folder, wait):
+        work.tidy()
+        edited, start = _begun(work, model, editor, settings, device)
+        fresh = [request for request in requests if not _held(edited, request)]
 
-    def after_each() -> None:
-        edited.checkpoint(partial)
-        give_back()  # what one batch's values took, before the next
+        def after_each() -> None:
+            work.begin(files.EDIT)
+            edited.checkpoint(work.partial)
+            give_back()  # what one batch's values took, before the next
 
-    give_back()
-    edited.edit(fresh, batch, after_each)
-    changed = finish is not None and bool(finish(edited))
-    if fresh or changed or start != folder:
-        edited.save(folder)
-    files.discard(partial)
+        give_back()
+        files.settle(work)  # the command is valid: finish the one before, if that died between its moves
+        edited.edit(fresh, batch, after_each)
+        changed = finish is not None and bool(finish(edited))
+        if fresh or changed or start in (None, work.partial):
+            edited.save(folder, files.EDIT)
+        files.settle(work)
     return edited
+
+
+def _begun(
+    work: Work,
+    model: str | None,
+    editor: Sequential | str | None,
+    settings: str | None,
+    device: str | torch.device,
+) -> tuple[EditedModel, Path | None]:
+    """The edited model that an edit goes on with, and the folder it was read from; None for a new one.
+
+    Nothing is written.
+    """
+    files.refuse_others(work.out)
+    if work.unfinished:
+        work.check_start()
+        start = work.partial
+    elif files.is_edited(work.current):
+        start = work.current
+    else:
+        unedited = load(DEFAULT_MODEL if model is None else model, device=device)
+        return EditedModel(unedited, editor or DEFAULT_SEQUENCE, settings), None
+    return _continued(work, start, model, editor, settings, device), start
 
 
 def edit_and_report(
@@ -92,6 +127,7 @@ def edit_and_report(
     settings: str | None = None,
     batch: int = 1,
     device: str | torch.device = "cpu",
+    wait: float = -1,
     until_said: bool = False,
 ) -> tuple[EditedModel, EditReport]:
     """As `edit_folder`; then the edited model is asked about every fact of the command.
@@ -104,6 +140,7 @@ def edit_and_report(
         settings: name of the model whose settings on file a row is combined with.
         batch: facts whose values are optimised in one batch.
         device: where to compute.
+        wait: seconds to wait for another process.
         until_said: raise the effort for facts that the model does not say, by `palimpsest.workbench.effort`.
 
     Returns:
@@ -127,9 +164,8 @@ def edit_and_report(
         return done
 
     last = finish if until_said else None
-    edited = edit_folder(
-        requests, out, model, editor, settings=settings, batch=batch, device=device, finish=last
-    )
+    options: dict[str, Any] = {"settings": settings, "batch": batch, "device": device, "wait": wait}
+    edited = edit_folder(requests, out, model, editor, **options, finish=last)
     return edited, edited.report(ids).with_effort(done.tried, done.cost)
 
 
@@ -139,6 +175,7 @@ def undo(
     *,
     everything: bool = False,
     device: str | torch.device = "cpu",
+    wait: float = -1,
 ) -> EditedModel:
     """Remove facts from an edited folder, as if they had never been written.
 
@@ -147,6 +184,7 @@ def undo(
         ids: of the facts to remove.
         everything: remove all facts instead; the weights are then those of the unedited model, bit by bit.
         device: where to compute, such as ``cpu`` or ``cuda``.
+        wait: as for `edit_folder`.
 
     Returns:
         The edited model as saved.
@@ -157,24 +195,28 @@ def undo(
         SequenceError: if an edit of this folder was interrupted.
         ModelError, ResourceError: as `EditedModel.open` and `EditedModel.save`.
     """
-    path = place(folder)
-    partial = files.beside(path, "partial")
-    if files.is_edited(partial):
-        raise SequenceError(
-            f"an edit of {path} was interrupted; finish it with the same command first, or delete {partial} "
-            "to drop what it added"
-        )
     if bool(ids) == everything:
         raise LedgerError("say which facts to forget: their ids, or all of them, and not both")
-    edited = EditedModel.open(path, device)
-    edited.forget(list(edited.facts) if everything else list(ids))
-    edited.save(path)
+    path = place(folder)
+    task = f"undo {digest(sorted(map(ascii, ids)))}"
+    work = Work(path)
+    if not (path.exists() or work.folder.exists()):
+        files.read_description(path)  # says so, before a lock makes its parent
+    with locked(path, wait):
+        work.tidy()
+        files.refuse_unfinished(work)
+        edited, owner = EditedModel.open(path, device), work.owner()
+        done = owner is not None and work.ended and owner.task == task
+        if not (done and not set(ids) & set(edited.facts)):  # else a process died after all was written
+            edited.forget(list(edited.facts) if everything else list(ids))
+            edited.save(path, task)
+        files.settle(work)
     return edited
 
 
 def _continued(
+    work: Work,
     start: Path,
-    unfinished: bool,
     model: str | None,
     editor: Sequential | str | None,
     settings: str | None,
@@ -185,16 +227,16 @@ def _continued(
     dtype, name = dtype_of(about), about.base["name"]
     if model is not None and not _same_model(model, name):
         raise ModelError(
-            f"{start} was made from {name}, not from {model}; leave the model out to go on, or choose "
+            f"{work.out} was made from {name}, not from {model}; leave the model out to go on, or choose "
             "another folder"
         )
     if editor is not None and sequence(editor, settings or name) != about.editor:
         raise SequenceError(
-            f"{start} was made with another sequence or other settings than {editor}; leave the sequence "
+            f"{work.out} was made with another sequence or other settings than {editor}; leave the sequence "
             "out to go on, or choose another folder"
         )
-    if not unfinished:
-        return EditedModel.open(start, device)
+    if start != work.partial:
+        return EditedModel.open(work.out, device)
     edited = EditedModel(load(model or name, dtype, device), about.editor)
     edited.resume(start)
     return edited

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
-from palimpsest.editors import check_kind, check_room
+from palimpsest.editors import check_kind
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential
 from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError
@@ -36,8 +36,10 @@ from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.exact import dtype_of, sequence
 from palimpsest.workbench.folder import Description
+from palimpsest.workbench.limits import check_batch, check_window
 from palimpsest.workbench.places import place
 from palimpsest.workbench.report import EditReport, chosen, report_on
+from palimpsest.workbench.work import Work, described
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_SEQUENCE = "memit_aligned"
@@ -76,6 +78,7 @@ class EditedModel(Shown):
         self.losses: dict[str, float] = {}
         self._state: SequenceState | None = None
         self._written: dict[int, Tensor] = {}  # layer -> expected current weight
+        self._stands: dict[Path, str] = {}  # folder -> SHA-256 of its description when last seen
 
     @property
     def ledgers(self) -> dict[int, EditLedger]:
@@ -91,7 +94,7 @@ class EditedModel(Shown):
         return len(self.facts)
 
     def shown(self) -> dict[str, object]:
-        """Model, facts and layers; and how to take a fact out."""
+        """Model, facts and layers."""
         return {
             "model": self.base["name"],
             "facts": len(self),
@@ -116,15 +119,14 @@ class EditedModel(Shown):
 
         Raises:
             LedgerError: if an id occurs twice or is already in use; nothing is changed.
-            RequestError: if a filled prompt occurs twice or is in use, or the batch is below 1; nothing is
-                changed.
+            RequestError: if a filled prompt occurs twice or is in use, a fact is too long, or the batch is
+                below 1; nothing is changed.
             ModelError: if other code changed the edited weights; nothing is changed.
             Exception: any error of the editor; earlier batches stay written, the failing one is not.
         """
-        if batch < 1:
-            raise RequestError(f"batch is {batch}; optimise the values of 1 or more facts together")
+        check_batch(batch)
         check_kind(requests)
-        check_room(self.model, requests)
+        check_window(self.model, requests, self.editor)
         named = [r if r.id else replace(r, id=r.text) for r in requests]
         self._check_new(named)
         self._check_written()
@@ -179,14 +181,21 @@ class EditedModel(Shown):
         facts, stop = chosen(self.facts, ids), self.editor.targets.stop_below
         return report_on(self.model, base, facts, self.losses, stop, self.base["name"])
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, task: str = "save") -> None:
         """Write model, tokenizer and ledgers as a folder; an edited model that was there is replaced.
+
+        A symbolic link is followed. Files in the folder that this package did not write stay.
+
+        Args:
+            folder: where.
+            task: what this is part of, for a process that finds it unfinished.
 
         Raises:
             LedgerError: if no fact has been written yet.
             ModelError: if other code changed the model's weights.
             ResourceError: if the folder cannot be written, or exists and holds no edited model; an existing
                 folder is then unchanged.
+            SequenceError: if the folder was changed since it was opened, or an edit of it is unfinished.
         """
         self._check_written()
         with restored(self.model, self.ledgers):
@@ -194,8 +203,9 @@ class EditedModel(Shown):
                 write_weight(self.model, layer, ledger.base)
             if not self.is_unedited:
                 raise ModelError(self._changed("layers that are not edited"))
-        about = self._described(fingerprint(self.model, anew=True))
-        files.write_folder(place(folder), self.model, about, self.ledgers)
+        about, path = self._described(fingerprint(self.model, anew=True)), place(folder)
+        seen = self._stands.get(path)
+        self._stands[path] = files.write_folder(path, self.model, about, self.ledgers, task, seen)
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EditedModel":
@@ -203,14 +213,15 @@ class EditedModel(Shown):
 
         Raises:
             LedgerError: if the folder holds no edited model, or the ledgers belong to another model.
-            ModelError: if the weights are not those that were saved.
-            ResourceError: if a file is missing or damaged.
+            ModelError, ResourceError: if weights or other files are not those that were saved.
         """
         path = place(folder)
-        files.recover(path)
-        about = files.read_description(path)
-        ledgers = files.read_ledgers(path, about, device)
-        model = load(path, dtype_of(about), device)
+        where = Work(path).current
+        about, seen = files.read_description(where), described(where)
+        files.check_files(where, about)
+        ledgers = files.read_ledgers(where, about, device)
+        model = load(where, dtype_of(about), device)
+        model.name = str(path)
         edited = cls(model, about.editor)
         if edited.base["fingerprint"] != about.fingerprint:
             raise ModelError(
@@ -218,6 +229,7 @@ class EditedModel(Shown):
                 "from a copy, or make the edits again on the unedited model"
             )
         edited._adopt(about, ledgers)
+        edited._stands[path] = seen
         return edited
 
     def checkpoint(self, folder: Path) -> None:

@@ -4,17 +4,16 @@
     palimpsest.json                                   a `Description`, written last
     ledgers/layer-<n>.safetensors                     by `EditLedger.save`
 
-A folder is written under a temporary name and then moved, so that it is always either the old one or the new
-one. After a crash these may exist beside ``out``:
-
-    out.partial     the ledgers of an unfinished run; the same command continues from there
-    out.new         an incomplete folder; not used again
-    out.replaced    the previous folder, between the two moves; `recover` finishes them
+A folder is made in a work folder beside it (`palimpsest.workbench.work`) and then moved, so that it is always
+either the old one or the new one. Files in it that this package did not write move along.
 """
 
+import json
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,14 +23,22 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 
 from palimpsest.algebra.ledger import EditLedger
+from palimpsest.cache import digest
 from palimpsest.editors.sequential import Sequential
-from palimpsest.errors import LedgerError, ResourceError
-from palimpsest.files import replacing
+from palimpsest.errors import LedgerError, PalimpsestError, ResourceError, SequenceError
+from palimpsest.files import file_sha256, write_atomically
+from palimpsest.locks import locked
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
+from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
 
-DESCRIPTION = "palimpsest.json"
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""Those that can be read; the first has no checksums."""
+SUM = "sha256"
+"""Beside the members of a description stands the checksum of all of them."""
+EDIT = "edit"
+"""The task that goes on where it was left."""
 SHARDS = 8
 """Files that the weights of a model are written in, one after the other."""
 SMALLEST_SHARD = 2**26
@@ -54,6 +61,8 @@ class Description:
         facts: current facts, in the order in which they were written; each has an id.
         unedited: layer -> SHA-256 of W_0.
         fingerprint: of the edited model as saved; empty in an unfinished run.
+        files: name of each file that was written beside the description -> SHA-256; empty for weights and
+            ledgers, which have checksums of their own.
         versions: of the packages that wrote the folder.
         format: number of the format of this description.
     """
@@ -65,6 +74,7 @@ class Description:
     facts: tuple[EditRequest, ...]
     unedited: dict[int, str]
     fingerprint: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=_versions)
     format: int = FORMAT
 
@@ -95,9 +105,9 @@ def write_ledgers(folder: Path, about: Description, ledgers: Mapping[int, EditLe
     """
     for layer, ledger in ledgers.items():
         ledger.save(ledger_path(folder, layer))
-    content = TypeAdapter(Description).dump_json(about, indent=1)
-    with replacing(folder / DESCRIPTION) as temporary:
-        temporary.write_bytes(content + b"\n")
+    content = TypeAdapter(Description).dump_python(about, mode="json")
+    text = json.dumps(content | {SUM: digest(content)}, indent=1, ensure_ascii=False)
+    write_atomically(folder / DESCRIPTION, f"{text}\n".encode())
 
 
 def read_description(folder: Path) -> Description:
@@ -114,21 +124,45 @@ def read_description(folder: Path) -> Description:
             "or EditedModel.save wrote"
         )
     try:
-        about = TypeAdapter(Description).validate_json(path.read_bytes())
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no description")
+        found, known = content.pop(SUM, None), content.get("format")
+        if isinstance(known, int) and known not in FORMATS:
+            raise LedgerError(
+                f"{path} has format {known}, this version reads {FORMAT}; open it with the version of "
+                "palimpsest that wrote it"
+            )
+        if known != FORMATS[0] and found != digest(content):
+            raise ValueError("it was changed since it was written")
+        return TypeAdapter(Description).validate_json(json.dumps(content))
+    except LedgerError:
+        raise
     except OSError as error:
         raise ResourceError(f"{path} cannot be read: {error}; check its permissions") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ResourceError(
-            f"{path} is damaged: {first['msg']} {where}; restore it from an intact copy"
-        ) from error
-    if about.format != FORMAT:
-        raise LedgerError(
-            f"{path} has format {about.format}, this version reads {FORMAT}; open it with palimpsest "
-            f"{about.versions.get('palimpsest', 'of that format')}"
-        )
-    return about
+    except (ValidationError, ValueError, RecursionError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{first['msg']} {'.'.join(map(str, first['loc']))}"
+        raise ResourceError(f"{path} is damaged: {reason}; restore it from an intact copy") from error
+
+
+def check_files(folder: Path, about: Description) -> None:
+    """Whether the files beside a description are those that were written with it.
+
+    Raises:
+        ResourceError: for the first that is missing or was changed.
+    """
+    for name, sum_ in about.files.items():
+        path = folder / name
+        state = "" if path.is_file() else "is missing"
+        if not state and sum_ and file_sha256(path) != sum_:
+            state = "was changed since it was written"
+        if state:
+            raise ResourceError(
+                f"{path} {state}; restore it from an intact copy, or make the edits again in another folder"
+            )
 
 
 def read_ledgers(folder: Path, about: Description, device: torch.device | str) -> dict[int, EditLedger]:
@@ -160,27 +194,97 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
 
 
 def write_folder(
-    out: Path, model: EditableModel, about: Description, ledgers: Mapping[int, EditLedger]
-) -> None:
+    out: Path,
+    model: EditableModel,
+    about: Description,
+    ledgers: Mapping[int, EditLedger],
+    task: str = "save",
+    expected: str | None = None,
+) -> str:
     """Write a complete folder to ``out``; after an error an existing ``out`` is unchanged.
+
+    Args:
+        out: where, without symbolic links.
+        model: with the facts in force.
+        about: description; its checksums of files are filled in.
+        ledgers: layer -> ledger.
+        task: what is done; that of an unfinished edit finishes it.
+        expected: SHA-256 of the description that ``out`` must have; whatever it is if None.
+
+    Returns:
+        SHA-256 of the new description.
 
     Raises:
         ResourceError: if the folder cannot be written, or ``out`` exists and holds no edited model.
+        SequenceError: if ``out`` has another description, or an edit of it is unfinished.
     """
     refuse_others(out)
-    staging = beside(out, "new")
+    work = Work(out)
+    with locked(out):
+        if task != EDIT:
+            refuse_unfinished(work)
+        if expected is not None and described(work.current) != expected:
+            raise SequenceError(
+                f"{out} was changed by another process since it was opened, which would be lost; open it "
+                "again and make the change there, or save to another folder"
+            )
+        try:
+            with _clear_errors(out):
+                work.settle()
+                work.begin(task)
+                _fill(work, model, about, ledgers)
+                done = described(work.new)
+                work.finish(task)
+        except BaseException:
+            work.abandon()
+            raise
+    return done
+
+
+def _fill(work: Work, model: EditableModel, about: Description, ledgers: Mapping[int, EditLedger]) -> None:
+    """Write the new folder of a work."""
+    staging = work.new
     shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with _clear_errors(out):
-            staging.mkdir(parents=True)
-            # In parts, because each is copied while it is written.
-            size = sum(weight.numel() * weight.element_size() for weight in model.net.parameters())
-            model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
-            model.tokenizer.save_pretrained(staging)
-            write_ledgers(staging, about, ledgers)
-            _swap(out, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    # In parts, because each is copied while it is written.
+    size = sum(weight.numel() * weight.element_size() for weight in model.net.parameters())
+    model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
+    model.tokenizer.save_pretrained(staging)
+    mode = stat.S_IMODE((work.folder / OWNER).stat().st_mode)
+    files = {}
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+        path.chmod(mode)  # weights are written for their owner only
+        sealed = path.suffix == ".safetensors"
+        files[path.relative_to(staging).as_posix()] = "" if sealed else file_sha256(path)
+    files |= {ledger_path(Path(), layer).as_posix(): "" for layer in ledgers}
+    if work.out.exists():
+        known = read_description(work.out).files or files | {
+            p.name: "" for p in work.out.glob("*.safetensors")
+        }
+        _take_along(work.out, staging, known)
+    write_ledgers(staging, replace(about, files=files), ledgers)
+
+
+def _take_along(old: Path, new: Path, ours: Mapping[str, str]) -> None:
+    """Copy what somebody else put into a folder."""
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old)
+        if name.as_posix() in (*ours, DESCRIPTION) or (new / name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            (new / name).mkdir()
+        else:
+            shutil.copy2(path, new / name, follow_symlinks=False)
+
+
+def settle(work: Work) -> None:
+    """Finish the moves of a work and remove its folder, unless an edit is unfinished.
+
+    Raises:
+        ResourceError: if a folder cannot be moved.
+    """
+    with _clear_errors(work.out):
+        work.settle()
 
 
 def refuse_others(out: Path) -> None:
@@ -195,45 +299,24 @@ def refuse_others(out: Path) -> None:
         )
 
 
-def recover(out: Path) -> None:
-    """Finish the two moves of `write_folder` if a process died between them.
+def refuse_unfinished(work: Work) -> None:
+    """Check that no edit of a folder is unfinished.
 
     Raises:
-        ResourceError: if a folder cannot be moved.
+        SequenceError: otherwise.
     """
-    replaced, staging = beside(out, "replaced"), beside(out, "new")
-    if not replaced.exists():
-        return
-    with _clear_errors(out):
-        if not out.exists():
-            (staging if is_edited(staging) else replaced).rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def discard(folder: Path) -> None:
-    """Remove an unfinished run, the description first, so that a partly removed one is never read."""
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap(out: Path, staging: Path) -> None:
-    replaced = beside(out, "replaced")
-    if out.exists():
-        out.rename(replaced)
-    try:
-        staging.rename(out)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(out)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    if work.unfinished:
+        raise SequenceError(
+            f"an edit of {work.out} was interrupted; finish it with the same command first, or delete "
+            f"{work.folder} to drop what it added"
+        )
 
 
 @contextmanager
 def _clear_errors(out: Path) -> Iterator[None]:
     try:
         yield
-    except ResourceError:
+    except PalimpsestError:
         raise
     except (OSError, SafetensorError) as error:
         raise ResourceError(

@@ -1,28 +1,26 @@
 """Folders of edited models by path, with a name to which suffixes can be added."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from palimpsest.errors import ResourceError
 
-LONGEST = 240
-"""Bytes of a folder's name: file systems allow 255, and suffixes are added to it."""
+LONGEST = 200
+"""Bytes of a folder's name: file systems allow 255, and locks and temporary files add to it."""
 
 
 def place(folder: str | Path) -> Path:
-    """The path of a folder, resolved where it has no name, as ``.`` and ``..`` have none.
+    """Where a folder is: its path without symbolic links, so that those stay and lead to what is written.
 
     Raises:
-        ResourceError: if it has no name even so, as the root has none, or one that is too long or no name at
-            all.
+        ResourceError: if it has no name, as the root has none, or one that is too long or no name at all.
     """
     try:
-        path = Path(folder)
-        path = path if path.name not in ("", "..") else path.resolve()
+        path = Path(os.path.realpath(folder))
         size = len(os.fsencode(path.name))
-        os.stat(path.parent if str(path.parent) else ".")
-    except FileNotFoundError:
-        pass  # it may be made
+        with suppress(FileNotFoundError):  # it may be made
+            path.parent.stat()
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"{str(folder)!r} cannot be the path of a folder: {error}; choose another"

@@ -1,0 +1,74 @@
+"""A sample of `make torture` on a tiny model: killed and repeated, a command ends the same."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.workbench.edits import tiny_folder
+from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
+
+ROOT = Path(__file__).parents[2]
+PRELUDE = f"""
+sys.path.insert(0, {str(ROOT)!r})
+import palimpsest.memory.moments
+from tests.editing import texts
+palimpsest.memory.moments.statistics_texts = texts
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny_folder(tmp_path / "base")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("torture", ROOT / "scripts" / "torture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["torture"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "kills"), [(0, 4), (1, 3), (2, 4)], ids=["edit", "edit on", "undo"])
+def test_killed_at_random_moments(
+    number: int,
+    kills: int,
+    script: ModuleType,
+    base: Path,
+    tmp_path: Path,
+    own_cache: Path,
+    checkout: Path,  # noqa: F811
+) -> None:
+    """The seed is fixed; `make torture` chooses others."""
+    deed = script.edits(str(base), {"TORTURE_PRELUDE": PRELUDE})[number]
+    made = script.torture(deed, kills, random.Random(number), tmp_path / "torture")
+    assert [kill.fault for kill in made if kill.fault] == []
+    assert sum(kill.reached for kill in made) >= min(kills, 2)
+
+
+def test_a_difference_is_named(script: ModuleType) -> None:
+    """The comparison can fail."""
+    wanted = {"a": "1", "b": "2"}
+    assert script.difference(wanted, dict(wanted)) == ""
+    found = {"a": "1", "c": "3"}
+    assert script.difference(wanted, found) == "missing: b; left behind: c"
+    assert script.difference(wanted, {"a": "2", "b": "2"}) == "changed: a"
+
+
+def test_provenances_are_compared_without_times(script: ModuleType, tmp_path: Path) -> None:
+    for name, text in (("one", '{"started": 1, "hash": "x"}'), ("two", '{"started": 2, "hash": "x"}')):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "results" / "p.provenance.json").write_text(text)
+    one, two = (script.snapshot(tmp_path / name, ["results"]) for name in ("one", "two"))
+    assert one == two
+    (tmp_path / "two" / "results" / ".p.palimpsest-lock").touch()
+    assert script.difference(one, script.snapshot(tmp_path / "two", ["results"])) == (
+        "left behind: results/.p.palimpsest-lock"
+    )
