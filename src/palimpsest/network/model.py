@@ -172,28 +172,21 @@ def load(
     dtype = dtype or (torch.float32 if place.type == "cpu" else None)
     source = unpacked_model() if str(name) == EMBEDDED else str(name)
     check_source(str(source))
-    kind, known = "", f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
+    known = f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
+    options: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        kind = config.model_type
-        bare = None if kind in FAMILIES else without_data(config)
-    except Exception as error:
-        raise unusable(name, str(error).partition("\n")[0], known) from error
-    if bare is not None:
-        raise ModelError(refused(kind, str(name), bare, list(FAMILIES)))
-    try:
-        options: Any = {
-            "trust_remote_code": False,
-            "output_loading_info": True,
-            "ignore_mismatched_sizes": True,
-        }
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options)
+        if config.model_type not in FAMILIES:
+            raise ModelError(refused(config.model_type, str(name), without_data(config), list(FAMILIES)))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or "auto", trust_remote_code=False, **options
+        )
         net, found = loaded
         fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = wrap(net.to(place), tokenizer, str(name))
         model.loaded = fingerprint(model)
-    except (ModelError, MemoryError):
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise unusable(name, str(error).partition("\n")[0], known) from error
