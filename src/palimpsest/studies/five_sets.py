@@ -227,13 +227,7 @@ def base_facts(
         DataError: if the model knows too few of the facts, or the original data are fewer than ``count``.
     """
     data = data or Original()
-    facts = (data.statements or counterfact_style(own, seed=seed, split=split))[:count]
-    asked = {case.id: case for case in zsre_style(own, seed=seed, split=split)}
-    questions = data.questions[:count] or [asked[case.id] for case in facts if case.id in asked]
-    questions = [_question(case) for case in questions or list(asked.values())[:count]]
-    for kind, cases in (("statements", facts), ("questions", questions)):
-        if len(cases) < count and (data.statements or data.questions):
-            raise DataError(f"{count} {kind} were asked for and the data have {len(cases)}; lower base")
+    facts, questions = _drawn(own, data, count, seed, split)
     held = knows(model, facts)
     known = [case for case, preferred in zip(facts, held, strict=True) if preferred]
     again = [] if "AlphaSet1" in data.sets else known_reworded(facts, held, hard)
@@ -243,30 +237,28 @@ def base_facts(
     contexts = sample_contexts(model, editor.contexts.count, editor.contexts.length, editor.contexts.seed)
     rule, cut = editor.rule or "absolute", editor.threshold
     moment = key_statistics(model, [layer], editor.statistics_tokens)[layer]
-    base = Base(
-        model,
-        editor,
-        facts,
-        questions,
-        known,
-        again,
-        second,
-        layer,
-        contexts,
-        projectors({layer: moment}, rule, cut)[layer],
-        _keys(model, (facts, again, second, questions, given), layer, contexts),
-        list(text_keys(model, layer, key_tokens)),
-        known_values(
-            model,
-            [case.request for case in (*facts, *questions)],
-            editor.layers[-1],
-            editor.targets,
-            contexts,
-        ),
-        {},
-        data.sets,
-    )
+    requests = [case.request for case in (*facts, *questions)]
+    values = known_values(model, requests, editor.layers[-1], editor.targets, contexts)
+    projector = projectors({layer: moment}, rule, cut)[layer]
+    keys = _keys(model, (facts, again, second, questions, given), layer, contexts)
+    preserved = list(text_keys(model, layer, key_tokens))
+    measured: tuple[Any, ...] = projector, keys, preserved, values, {}, data.sets
+    base = Base(model, editor, facts, questions, known, again, second, layer, contexts, *measured)
     return replace(base, measures=_measures(base))
+
+
+def _drawn(
+    own: FactSet, data: Original, count: int, seed: int, split: str
+) -> tuple[list[EvalCase], list[EvalCase]]:
+    """Base facts as statements and as questions."""
+    facts = (data.statements or counterfact_style(own, seed=seed, split=split))[:count]
+    asked = {case.id: case for case in zsre_style(own, seed=seed, split=split)}
+    questions = data.questions[:count] or [asked[case.id] for case in facts if case.id in asked]
+    questions = [_question(case) for case in questions or list(asked.values())[:count]]
+    for kind, cases in (("statements", facts), ("questions", questions)):
+        if len(cases) < count and (data.statements or data.questions):
+            raise DataError(f"{count} {kind} were asked for and the data have {len(cases)}; lower base")
+    return facts, questions
 
 
 def _measures(base: Base) -> dict[str, Measures]:
