@@ -1,5 +1,7 @@
 """A small convolutional network with one head for each task, and its layers that the null space covers."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class ConvNet(nn.Module):
         return torch.stack([head(features) for head in self.heads], 1)
 
 
-def linear_layers(body: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(body: nn.Module) -> Mapping[str, nn.Module]:
     """Layers of a network that are linear in their features, by name: convolutions and linear maps.
 
     Raises:
