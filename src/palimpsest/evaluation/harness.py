@@ -222,8 +222,11 @@ def _offline(place: Path) -> Iterator[None]:
     import huggingface_hub.constants as hub
     from lm_eval.api.task import datasets as sets  # a wing of this package has the name of that library
 
-    changes = [(hub, "HF_HUB_OFFLINE", True), (sets.config, "HF_HUB_OFFLINE", True)]
-    changes.append((sets.config, "HF_DATASETS_CACHE", place))
+    changes: list[tuple[Any, str, Any]] = [
+        (hub, "HF_HUB_OFFLINE", True),
+        (sets.config, "HF_HUB_OFFLINE", True),
+        (sets.config, "HF_DATASETS_CACHE", place),
+    ]
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     try:
         for module, name, value in changes:
