@@ -28,8 +28,12 @@ def options(
     """Sequential knowledge editing of language models, reproduced."""
 
 
-for command in (edits.edit, edits.undo, edits.diagnose, models.evaluate, models.compare, doctor.doctor):
-    app.command()(command)
+edit = app.command()(edits.edit)
+undo = app.command()(edits.undo)
+diagnose = app.command()(edits.diagnose)
+evaluate = app.command()(models.evaluate)
+compare = app.command()(models.compare)
+check_up = app.command()(doctor.doctor)
 
 
 @app.command()
