@@ -89,7 +89,7 @@ def test_parameters_are_printed_for_papermill(clone: Clone) -> None:
 def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
-    def pretend(notebook: str, profile: str, overrides: object, gpu: str | None) -> runner.Run:
+    def pretend(notebook: str, profile: str, overrides: object, gpu: str | None, wait: float) -> runner.Run:
         seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu)
         return runner.Run(Path("out.ipynb"), 61.0, True)
 

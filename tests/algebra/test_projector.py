@@ -20,7 +20,7 @@ from palimpsest.algebra.spectrum import (
     relative,
     smallest,
 )
-from palimpsest.errors import NonFiniteError, ProfileError, ResourceError, ShapeError, UnknownNameError
+from palimpsest.errors import NonFiniteError, ProfileError, ShapeError, UnknownNameError
 from tests.problems import cases, error, gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread", "module_cache")
@@ -293,8 +293,8 @@ def test_a_moment_is_decomposed_once_for_each_rule(own_cache, monkeypatch):
     assert len(made) == 5
     for path in own_cache.rglob("*.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(ResourceError, match="is damaged"):
-        projectors({3: moment}, "relative", 0.3)
+    projectors({3: moment}, "relative", 0.3)
+    assert len(made) == 6
 
 
 def test_projectors_of_no_layer_are_none():

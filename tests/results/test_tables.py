@@ -45,7 +45,7 @@ def test_table_renders_as_markdown():
 
 def test_a_table_of_texts():
     table = markdown_table(["name", "value"], [["a|b", "1\n2"], ["c", ""]])
-    assert table.splitlines() == ["| name | value |", "|:---|---:|", "| a/b | 1 2 |", "| c |  |"]
+    assert table.splitlines() == ["| name | value |", "|:---|---:|", "| a\\|b | 1 2 |", "| c |  |"]
     words = markdown_table(["name", "said", "then"], [], align="left")
     assert words.splitlines()[1] == "|:---|:---|:---|"
 

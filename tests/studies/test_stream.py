@@ -159,11 +159,11 @@ def test_what_runs_share_is_what_each_would_find(
     stream: Stream, options: dict[str, Any], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = replace(stream, shared={}).outcome(make(**options))
-    for path in (own_cache / "outcomes").glob("*"):
+    for path in (own_cache / "outcomes").glob("*.parquet"):
         path.unlink()
     stream.outcome(make())
     stream.outcome(make(**options))
-    for path in (own_cache / "outcomes").glob("*"):
+    for path in (own_cache / "outcomes").glob("*.parquet"):
         path.unlink()
     known = len(stream.shared)
     monkeypatch.setattr(base, "sample_contexts", None)  # to prepare a second time would fail
@@ -177,7 +177,7 @@ def test_a_run_made_before_is_read_and_any_other_is_made(
     stream: Stream, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = stream.outcome(make())
-    assert len(list((own_cache / "outcomes").glob("*"))) == 1
+    assert len(list((own_cache / "outcomes").glob("*.parquet"))) == 1
     others = [
         (stream, make(ridge=2.0), False),
         (stream, make(post=Rect(keep=0.5)), False),
@@ -189,7 +189,7 @@ def test_a_run_made_before_is_read_and_any_other_is_made(
     ]
     for other, sequence, once in others:
         other.outcome(sequence, once)
-    assert len(list((own_cache / "outcomes").glob("*"))) == 1 + len(others)
+    assert len(list((own_cache / "outcomes").glob("*.parquet"))) == 1 + len(others)
     monkeypatch.setattr(Sequential, "edit", None)
     pd.testing.assert_frame_equal(stream.outcome(make()), first)
 

@@ -114,7 +114,7 @@ def load_records(path: str | Path, parse: Callable[[Mapping[str, Any], int], Par
     """
     found: list[Parsed] = []
     rejected: list[Rejected] = []
-    for index, (line, record) in enumerate(_records(path)):
+    for index, (line, record) in enumerate(numbered_records(path)):
         try:
             found.append(parse(_mapping(record), index))
         except (DataError, RequestError) as error:

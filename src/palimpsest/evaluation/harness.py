@@ -134,18 +134,21 @@ def _require(model: EditableModel) -> None:
 
 def _named(path: Path) -> str:
     try:
-        content = yaml.load(path.read_text("utf-8"), _Lenient)
+        content = yaml.load(path.read_text("utf-8"), _lenient())
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML ({error})") from error
     name = content.get("task") if isinstance(content, dict) else None
     return name if isinstance(name, str) else ""
 
 
-class _Lenient(yaml.SafeLoader):
-    """Reads past the tags of the harness (``!function``), whose values are not needed here."""
+def _lenient() -> type[yaml.SafeLoader]:
+    """A loader that reads past the tags of the harness (``!function``), whose values are not needed here."""
 
+    class Lenient(yaml.SafeLoader):
+        """With a constructor of its own, which the safe loader itself does not get."""
 
-_Lenient.add_multi_constructor("!", lambda loader, suffix, node: None)
+    Lenient.add_multi_constructor("!", lambda loader, suffix, node: None)
+    return Lenient
 
 
 def _write(task: Task, folder: Path) -> None:
