@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from palimpsest.errors import ModelError, SiteError, UnknownNameError
+from palimpsest.errors import ModelError, ResourceError, SiteError, UnknownNameError
 from palimpsest.memory.keys import states_at_subjects, subject_hidden, subject_keys
 from palimpsest.network import model as model_module
 from palimpsest.network.apply import restored
