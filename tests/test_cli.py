@@ -90,7 +90,7 @@ def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.M
     seen: dict[str, object] = {}
 
     def pretend(notebook: str, profile: str, overrides: object, gpu: str | None, wait: float) -> runner.Run:
-        seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu)
+        seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu, wait=wait)
         return runner.Run(Path("out.ipynb"), 61.0, True)
 
     monkeypatch.setattr(runner, "run_notebook", pretend)
@@ -102,7 +102,10 @@ def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.M
         "profile": "laptop",
         "overrides": {"rate": 1e-3, "profile": "7", "careful": False},
         "gpu": "1",
+        "wait": -1,
     }
+    COMMANDS.invoke(cli.app, ["run", "01_tiny", "--no-wait"])
+    assert seen["wait"] == 0
 
 
 def test_status_says_what_is_stale_and_why(clone: Clone) -> None:

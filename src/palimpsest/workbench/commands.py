@@ -74,13 +74,37 @@ def edit_folder(
     return_freed_blocks()
     folder = place(out)
     files.refuse_others(folder)
-    work = Work(folder)
     with locked(folder, wait):
+        work = Work(folder)
         work.tidy()
         edited, start = _begun(work, model, editor, settings, device)
-        fresh = [request for request in requests if not _held(edited, request)]
-        _written(work, edited, start, fresh, batch, finish)
+        _write(work, edited, start, requests, batch, finish)
     return edited
+
+
+def _write(
+    work: Work,
+    edited: EditedModel,
+    start: Path | None,
+    requests: Sequence[EditRequest],
+    batch: int,
+    finish: Callable[[EditedModel], object] | None,
+) -> None:
+    """Write the facts that are not held yet, and save."""
+    fresh = [request for request in requests if not _held(edited, request)]
+
+    def after_each() -> None:
+        work.begin(files.EDIT)
+        edited.checkpoint(work.partial)
+        give_back()  # what one batch's values took, before the next
+
+    give_back()
+    files.settle(work)  # the command is valid: finish the one before, if that died between its moves
+    edited.edit(fresh, batch, after_each)
+    changed = finish is not None and bool(finish(edited))
+    if fresh or changed or start in (None, work.partial):
+        edited.save(work.out, files.EDIT)
+    files.settle(work)
 
 
 def _begun(
@@ -104,30 +128,6 @@ def _begun(
         unedited = load(DEFAULT_MODEL if model is None else model, device=device)
         return EditedModel(unedited, editor or DEFAULT_SEQUENCE, settings), None
     return _continued(work, start, model, editor, settings, device), start
-
-
-def _written(
-    work: Work,
-    edited: EditedModel,
-    start: Path | None,
-    fresh: Sequence[EditRequest],
-    batch: int,
-    finish: Callable[[EditedModel], object] | None,
-) -> None:
-    """Write facts into an edited model, and save it unless it is as the folder that it was read from."""
-
-    def after_each() -> None:
-        work.begin(files.EDIT)
-        edited.checkpoint(work.partial)
-        give_back()  # what one batch's values took, before the next
-
-    give_back()
-    files.settle(work)  # the command is valid: finish the one before, if that died between its moves
-    edited.edit(fresh, batch, after_each)
-    changed = finish is not None and bool(finish(edited))
-    if fresh or changed or start in (None, work.partial):
-        edited.save(work.out, files.EDIT)
-    files.settle(work)
 
 
 def edit_and_report(
