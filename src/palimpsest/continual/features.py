@@ -31,7 +31,7 @@ def feature_columns(layer: nn.Module, inputs: Tensor) -> Float[Tensor, "d n"]:
         inputs,
         layer.kernel_size,
         dilation=layer.dilation,
-        padding=layer.padding,
+        padding=layer.padding,  # type: ignore[arg-type]
         stride=layer.stride,
     )  # (n, d, positions)
     return patches.transpose(0, 1).flatten(1)

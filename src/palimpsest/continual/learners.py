@@ -58,7 +58,10 @@ class FeatureLearner(Learner):
     def projections(self, net: ConvNet) -> Mapping[nn.Parameter, Projection]:
         """None before the first task is learned; then one for each linear layer of the body."""
         layers = linear_layers(net.body)
-        return {layers[name].weight: self.projection(moment) for name, moment in self.moments.items()}
+        return {
+            layers[name].weight: self.projection(moment)  # type: ignore[misc]
+            for name, moment in self.moments.items()
+        }
 
     def finish(self, net: ConvNet, task: Task, number: int) -> None:
         """Add the features of the task to the moments."""

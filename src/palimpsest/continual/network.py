@@ -67,7 +67,7 @@ class ConvNet(nn.Module):
         return torch.stack([head(features) for head in self.heads], 1)
 
 
-def linear_layers(body: nn.Module) -> Mapping[str, nn.Module]:
+def linear_layers(body: nn.Module) -> Mapping[str, nn.Linear | nn.Conv2d]:
     """Layers of a network that are linear in their features, by name: convolutions and linear maps.
 
     Raises:
