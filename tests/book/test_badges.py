@@ -81,9 +81,9 @@ def test_a_section_says_what_was_claimed_found_and_changed() -> None:
     assert "Something rises &amp; something falls." in text
     assert "Table 1; published numbers, page {doc}`03 <../_pages/03_alphaedit_plus_lemmas>`." in text
     assert "*Undecided* (profile laptop): each part is judged alone." in text
-    assert "| the first <effect> |" in text
+    assert r"| the first \<effect\> |" in text
     assert "In the paper: one model." in text
-    assert "Recorded: `b` 2.0 [1.0, 3.0] over 30 cases." in text
+    assert r"Recorded: `b` 2\.0 \[1.0, 3.0\] over 30 cases." in text
     assert "Changed on 2026-01-02, after its run: a limit had no source." in text
     assert text.rstrip().endswith("</details>\n```")
 
