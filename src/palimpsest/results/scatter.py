@@ -85,7 +85,7 @@ def _curve(
     """Kernel density estimate along an axis, with the bandwidth of Scott's rule."""
     if len(values) < _FEWEST or np.ptp(values) <= 1e-9 * np.abs(values).max():
         return
-    at = np.linspace(*ends, _GRID)
+    at = np.linspace(ends[0], ends[1], _GRID)
     density = gaussian_kde(values)(at)
     axes.plot(*((density, at) if upright else (at, density)), color=colour, lw=1.4)
     fill = axes.fill_betweenx if upright else axes.fill_between
