@@ -127,7 +127,7 @@ def torture(deed: Deed, kills: int, rng: random.Random, folder: Path) -> list[Ki
     seconds = time.monotonic() - begun
     if code:
         raise RuntimeError(f"{deed.name} fails without a kill ({code}): {said}")
-    wanted, made = snapshot(place, deed.watched), []
+    wanted, made = snapshot(place, deed.watched), list[Kill]()
     while sum(kill.reached for kill in made) < kills and len(made) < 3 * kills:
         _again(before, place)
         if len(made) % 2:

@@ -72,7 +72,7 @@ def main(
     stream = stream_of(facts, sets, None, reference(net, 512, 128), batch, 1, 1, ZSRE_METRICS)
     standing_ids = standing(sets)
     path = models_dir() / f"{model}.alphaset.csv"
-    rows = pd.read_csv(path).astype(object).to_dict("records") if path.exists() else []
+    rows: list[Any] = pd.read_csv(path).astype(object).to_dict("records") if path.exists() else []
     for name, candidate in ((method, one) for method, tried in CANDIDATES.items() for one in tried):
         asked = {f"setting_{key}": value for key, value in candidate.items()}
         if any(row["method"] == name and asked.items() <= row.items() for row in rows):

@@ -35,8 +35,8 @@ from palimpsest.types import EditRequest
 REVISION = 1
 """Part of the cache key; raise it when the same prompts give other states than before."""
 
-PLACES = ("subject", "prompt")
 Place = Literal["subject", "prompt"]
+PLACES: tuple[Place, ...] = ("subject", "prompt")
 
 _ROWS_AT_ONCE = 64
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -112,16 +113,16 @@ class SingleEdits:
         said, rows, norms = {}, [], {}
         for case in tqdm(self.cases, desc=name, unit="fact"):
             path = places[case.id]
-            cache.keep(
-                path,
-                lambda case=case: json.dumps(self._one(case, arm, decoding), ensure_ascii=False),
-                lambda content, temporary: temporary.write_text(content, encoding="utf-8"),
-            )
+            make = partial(self._text_of, case, arm, decoding)
+            cache.keep(path, make, lambda text, temporary: temporary.write_text(text, encoding="utf-8"))
             norm, scores, texts = _read(path)
             said[case.id] = measured(self.wordings[case.id], texts, self.embed)
             rows += [{"case": case.id, "metric": metric, "value": value} for metric, value in scores.items()]
             norms[case.id] = norm
         return Outcome(said, pd.DataFrame(rows, columns=["case", "metric", "value"]), norms)
+
+    def _text_of(self, case: EvalCase, arm: Arm, decoding: Decoding) -> str:
+        return json.dumps(self._one(case, arm, decoding), ensure_ascii=False)
 
     def _one(self, case: EvalCase, arm: Arm, decoding: Decoding) -> dict[str, object]:
         edit = arm.make(case.request)
