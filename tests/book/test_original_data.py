@@ -30,4 +30,4 @@ def test_a_page_runs_on_a_counterfact_file(
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "palimpsest-results" / "smoke" / f"{page}.json").read_text())
     assert record["parameters"]["data"] == file.name
-    assert record["data"][file.name] == file_sha256(file)
+    assert record["facts"]["data"][file.name] == file_sha256(file)
