@@ -35,7 +35,7 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("number", "kills"), [(0, 4), (1, 3), (2, 4)], ids=["edit", "edit on", "undo"])
 def test_killed_at_random_moments(
     number: int,
