@@ -18,7 +18,6 @@ from palimpsest.network.apply import WeightDelta
 from palimpsest.results.records import STAGING, Results
 from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edit_file import save_edit
-from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.work import Work
 from tests.disk import FULL, READ_ONLY, each_failure
 from tests.editing import stub_texts
@@ -136,7 +135,7 @@ def test_an_edited_folder(what: str, cause: OSError, tmp_path: Path, monkeypatch
 
     start()
     old = files_of(out) if out.exists() else {}
-    for error in each_failure(room, cause, acts[what], monkeypatch):
+    for error in each_failure(room, cause, acts[what], monkeypatch, step):
         if error is not None:
             failures += 1
             assert named(error, cause, room), error

@@ -106,6 +106,7 @@ def test_a_command_that_is_not_valid_changes_nothing(
     """Even where an earlier one died between its moves: that one is finished by the next valid one."""
     with monkeypatch.context() as patched:
         patched.setattr(Work, "settle", killed_second(Work.settle))
+        patched.setattr(Work, "abandon", lambda self: None)
         with pytest.raises(Killed):
             undo(out, ["1"])
     out.rename(Work(out).replaced)  # as if it had died after the first move

@@ -63,24 +63,31 @@ def edit_folder(
     return_freed_blocks()
     folder = place(out)
     files.refuse_others(folder)
-    work = Work(folder)
     with locked(folder, wait):
+        work = Work(folder)
         work.tidy()
         edited, start = _begun(work, model, editor, settings, device)
-        fresh = [request for request in requests if not _held(edited, request)]
-
-        def after_each() -> None:
-            work.begin(files.EDIT)
-            edited.checkpoint(work.partial)
-            give_back()  # what one batch's values took, before the next
-
-        give_back()
-        files.settle(work)  # the command is valid: finish the one before, if that died between its moves
-        edited.edit(fresh, batch, after_each)
-        if fresh or start in (None, work.partial):
-            edited.save(folder, files.EDIT)
-        files.settle(work)
+        _write(work, edited, start, requests, batch)
     return edited
+
+
+def _write(
+    work: Work, edited: EditedModel, start: Path | None, requests: Sequence[EditRequest], batch: int
+) -> None:
+    """Write the facts that are not held yet, and save."""
+    fresh = [request for request in requests if not _held(edited, request)]
+
+    def after_each() -> None:
+        work.begin(files.EDIT)
+        edited.checkpoint(work.partial)
+        give_back()  # what one batch's values took, before the next
+
+    give_back()
+    files.settle(work)  # the command is valid: finish the one before, if that died between its moves
+    edited.edit(fresh, batch, after_each)
+    if fresh or start in (None, work.partial):
+        edited.save(work.out, files.EDIT)
+    files.settle(work)
 
 
 def _begun(
