@@ -12,6 +12,8 @@ import pytest
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
+MOST = 300
+"""Operations of anything that is tested."""
 GROWS = ("os.mkdir", "os.link", "os.symlink")
 """Operations, beside opening a file to write it, for which a full disk has no room."""
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
@@ -91,13 +93,13 @@ def failing(root: Path, error: OSError, first: int, monkeypatch: pytest.MonkeyPa
 
 
 def each_failure(
-    root: Path, error: OSError, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, most: int = 200
+    root: Path, error: OSError, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, step: int = 1
 ) -> Iterator[BaseException | None]:
-    """Do something again and again, with the disk failing one operation later each time.
+    """Do something again and again, with the disk failing one operation later each time, or ``step`` later.
 
     Yields what each attempt raised, and None after the first that went through.
     """
-    for first in range(1, most):
+    for first in range(1, MOST, step):
         raised: BaseException | None = None
         with failing(root, error, first, monkeypatch) as disk:
             try:
@@ -109,4 +111,4 @@ def each_failure(
             yield None
             return
         yield raised
-    raise AssertionError(f"{most} operations were not enough")
+    raise AssertionError(f"{MOST} operations were not enough")
