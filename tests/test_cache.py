@@ -166,7 +166,8 @@ def test_an_entry_of_an_earlier_version_gets_a_checksum(own_cache: Path) -> None
 def test_only_what_is_missing_is_made_and_what_a_killed_process_left_goes(own_cache: Path) -> None:
     places = [own_cache / name for name in "abc"]
     keep(places[1], lambda: b"x", lambda content, place: place.write_bytes(content))
-    (own_cache / f".a-{'0' * 32}").write_text("half")
+    for place in (f".a-{'0' * 32}", f".a-{'0' * 32}.sha256"):
+        (own_cache / place).write_text("half")
     with missing(places) as made:
         assert made == [places[0], places[2]]
         assert {path.name for path in own_cache.iterdir()} == {

@@ -135,7 +135,7 @@ def test_an_edited_folder(what: str, cause: OSError, tmp_path: Path, monkeypatch
 
     start()
     old = files_of(out) if out.exists() else {}
-    for error in each_failure(room, cause, acts[what], monkeypatch):
+    for error in each_failure(room, cause, acts[what], monkeypatch, step):
         if error is not None:
             failures += 1
             assert named(error, cause, room), error

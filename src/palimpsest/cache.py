@@ -101,7 +101,8 @@ def missing(paths: Iterable[Path]) -> Iterator[list[Path]]:
             held.enter_context(locked(path))
         made = [path for path in waited if not stands(path)]
         for path in made:
-            sweep(path)
+            for place in (path, seal_of(path)):
+                sweep(place)
             if path.exists():
                 line = f"palimpsest: cache file {path} is not as it was written (its SHA-256 differs)"
                 print(f"{line}; it is computed again", file=sys.stderr, flush=True)
