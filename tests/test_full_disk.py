@@ -66,6 +66,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "a provenance": lambda path: write_provenance("page", path.parent, {"a": 1}),
     "a record": a_record,
 }
+STEP = 3
+"""An edited folder is written by about a hundred operations: every third is made to fail."""
 REMEDY = ("free some space", "choose another folder")
 
 
@@ -135,7 +137,7 @@ def test_an_edited_folder(what: str, cause: OSError, tmp_path: Path, monkeypatch
 
     start()
     old = files_of(out) if out.exists() else {}
-    for error in each_failure(room, cause, acts[what], monkeypatch, step):
+    for error in each_failure(room, cause, acts[what], monkeypatch, STEP):
         if error is not None:
             failures += 1
             assert named(error, cause, room), error

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 GROUND: tuple[tuple[str, ...], ...] = (
     ("errors", "mentions"),
-    ("types", "paths", "files", "locks", "styles"),
+    ("types", "paths", "files", "styles"),
     ("cache",),
     ("resources",),
 )
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 OPEN = ("cli", "")
 """May import everything and is imported by nobody; "" is the package itself, which hands out names."""
 TORCH_FREE = ("results", "book")
-MOST_FILES, LONGEST_FILE, LONGEST_FUNCTION = 11, 350, 60
+MOST_FILES, LONGEST_FILE, LONGEST_FUNCTION = 10, 350, 60
 LONG_FUNCTIONS = {"algebra.admission.admit": 62}
 """Functions that are longer than they should be: the lines that they may have."""
 

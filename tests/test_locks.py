@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from palimpsest.errors import BusyError, ResourceError
-from palimpsest.locks import holders, lock_file, locked
+from palimpsest.files import holders, lock_file, locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from palimpsest.locks import locked
+from palimpsest.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from safetensors import SafetensorError
 
 from palimpsest.errors import ResourceError
-from palimpsest.files import file_sha256, replacing, sweep, write_atomically
-from palimpsest.locks import locked
+from palimpsest.files import file_sha256, locked, replacing, sweep, write_atomically
 from palimpsest.paths import cache_dir
 
 if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded

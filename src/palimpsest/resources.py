@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from palimpsest.cache import digest, keep
 from palimpsest.errors import ResourceError, UnknownNameError
-from palimpsest.files import file_sha256, new_folder, sweep
-from palimpsest.locks import locked
+from palimpsest.files import file_sha256, locked, new_folder, sweep
 from palimpsest.paths import cache_dir
 
 Download = Callable[[str, Path], Path]

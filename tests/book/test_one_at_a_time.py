@@ -17,8 +17,7 @@ from palimpsest.book.render import render
 from palimpsest.book.runner import run_notebook
 from palimpsest.book.standing import stale
 from palimpsest.errors import BookError, BusyError, ResourceError
-from palimpsest.files import as_json, write_atomically
-from palimpsest.locks import locked
+from palimpsest.files import as_json, locked, write_atomically
 from tests.clone import Clone, make_clone
 from tests.test_locks import other_process
 from tests.workbench.edits import Killed

@@ -14,7 +14,7 @@ from palimpsest.datasets import load_cases_of
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import METRICS
 from palimpsest.evaluation.summary import differences, means
-from palimpsest.locks import lock_file
+from palimpsest.files import lock_file
 from palimpsest.network.model import load, read_weight
 from palimpsest.results.intervals import bootstrap_mean
 from palimpsest.types import Record

@@ -172,7 +172,7 @@ def fewer_facts(out: Path, other: Path) -> None:
             LedgerError,
             "has format 3, this version reads 2; open it with the version of palimpsest",
         ),
-        (no_ledger, ResourceError, "layer-1.safetensors is missing or damaged"),
+        (no_ledger, ResourceError, "layer-1.safetensors is missing; restore it from an intact copy"),
         (damaged_ledger, ResourceError, "layer-1.safetensors is damaged: .* changed since it was written"),
         (another_layer, LedgerError, "is a ledger of site 'layer 0', not of 'layer 1'"),
         (another_model, LedgerError, "is a ledger of another model than .*base: its unedited weight differs"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from palimpsest import cli
 from palimpsest.errors import BusyError, LedgerError, ModelError, RequestError, ResourceError, SequenceError
-from palimpsest.locks import lock_file
+from palimpsest.files import lock_file
 from palimpsest.workbench.commands import edit_folder, undo
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.work import OWNER, Owner, Work

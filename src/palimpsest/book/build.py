@@ -7,7 +7,7 @@ from pathlib import Path
 from palimpsest import paths
 from palimpsest.book.assemble import assemble
 from palimpsest.errors import BookError, PalimpsestError
-from palimpsest.locks import locked
+from palimpsest.files import locked
 
 STRICT = ("-W", "-n", "--keep-going", "-q")
 

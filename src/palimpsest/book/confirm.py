@@ -43,7 +43,7 @@ from palimpsest.book.small_runs import small_run, with_shared, worktree
 from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
-from palimpsest.locks import locked
+from palimpsest.files import locked
 
 
 class Numerical(BaseModel):

@@ -36,8 +36,7 @@ from palimpsest.book.provenance import (
 from palimpsest.book.staleness import shown_hash
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError
-from palimpsest.files import write_atomically
-from palimpsest.locks import locked
+from palimpsest.files import locked, write_atomically
 from palimpsest.results import records
 
 CELL_TIMEOUT = 300

@@ -50,8 +50,7 @@ from palimpsest.book.provenance import (
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import NotebookError
-from palimpsest.files import write_atomically
-from palimpsest.locks import locked
+from palimpsest.files import locked, write_atomically
 from palimpsest.results import records
 
 TIMED = "timed"

@@ -13,7 +13,7 @@ import typer
 
 from palimpsest import paths, resources
 from palimpsest.errors import PalimpsestError
-from palimpsest.locks import holders
+from palimpsest.files import holders
 
 PACKAGES = (
     "palimpsest",

@@ -10,8 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from palimpsest import resources
 from palimpsest.cache import stands
-from palimpsest.files import file_sha256, new_folder, sweep
-from palimpsest.locks import locked
+from palimpsest.files import file_sha256, locked, new_folder, sweep
 from palimpsest.network.sources import EMBEDDED
 from palimpsest.paths import cache_dir
 

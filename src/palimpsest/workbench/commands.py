@@ -11,7 +11,7 @@ from palimpsest.cache import digest
 from palimpsest.datasets import load_facts
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
-from palimpsest.locks import locked
+from palimpsest.files import locked
 from palimpsest.network.cores import give_back, return_freed_blocks
 from palimpsest.network.model import load
 from palimpsest.types import EditRequest, EvalCase

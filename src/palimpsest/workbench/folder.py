@@ -26,8 +26,7 @@ from palimpsest.algebra.ledger import EditLedger
 from palimpsest.cache import digest
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, PalimpsestError, ResourceError, SequenceError
-from palimpsest.files import file_sha256, write_atomically
-from palimpsest.locks import locked
+from palimpsest.files import file_sha256, locked, write_atomically
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
