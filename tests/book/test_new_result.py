@@ -10,7 +10,7 @@ from tests.copies import Copy
 
 pytestmark = pytest.mark.slow
 
-NAME = "16_preserved_keys"
+NAME = "96_preserved_keys"
 PARAMETERS = """\
 profile: str = "smoke"  # name of the profile
 problems: int = 5  # random problems
@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 from palimpsest import Results, answer, show_figure
 
 used = {"problems": problems, "seed": seed}
-results = Results("16_preserved_keys", profile=profile, parameters=used)"""
+results = Results("96_preserved_keys", profile=profile, parameters=used)"""
 SAVE = """\
 results.describe(model={"name": "none"}, seed=seed)
 results.value("a01_error", worst, unit="ratio")
@@ -41,7 +41,7 @@ figure, ax = plt.subplots()
 ax.bar(["preserved keys"], [results.values["a01_error"]["value"]])
 show_figure(results, "error", figure, "Largest relative error, {a01_error}.")"""
 ANSWER = 'answer(results, "Do they stay?", "They do, with an error of {a01_error}.")'
-RULE = "notebook: 16_preserved_keys\n    rule: {kind: identity, values: [a01_error], tolerance: 1.0e-8}\n"
+RULE = "notebook: 96_preserved_keys\n    rule: {kind: identity, values: [a01_error], tolerance: 1.0e-8}\n"
 TEST = '''\
 """Outputs at preserved keys stay as they are."""
 
@@ -59,7 +59,7 @@ VERDICT = """
 from palimpsest import paths
 from palimpsest.book.profiles import known_notebooks
 from palimpsest.results.claims import load_claims, load_records, verdict
-print(*(name for name in known_notebooks() if name.startswith("16")))
+print(*(name for name in known_notebooks() if name.startswith("96")))
 claim = next(claim for claim in load_claims().claims if claim.id == "A01")
 print(claim.notebook, verdict(claim, load_records(paths.build_dir(), "smoke"), "smoke").label)
 """
@@ -82,12 +82,10 @@ def copy(tmp_path: Path) -> Copy:
     made.put(f"notebooks/{NAME}.ipynb", nbformat.writes(notebook) + "\n")
     claims = (made.root / "data/claims.yaml").read_text()
     row = claims[claims.index("- id: A01") :]
-    made.replace("data/claims.yaml", row, row.replace("not_run: no notebook yet\n", RULE, 1))
-    made.insert(
-        "book/_toc.yml",
-        '      - file: book/_pages/15_long_run\n        title: "15 One long run"\n',
-        f"      - file: book/_pages/{NAME}\n",
-    )
+    old = row[row.index("notebook: ") : row.index("    mathematics:")]
+    made.replace("data/claims.yaml", row, row.replace(old, RULE, 1))
+    figures = "      - file: book/_generated/figures\n"
+    made.replace("book/_toc.yml", figures, f"      - file: book/_pages/{NAME}\n{figures}")
     made.put("tests/theory/test_preserved_keys.py", TEST)
     return made
 

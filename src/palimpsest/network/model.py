@@ -172,7 +172,6 @@ def load(
     dtype = dtype or (torch.float32 if place.type == "cpu" else None)
     source = unpacked_model() if str(name) == EMBEDDED else str(name)
     check_source(str(source))
-    known = f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}"
     options: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -189,7 +188,11 @@ def load(
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise unusable(name, str(error).partition("\n")[0], known) from error
+        raise unusable(
+            name,
+            str(error).partition("\n")[0],
+            f"Complete the folder, or choose an architecture that is known: {', '.join(FAMILIES)}",
+        ) from error
     return model
 
 
