@@ -22,8 +22,7 @@ from palimpsest.workbench.work import Work
 from tests.disk import FULL, READ_ONLY, each_failure
 from tests.editing import stub_texts
 from tests.problems import gaussian
-from tests.workbench.edits import tiny_folder, written
-from tests.workbench.test_edited_errors import files_of
+from tests.workbench.edits import files_of, tiny_folder, written
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 

@@ -144,7 +144,6 @@ from .studies.instruments import choices_of as choices_of
 from .studies.long_horizon import long_horizon as long_horizon
 from .studies.long_horizon import values_in_advance as values_in_advance
 from .studies.long_horizon import without_conflicts as without_conflicts
-from .studies.measure import measure as measure
 from .studies.norms import before_collapse as before_collapse
 from .studies.norms import lengths_of as lengths_of
 from .studies.norms import norm_trace as norm_trace
@@ -177,3 +176,4 @@ from .types import Item as Item
 from .types import Task as Task
 from .types import unspaced as unspaced
 from .workbench.edited_model import EditedModel as EditedModel
+from .workbench.measurements import measure as measure

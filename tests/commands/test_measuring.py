@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +13,19 @@ from palimpsest import cli
 from palimpsest.commands import doctor
 from palimpsest.commands.shared import FAILED, file_of
 from palimpsest.datasets import load_cases_of
+from palimpsest.datasets.tasks import built_in_tasks
+from palimpsest.evaluation.drift import reference
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import METRICS
+from palimpsest.evaluation.representation import representation_shift
 from palimpsest.evaluation.summary import differences, means
 from palimpsest.files import lock_file
 from palimpsest.network.model import load, read_weight
 from palimpsest.results.intervals import bootstrap_mean
 from palimpsest.types import Record
-from tests.commands.rooms import make_room, run
+from tests.commands.rooms import SOURCE, make_room, run
 from tests.datasets.test_any_format import COUNTERFACT, EASYEDIT, KNOWEDIT, ZSRE
+from tests.editing import texts
 from tests.test_locks import other_process
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,6 +72,65 @@ def test_every_format_is_evaluated(room: Path, record: dict[str, object]) -> Non
     done = run("evaluate", "base", "one.json")
     assert done.exit_code == 0, done.output
     assert all(line.split()[-2] == "1" for line in done.stdout.splitlines()[3:12])  # one case has no interval
+
+
+@pytest.fixture
+def short_text(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's own facts and items in the room, and little held-out text."""
+    for name in ("facts", "ability"):
+        shutil.copytree(SOURCE / "data" / name, room / "data" / name, dirs_exist_ok=True)
+    short = partial(reference, tokens=64, window=16, texts=texts())
+    monkeypatch.setattr("palimpsest.workbench.beside_facts.reference", short)
+    monkeypatch.setattr("palimpsest.workbench.beside_facts.PROMPTS", 12)
+    few = partial(representation_shift, resamples=3, draws=3)
+    monkeypatch.setattr("palimpsest.workbench.measurements.representation_shift", few)
+    items = partial(built_in_tasks, names=("grammar", "words"))
+    monkeypatch.setattr("palimpsest.workbench.measurements.built_in_tasks", items)
+    return room
+
+
+def test_evaluate_asks_for_more_than_facts(short_text: Path) -> None:
+    """An edited folder knows the unedited model and the last edited layer."""
+    asked = ("--what", "ability", "--what", "drift", "--what", "representation")
+    done = run("evaluate", "edited", "facts.jsonl", *asked, "--json", "more.json")
+    assert done.exit_code == 0, done.output
+    content = json.loads((short_text / "more.json").read_text())
+    assert [row["task"] for row in content["ability"]] == ["grammar", "words"]
+    drift = {row["measure"]: row["value"] for row in content["drift"]}
+    assert drift["ratio of perplexities"] == pytest.approx(drift["perplexity"] / drift["unedited perplexity"])
+    shift = {row["measure"]: row for row in content["representation"]}
+    assert shift["moved"]["value"] > 0
+    assert shift["moved"]["n"] == 12
+    told = done.stdout
+    assert told.index("\nability\n") < told.index("\ndrift\n") < told.index("\nrepresentation\n")
+    same = run("evaluate", "base", "facts.jsonl", *asked[2:], "--unedited", "base", "--json", "more.json")
+    assert same.exit_code == 0, same.output
+    content = json.loads((short_text / "more.json").read_text())
+    assert {row["measure"]: row["value"] for row in content["drift"]}["KL(unedited || now), nats"] == 0
+    shift = {row["measure"]: row["value"] for row in content["representation"]}
+    assert [shift[name] for name in ("cka", "moved", "turned", "h")] == pytest.approx([1, 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--what", "glue"), "unknown measurement 'glue'; choose one of: ability, drift, representation"),
+        (("--what", "drift"), "base is no folder of edits, .*; name it with --unedited"),
+        (("--what", "representation", "--unedited", "./base"), "base has no settings, .* with --layer"),
+    ],
+)
+def test_what_evaluate_cannot_know_is_asked_for(
+    short_text: Path, options: tuple[str, ...], message: str
+) -> None:
+    settings = short_text / "config/models/tiny.yaml"
+    before = settings.read_text()
+    settings.write_text(before.replace("memit:", "rome:"))
+    try:
+        done = run("evaluate", "base", "facts.jsonl", *options)
+    finally:
+        settings.write_text(before)
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr.replace("\n", " "))
 
 
 def test_a_fact_without_a_true_object_has_no_success(room: Path) -> None:

@@ -105,6 +105,7 @@ def test_the_centred_covariance_does_not_protect_the_mean(seed):
     [
         (nn.Linear(3, 2), r"layer '0' has a bias, which its features do not cover; build it without"),
         (nn.Conv2d(2, 2, 1, groups=2, bias=False), r"layer '0' has 2 groups and padding 'zeros'"),
+        (nn.Conv2d(2, 2, 3, padding="same", bias=False), r"padding 'same', and .* with a width in numbers"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False), r"padding 'circular'"),
         (nn.ReLU(), r"the network has no linear or convolutional layer to project"),
     ],

@@ -69,5 +69,11 @@ def written(base: Path, out: Path, number: int = 8, batch: int = 3) -> EditedMod
     return edit_folder(facts(number), out, str(base), EDITOR, batch=batch)
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Content of every file in a folder, by its path there."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of the package catches it."""

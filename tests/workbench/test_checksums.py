@@ -11,27 +11,9 @@ from palimpsest.errors import PalimpsestError, ResourceError
 from palimpsest.workbench import folder
 from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edited_model import EditedModel
-from tests.editing import stub_texts
-from tests.workbench.edits import facts, tiny_folder, written
+from tests.workbench.edits import facts, written
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
-
-
-@pytest.fixture
-def out(base: Path, tmp_path: Path) -> Path:
-    """A folder with facts 0 to 2."""
-    written(base, tmp_path / "out", 3)
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 def same_json(one: bytes, other: bytes) -> bool:

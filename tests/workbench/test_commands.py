@@ -14,22 +14,11 @@ from palimpsest import cli
 from palimpsest.network.model import read_weight, write_weight
 from palimpsest.workbench.commands import edit_folder
 from palimpsest.workbench.edited_model import EditedModel, anew
-from tests.editing import KINDS, double, same_bits, snapshot, stub_texts
+from tests.editing import KINDS, double, same_bits, snapshot
 from tests.tiny import tiny_model
-from tests.workbench.edits import EDITOR, Killed, differing, facts, gap, tiny_folder, told
-from tests.workbench.test_edited_errors import files_of
+from tests.workbench.edits import EDITOR, Killed, differing, facts, files_of, gap, told
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 # Exactness

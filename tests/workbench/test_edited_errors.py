@@ -25,26 +25,11 @@ from palimpsest.workbench import edited_model
 from palimpsest.workbench.commands import edit_folder, undo
 from palimpsest.workbench.edited_model import EditedModel, rounded_weight
 from palimpsest.workbench.work import Work
-from tests.editing import same_bits, snapshot, stub_texts
+from tests.editing import same_bits, snapshot
 from tests.tiny import tiny_model
-from tests.workbench.edits import EDITOR, Killed, facts, tiny_folder, told, written
+from tests.workbench.edits import EDITOR, Killed, facts, files_of, told, written
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 # Errors: the message, and nothing lost

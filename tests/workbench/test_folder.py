@@ -22,21 +22,11 @@ from palimpsest.workbench import folder
 from palimpsest.workbench.commands import undo
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.work import Work
-from tests.editing import same_bits, snapshot, stub_texts
+from tests.editing import same_bits, snapshot
 from tests.tiny import tiny_model
-from tests.workbench.edits import LAYERS, Killed, differing, facts, gap, tiny_folder, told, written
+from tests.workbench.edits import LAYERS, Killed, differing, facts, gap, told, written
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 # On disk

@@ -7,20 +7,9 @@ import pytest
 from palimpsest.errors import LedgerError, ResourceError
 from palimpsest.workbench.commands import edit_folder, undo
 from palimpsest.workbench.places import LONGEST
-from tests.editing import stub_texts
-from tests.workbench.edits import EDITOR, facts, tiny_folder, written
+from tests.workbench.edits import EDITOR, facts, written
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 def test_the_longest_name_has_room_for_all_that_is_added(base: Path, tmp_path: Path) -> None:

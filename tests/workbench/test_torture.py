@@ -8,7 +8,6 @@ from types import ModuleType
 
 import pytest
 
-from tests.workbench.edits import tiny_folder
 from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +17,6 @@ import palimpsest.memory.moments
 from tests.editing import texts
 palimpsest.memory.moments.statistics_texts = texts
 """
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
 
 
 @pytest.fixture(scope="module")

@@ -17,29 +17,10 @@ from palimpsest.files import lock_file
 from palimpsest.workbench.commands import edit_folder, undo
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.work import OWNER, Owner, Work
-from tests.editing import stub_texts
 from tests.test_locks import other_process
-from tests.workbench.edits import EDITOR, Killed, differing, facts, tiny_folder, written
-from tests.workbench.test_edited_errors import files_of
+from tests.workbench.edits import EDITOR, Killed, differing, facts, files_of, written
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "base")
-
-
-@pytest.fixture
-def out(base: Path, tmp_path: Path) -> Path:
-    """A folder with facts 0 to 2."""
-    written(base, tmp_path / "out", 3)
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread", "no_texts")
 
 
 def around(out: Path) -> list[str]:

@@ -71,8 +71,8 @@ def linear_layers(body: nn.Module) -> Mapping[str, nn.Linear | nn.Conv2d]:
     """Layers of a network that are linear in their features, by name: convolutions and linear maps.
 
     Raises:
-        ModelError: if there is none, or one has a bias, groups or padding other than zeros, which an update
-            in the null space of its features would not cover.
+        ModelError: if there is none, or one has a bias, groups, padding other than zeros, or a padding that
+            is not given in numbers, which an update in the null space of its features would not cover.
     """
     found = {name: layer for name, layer in body.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     if not found:
@@ -85,5 +85,10 @@ def linear_layers(body: nn.Module) -> Mapping[str, nn.Linear | nn.Conv2d]:
             raise ModelError(
                 f"layer {name!r} has {layer.groups} groups and padding {layer.padding_mode!r}; patches are "
                 "unfolded for one group and zero padding"
+            )
+        if convolution and isinstance(layer.padding, str):
+            raise ModelError(
+                f"layer {name!r} has padding {layer.padding!r}, and patches are unfolded with a width in "
+                "numbers; build it with the same padding as numbers, (k - 1) / 2 for a kernel of k"
             )
     return found

@@ -1,16 +1,18 @@
 """Run a sequence of batches with any weight editor: each edit is committed, and at the end all are undone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
+from palimpsest import cache
 from palimpsest.editors import check
 from palimpsest.editors.base import Score, State, WeightEditor, step_norms
 from palimpsest.network.apply import WeightDelta, commit, restored
-from palimpsest.network.model import EditableModel, read_weight
-from palimpsest.types import EditRequest
+from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.types import EditRequest, EvalCase
 
 
 @plain_dataclass(frozen=True)
@@ -28,6 +30,19 @@ class Step:
     requests: tuple[EditRequest, ...]
     edit: WeightDelta
     state: State
+
+
+def run_key(
+    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest | EvalCase]
+) -> dict[str, Any]:
+    """What a run depends on, whatever is asked of it: the first part of the cache key of a study."""
+    settings: Any = editor
+    return {
+        "model": fingerprint(model),
+        "method": type(editor).__name__,
+        "sequence": asdict(settings),
+        "facts": cache.digest([asdict(fact) for fact in facts]),
+    }
 
 
 def steps(

@@ -4,8 +4,9 @@ Every item has its own row at each checkpoint, so that a run is compared with th
 other runs item by item. Rows are cached on disk under the hash of everything they depend on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ import pandas as pd
 
 from palimpsest import cache
 from palimpsest.editors.base import WeightEditor
-from palimpsest.editors.steps import steps
+from palimpsest.editors.steps import run_key, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.ability import COLUMNS as ANSWERED
 from palimpsest.evaluation.ability import REVISION, ability
 from palimpsest.evaluation.smoothing_score import score_by
-from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.network.model import EditableModel
 from palimpsest.results.few_values import student_mean
 from palimpsest.results.intervals import Interval, bootstrap_rows
 from palimpsest.studies.checkpoints import Checkpoints
@@ -40,6 +41,7 @@ def ability_course(
     cases: Sequence[EvalCase],
     ask: Checkpoints,
     tasks: Sequence[Task],
+    validation: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Rows of one run, read from disk if the same run was made before.
 
@@ -49,6 +51,7 @@ def ability_course(
         cases: facts in the order in which they are written; the last checkpoint is their number.
         ask: facts of a step, and numbers of facts at which the items are asked; nothing else of it is used.
         tasks: no item may be about a written fact, which `palimpsest.datasets.tasks.built_in_tasks` sees to.
+        validation: id of a fact -> wordings that no case asks, for editors that score by them.
 
     Returns:
         One row per checkpoint and item: ``edits``, 0 for the unedited model, and the columns of
@@ -56,23 +59,20 @@ def ability_course(
         ``stopped``, and has none for later checkpoints.
 
     Raises:
-        ScoreError: if the last checkpoint is not the number of cases, and as
-            `palimpsest.evaluation.ability.ability`.
+        ScoreError: if the last checkpoint is not the number of cases, the editor scores by validation
+            wordings and there are none, and as `palimpsest.evaluation.ability.ability`.
         ResourceError: if a stored table is damaged or cannot be written.
     """
     if ask.at[-1] != len(cases):
         raise ScoreError(f"the last checkpoint is {ask.at[-1]}, but {len(cases)} facts are written")
-    settings: Any = editor
-    key = {
+    key = run_key(model, editor, cases) | {
         "revision": REVISION,
-        "model": fingerprint(model),
-        "method": type(editor).__name__,
-        "sequence": asdict(settings),
-        "cases": cache.digest([asdict(case) for case in cases]),
         "at": [ask.batch, *ask.at],
         "tasks": cache.digest([asdict(task) for task in tasks]),
+        "validation": {name: list(texts) for name, texts in (validation or {}).items()},
     }
-    return cache.table("ability_courses", key, COLUMNS, lambda: _rows(model, editor, cases, ask, tasks))
+    rows = partial(_rows, model, editor, cases, ask, tasks, validation)
+    return cache.table("ability_courses", key, COLUMNS, rows)
 
 
 def _rows(
@@ -81,9 +81,10 @@ def _rows(
     cases: Sequence[EvalCase],
     ask: Checkpoints,
     tasks: Sequence[Task],
+    validation: Mapping[str, Sequence[str]] | None,
 ) -> Iterator[tuple[Any, ...]]:
     batches = [[case.request for case in cases[i : i + ask.batch]] for i in range(0, len(cases), ask.batch)]
-    score = score_by(editor.score_rule, cases) if editor.score_rule else None
+    score = score_by(editor.score_rule, cases, validation) if editor.score_rule else None
     yield from _asked(model, tasks, 0)
     edits = 0
     try:

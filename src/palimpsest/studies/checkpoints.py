@@ -16,14 +16,14 @@ import torch
 from palimpsest import cache
 from palimpsest.algebra.postprocess import largest_singular_value
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.steps import Step, steps
+from palimpsest.editors.steps import Step, run_key, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.answers import target_nll
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.memory.keys import subject_hidden
-from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.network.sampling import passages
 from palimpsest.studies.instruments import Choice
 from palimpsest.studies.regimes import regime_of
@@ -116,12 +116,8 @@ def checkpoints(
         raise ScoreError(f"the last checkpoint is {ask.at[-1]}, but {len(cases)} facts are written")
     if editor.post is not None and editor.post.at_end:
         raise ScoreError("post-processing at the end changes no checkpoint before it; use `Stream`")
-    settings: Any = editor
-    key = {
+    key = run_key(model, editor, cases) | {
         "revision": REVISION,
-        "model": fingerprint(model),
-        "sequence": asdict(settings),
-        "cases": cache.digest([asdict(case) for case in cases]),
         "ask": asdict(ask),
         "text": cache.digest(reference.ids.tolist()),
     }

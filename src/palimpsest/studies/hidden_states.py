@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from palimpsest import cache
 from palimpsest.editors.base import WeightEditor
-from palimpsest.editors.steps import steps
+from palimpsest.editors.steps import run_key, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.representation import PLACES, Representations, representations
 from palimpsest.evaluation.shift import Shift, over_prompts
 from palimpsest.network.apply import WeightDelta, installed
-from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.results.few_values import student_mean
 from palimpsest.results.intervals import Interval
 from palimpsest.studies.null_edits import random_direction
@@ -100,15 +100,7 @@ def states_along(
     """
     if asked.at[-1] != len(facts):
         raise ScoreError(f"the last reading is after {asked.at[-1]} facts, but {len(facts)} are written")
-    settings: Any = editor
-    key = {
-        "revision": REVISION,
-        "model": fingerprint(model),
-        "method": type(editor).__name__,
-        "sequence": asdict(settings),
-        "facts": cache.digest([asdict(fact) for fact in facts]),
-        "asked": cache.digest(asdict(asked)),
-    }
+    key = run_key(model, editor, facts) | {"revision": REVISION, "asked": cache.digest(asdict(asked))}
     found = cache.tensors("states", key, lambda: _along(model, editor, facts, asked))
     states = {}
     for told in {name.rpartition(" ")[0] for name in found}:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +25,7 @@ from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.editors import check
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential
+from palimpsest.editors.steps import run_key
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.answers import target_nll
 from palimpsest.evaluation.drift import Reference, drift
@@ -33,7 +33,7 @@ from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.memory.known_values import KnownValues, known_values
 from palimpsest.network.apply import WeightDelta, commit, restored
-from palimpsest.network.model import EditableModel, fingerprint, write_weight
+from palimpsest.network.model import EditableModel, write_weight
 from palimpsest.paths import cache_dir
 from palimpsest.studies.checkpoints import Checkpoints
 from palimpsest.studies.instruments import Choice
@@ -134,8 +134,8 @@ def long_horizon(
         ResourceError: if a stored table or state is damaged or cannot be written.
     """
     _check(editor, cases, ask)
-    key = _key(model, editor, cases, ask, reference, known)
-    run = _Run(model, editor, cases, ask, reference, known, cache_dir() / "horizons" / cache.digest(key)[:32])
+    run = _Run(model, editor, cases, ask, reference, known)
+    key = run.key()
     parts: list[pd.DataFrame] = []
     with restored(model, editor.layers):
         for start, stop in pairwise((0, *ask.at)):
@@ -159,12 +159,23 @@ class _Run:
         ask: Checkpoints,
         text: Reference,
         known: KnownValues,
-        folder: Path,
     ) -> None:
         self.model, self.editor, self.cases, self.ask, self.text = model, editor, cases, ask, text
-        self.known, self.folder = known, folder
+        self.known = known
         self.edits = 0
         self.state: SequenceState | None = None
+        self.folder = cache_dir() / "horizons" / cache.digest(self.key())[:32]
+
+    def key(self) -> dict[str, Any]:
+        """All that the rows depend on."""
+        _, layer, targets, contexts = self.known.made
+        given = self.known.of(self.model, [case.request for case in self.cases], layer, targets, contexts)
+        return run_key(self.model, self.editor, self.cases) | {
+            "revision": REVISION,
+            "ask": asdict(self.ask),
+            "text": cache.digest(self.text.ids.tolist()),
+            "known": [layer, asdict(targets), list(contexts), tensor_sha256(given.values)],
+        }
 
     def rows(self, start: int, stop: int) -> Iterator[_Row]:
         """Rows of the steps from one checkpoint to the next, and of the measurement there."""
@@ -263,29 +274,6 @@ def _check(editor: Sequential, cases: Sequence[EvalCase], ask: Checkpoints) -> N
         )
     if editor.post is not None and editor.post.at_end:
         raise ScoreError("post-processing at the end changes no checkpoint before it; use `Stream`")
-
-
-def _key(
-    model: EditableModel,
-    editor: Sequential,
-    cases: Sequence[EvalCase],
-    ask: Checkpoints,
-    reference: Reference,
-    known: KnownValues,
-) -> dict[str, Any]:
-    """All that the rows depend on."""
-    settings: Any = editor
-    _, layer, targets, contexts = known.made
-    given = known.of(model, [case.request for case in cases], layer, targets, contexts)
-    return {
-        "revision": REVISION,
-        "model": fingerprint(model),
-        "sequence": asdict(settings),
-        "cases": cache.digest([asdict(case) for case in cases]),
-        "ask": asdict(ask),
-        "text": cache.digest(reference.ids.tolist()),
-        "known": [layer, asdict(targets), list(contexts), tensor_sha256(given.values)],
-    }
 
 
 def _right(model: EditableModel, choices: Sequence[Choice]) -> list[float]:

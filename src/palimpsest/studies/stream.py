@@ -8,7 +8,7 @@ on: an interrupted study continues with the next run.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from palimpsest import cache
 from palimpsest.algebra.postprocess import largest_singular_value
 from palimpsest.editors.base import Prepared, State, WeightEditor
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.steps import with_total
+from palimpsest.editors.steps import run_key, with_total
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
@@ -26,7 +26,7 @@ from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.keys import subject_hidden
 from palimpsest.memory.known_values import KnownValues, known_values
 from palimpsest.network.apply import WeightDelta, commit, restored
-from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.studies.trajectory import evenly
 from palimpsest.types import EvalCase
 
@@ -34,8 +34,6 @@ REVISION = 1
 """Part of the cache key; increase it when the code gives different rows for the same run."""
 
 COLUMNS = ("of", "key", "metric", "value")
-UNNAMED = ("Sequential", "AlphaEditPlus")
-"""Editors whose name is not part of the cache key (older keys had none); their settings tell them apart."""
 _Row = tuple[str, str, str, float]
 
 
@@ -117,7 +115,6 @@ class Stream:
 
     def _key(self, editor: WeightEditor, once: bool) -> dict[str, object]:
         extra: dict[str, object] = {
-            "method": "" if type(editor).__name__ in UNNAMED else type(editor).__name__,
             "written": self.written,
             "noted": editor.noted,
             "validation": {k: list(v) for k, v in self.validation.items()},
@@ -126,13 +123,10 @@ class Stream:
             _, layer, targets, contexts = self.known.made
             given = self.known.of(self.model, [c.request for c in self.cases], layer, targets, contexts)
             extra["known"] = cache.digest([layer, targets, given.values.double().tolist()])
-        settings: Any = editor
         return {
+            **run_key(self.model, editor, self.cases),
             **{name: given for name, given in extra.items() if given},
             "revision": REVISION,
-            "model": fingerprint(self.model),
-            "sequence": asdict(settings),
-            "cases": cache.digest([asdict(case) for case in self.cases]),
             "batch": self.batch,
             "once": once,
             "asked": [self.sample, *self.metrics],

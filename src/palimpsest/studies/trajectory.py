@@ -16,14 +16,13 @@ import pandas as pd
 
 from palimpsest import cache
 from palimpsest.editors.base import WeightEditor
-from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.steps import Step, steps
+from palimpsest.editors.steps import Step, run_key, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.drift import Drift, Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.memory.keys import subject_hidden
-from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.network.model import EditableModel
 from palimpsest.studies.instruments import TEXT, Instruments, regime_readings
 from palimpsest.types import EvalCase
 
@@ -98,14 +97,9 @@ def trajectory(
     """
     if not cases or len(cases) % watch.batch:
         raise ScoreError(f"{len(cases)} cases do not fill batches of {watch.batch}; leave out or add some")
-    settings: Any = editor
-    key = {
+    key = run_key(model, editor, cases) | {
         "revision": REVISION,
-        "model": fingerprint(model),
-        "sequence": asdict(settings),
-        **({} if type(editor) is Sequential else {"method": type(editor).__name__}),
         "watch": asdict(watch),
-        "cases": cache.digest([asdict(case) for case in cases]),
         "text": cache.digest(reference.ids.tolist()),
     }
     columns: tuple[str, ...] = COLUMNS

@@ -1,8 +1,8 @@
 """Evaluation and comparison of models on disk or on a hub: scores on facts, and which weights differ."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ class Measured:
         model: name, fingerprint, dtype and device.
         records: one per metric and case.
         means: of each metric, with intervals; see `palimpsest.evaluation.summary.means`.
+        tables: further measurements, by name.
     """
 
     model: dict[str, str]
     records: Sequence[Record]
     means: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def __str__(self) -> str:
         head = ["metric", "mean", "95 % interval", "cases", "prompts"]
@@ -44,7 +46,16 @@ class Measured:
             for row in _tuples(self.means)
         ]
         note = "intervals: bootstrap over cases; see palimpsest.evaluation.metrics for the metrics"
-        return "\n".join([*aligned([head, *rows], right=(1, 3, 4)), "", note])
+        lines = [*aligned([head, *rows], right=(1, 3, 4)), "", note]
+        for name, table in self.tables.items():
+            cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+            right = [i for i, column in enumerate(table) if pd.api.types.is_numeric_dtype(table[column])]
+            lines += ["", name, *aligned([list(map(str, table.columns)), *cells], right)]
+        return "\n".join(lines)
+
+    def with_tables(self, tables: Mapping[str, pd.DataFrame]) -> "Measured":
+        """The same with further measurements."""
+        return replace(self, tables=tables)
 
     def write(self, table: Path | None, summary: Path | None) -> None:
         """Write a CSV with one row per metric and case, and a JSON file with the means.
@@ -56,8 +67,10 @@ class Measured:
             with replacing(table) as temporary:
                 records_frame(self.records).to_csv(temporary, index=False)
         if summary is not None:
+            content: dict[str, Any] = {"model": self.model, "metrics": _rows(self.means)}
+            content |= {name: _rows(table) for name, table in self.tables.items()}
             with replacing(summary) as temporary:
-                temporary.write_bytes(as_json({"model": self.model, "metrics": _rows(self.means)}))
+                temporary.write_bytes(as_json(content))
 
 
 def measure(model: EditableModel, cases: Sequence[EvalCase], seed: int = 0) -> Measured:
@@ -196,6 +209,13 @@ def _facts(first: Path, second: Path) -> dict[str, list[str]]:
 def _tuples(frame: pd.DataFrame) -> list[Any]:
     """Rows with their columns as attributes."""
     return list(frame.itertuples())
+
+
+def _cell(value: Any) -> str:
+    """A number with four digits; nothing for one that is missing."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 def _ends(row: Any, scale: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""One call for several measurements of a model: scores of facts, drift on text, general ability.
+"""One call for several measurements of a model: scores of facts, ability, hidden states, drift on text.
 
 A measurement is one row of ``MEASURED``; the metrics of `palimpsest.evaluation.metrics` are known as well.
 """
@@ -13,6 +13,7 @@ from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import Evaluation, evaluate
 from palimpsest.evaluation.harness import By, scored_by
 from palimpsest.evaluation.metrics import METRICS
+from palimpsest.evaluation.representation import Representations, representation_shift, representations
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EvalCase, Shown, Task
 
@@ -24,6 +25,7 @@ class Given:
     Attributes:
         cases: facts that were written.
         reference: held-out text with the unedited model's predictions.
+        states: hidden states of prompts in the unedited model.
         tasks: of general ability; those that the package brings with it where there are none.
         by: what scores them.
         batch_size: sequences per forward pass.
@@ -31,6 +33,7 @@ class Given:
 
     cases: Sequence[EvalCase]
     reference: Reference | None
+    states: Representations | None
     tasks: Sequence[Task]
     by: By
     batch_size: int
@@ -54,10 +57,21 @@ def _ability(model: EditableModel, given: Given) -> Any:
     return scored_by(given.by, model, tasks, given.batch_size)
 
 
+def _representation(model: EditableModel, given: Given) -> Any:
+    before = given.states
+    assert before is not None
+    return representation_shift(before, representations(model, before.requests, before.layer))
+
+
 MEASURED: dict[str, Measurement] = {
     "ability": Measurement(_ability),
     "drift": Measurement(
         _drift, "reference", "pass reference=palimpsest.reference(model), made before the edit"
+    ),
+    "representation": Measurement(
+        _representation,
+        "states",
+        "pass states=palimpsest.representations(model, requests, layer), made before the edit",
     ),
 }
 """Name -> measurement, beside the metrics of facts."""
@@ -74,6 +88,18 @@ class Measured(Shown, dict[str, Any]):
         return told
 
 
+def known(what: Sequence[str]) -> list[str]:
+    """Names of measurements beside the metrics of facts, each once.
+
+    Raises:
+        UnknownNameError: if one is no row of ``MEASURED``.
+    """
+    for name in what:
+        if name not in MEASURED:
+            raise UnknownNameError("measurement", name, list(MEASURED))
+    return list(dict.fromkeys(what))
+
+
 def measure(
     model: EditableModel,
     what: Sequence[str] = ("efficacy", "ability"),
@@ -82,6 +108,7 @@ def measure(
     tasks: Sequence[Task] = (),
     by: By = "palimpsest",
     batch_size: int = 64,
+    states: Representations | None = None,
 ) -> Measured:
     """Measure a model, edited or not, in several ways at once.
 
@@ -94,9 +121,11 @@ def measure(
         tasks: for ability; by default the built-in ones.
         by: who scores ability: this package, lm-eval, or ``any`` for lm-eval where it is installed.
         batch_size: sequences per forward pass.
+        states: for representation, of the unedited model; its prompts are read again.
 
     Returns:
-        One entry per name, in their order. For metrics it is what `palimpsest.evaluation.evaluate` returns.
+        One entry per name, in their order: for metrics what `palimpsest.evaluation.evaluate` returns, for
+        the others what `ability`, `drift` and `representation_shift` (at the subjects) do.
 
     Raises:
         UnknownNameError: if a name is neither a metric nor a row of ``MEASURED``.
@@ -104,12 +133,12 @@ def measure(
         As the measurements.
     """
     names = list(dict.fromkeys(what))
-    given = Given(cases, reference, tasks, by, batch_size)
+    given = Given(cases, reference, states, tasks, by, batch_size)
     for name in names:
         if name not in METRICS and name not in MEASURED:
             raise UnknownNameError("measurement", name, [*METRICS, *MEASURED])
         needs, remedy = MEASURED[name][1:] if name in MEASURED else ("cases", "pass the facts to score")
-        if needs and not getattr(given, needs):
+        if needs and (not cases if needs == "cases" else getattr(given, needs) is None):
             raise ScoreError(f"{name} needs {needs}; {remedy}")
     return Measured(
         {
