@@ -75,14 +75,26 @@ def test_a_file_is_found_by_each_of_its_names_and_as_one_list(tmp_path: Path) ->
     assert [task.name for task in load_tasks(tmp_path)] == ["sst"]
 
 
+def test_a_folder_may_be_named_within_that_of_the_originals(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PALIMPSEST_ORIGINALS", str(folder.parent))
+    assert load_tasks(folder.name) == load_tasks(folder)
+    monkeypatch.delenv("PALIMPSEST_ORIGINALS")
+    with pytest.raises(DataError, match="elsewhere: not found; give its whole path, or its folder in PALIM"):
+        load_tasks("elsewhere")
+
+
 def test_an_unknown_task_and_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown task 'qqp'"):
         load_tasks(folder, ["qqp"])
     (folder / "glue_rte.jsonl").rename(folder / "rte.pkl")
     with pytest.raises(DataError, match=r"no file of rte; .*glue_rte.jsonl.*pickle"):
         load_tasks(folder, ["rte", "sst"])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no file of sst, mrpc"):
-        load_tasks(tmp_path / "nowhere")
+        load_tasks(tmp_path / "empty")
     with pytest.raises(DataError, match="11 shots"):
         load_tasks(folder, ["sst"], shots=EXAMPLES + 1)
 

@@ -1,5 +1,6 @@
 """Reading of record files in JSON or JSON lines, and error messages that list malformed records."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from palimpsest.files import file_sha256
 from palimpsest.types import EvalCase
 
 Parsed = TypeVar("Parsed")
+
+FOLDER = "PALIMPSEST_ORIGINALS"
+"""Environment variable with the folder of original data."""
 
 LISTED = 20
 """Largest number of rejected records that an error message lists."""
@@ -42,6 +46,23 @@ class Loaded:
     cases: list[EvalCase]
     rejected: list[Rejected]
     sha256: str
+
+
+def given_place(data: str | Path) -> Path:
+    """File or folder of original data that a parameter names.
+
+    A relative one that is not found is looked up in the folder that the environment variable
+    ``PALIMPSEST_ORIGINALS`` names, so that a recorded parameter says nothing of a machine.
+
+    Raises:
+        DataError: if nothing is there and no such folder is named.
+    """
+    where, folder = Path(data).expanduser(), os.environ.get(FOLDER)
+    if where.exists():
+        return where
+    if not folder:
+        raise DataError(f"{data}: not found; give its whole path, or its folder in {FOLDER}")
+    return Path(folder).expanduser() / data
 
 
 def read_text(path: str | Path) -> str:

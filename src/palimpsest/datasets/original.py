@@ -5,7 +5,6 @@ What a file holds is told by its records: CounterFact's have ``requested_rewrite
 ``KP.json`` and ``KI.json`` in the authors' repository, or ``AlphaSet1.json`` and so on.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from palimpsest.datasets.alphaset_file import load_released
 from palimpsest.datasets.alphaset_members import AlphaSet
 from palimpsest.datasets.counterfact import load_counterfact
-from palimpsest.datasets.files import Loaded, first_record
+from palimpsest.datasets.files import Loaded, first_record, given_place
 from palimpsest.datasets.zsre import load_zsre
 from palimpsest.errors import DataError
 from palimpsest.files import file_sha256
@@ -25,9 +24,6 @@ RELEASED = {"k0": "AlphaSet1", "kp": "AlphaSet2", "ki": "AlphaSet3"}
 """Names of the files that the authors released, without ending and in small letters -> set."""
 
 ENDINGS = (".json", ".jsonl")
-
-FOLDER = "PALIMPSEST_ORIGINALS"
-"""Environment variable with the folder of original data."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +84,13 @@ def original_statements(data: str, seed: int) -> tuple[list[EvalCase], Mapping[s
     """The facts of original CounterFact files in an order that is drawn, and the hash of each file.
 
     Args:
-        data: file or folder; a relative one that is not found is looked up in the folder that the environment
-            variable ``PALIMPSEST_ORIGINALS`` names, so that a recorded parameter says nothing of a machine.
+        data: file or folder, found as `palimpsest.datasets.files.given_place` does.
         seed: of the order.
 
     Raises:
         DataError: if nothing is there, or what is there holds no CounterFact record.
     """
-    where, folder = Path(data).expanduser(), os.environ.get(FOLDER)
-    if not where.exists():
-        if not folder:
-            raise DataError(f"{data}: not found; give its whole path, or its folder in {FOLDER}")
-        where = Path(folder).expanduser() / data
+    where = given_place(data)
     found = load_original(where)
     if not found.statements:
         raise DataError(f"{where}: no CounterFact record (a member requested_rewrite) in it")

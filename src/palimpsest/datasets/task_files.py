@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palimpsest.datasets.files import load_records, member
+from palimpsest.datasets.files import given_place, load_records, member
 from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.types import Item, Task
 
@@ -110,7 +110,7 @@ def load_tasks(
 
     Args:
         folder: with files such as ``glue_sst2.jsonl`` or ``mmlu.json``, a record a line or in one list; other
-            files are left alone.
+            files are left alone. It is found as `palimpsest.datasets.files.given_place` does.
         names: tasks to read; by default all that the folder holds.
         count: most items of each, after the first ``EXAMPLES`` records.
         shots: worked examples before each question, at most ``EXAMPLES``.
@@ -123,7 +123,7 @@ def load_tasks(
     for name in names:
         if name not in FORMS:
             raise UnknownNameError("task", name, list(FORMS))
-    where = Path(folder)
+    where = given_place(folder)
     found = {name: file for name, form in FORMS.items() if (file := _file(where, form)) is not None}
     missing = [name for name in names if name not in found] if names else [] if found else list(FORMS)
     if missing:
