@@ -11,21 +11,25 @@ from palimpsest.editors.base import WeightEditor
 from palimpsest.errors import ProfileError, ScoreError
 from palimpsest.evaluation.drift import Reference
 from palimpsest.network.model import EditableModel
+from palimpsest.studies.abilities import ability_course
+from palimpsest.studies.checkpoints import Checkpoints
+from palimpsest.studies.hidden_states import StatesAsked, states_along
 from palimpsest.studies.norms import norm_trace
 from palimpsest.studies.stream import Stream
 from palimpsest.studies.trajectory import Watch, trajectory
 from tests.editing import same_bits, small, snapshot
 from tests.editors.test_contract import WRITING
+from tests.evaluation.test_ability import CHOICE
 from tests.studies.test_trajectory import CASES
 
 pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
+WORDINGS = {case.request.id: [f"Where {case.request.subject}"] for case in CASES}
 BATCHES = [[case.request for case in CASES[i : i + 2]] for i in (0, 2, 4)]
 
 
 @pytest.fixture
 def stream(model: EditableModel, text: Reference) -> Stream:
-    wordings = {case.request.id: [f"Where {case.request.subject}"] for case in CASES}
-    return Stream(model, CASES, 2, text, validation=wordings)
+    return Stream(model, CASES, 2, text, validation=WORDINGS)
 
 
 Studies = dict[str, Callable[[WeightEditor], pd.DataFrame]]
@@ -67,6 +71,24 @@ def test_norms_and_trajectory_of_any_editor(name: str, studies: Studies, model: 
     for step, layer_norms in norms[norms["norm"].isin(["step_norm", "total_norm"])].groupby("step"):
         for row in layer_norms.itertuples():
             assert moved[step, row.norm] == pytest.approx(row.value)
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_ability_and_states_along_any_editor(name: str, model: EditableModel) -> None:
+    """With wordings where the editor scores by them, and not without."""
+    editor, before = weight_editor(name), snapshot(model)
+    requests = [case.request for case in CASES]
+    ask, asked = Checkpoints(2, (2, 6)), StatesAsked(2, (2, 6), tuple(requests[:2]))
+    rows = ability_course(model, editor, CASES, ask, [CHOICE], WORDINGS)
+    states = states_along(model, editor, requests, asked, WORDINGS)
+    assert same_bits(model, before)
+    assert rows["edits"].unique().tolist() == [0, 2, 6]
+    assert [state.edits for state in states] == [2, 6]
+    if editor.score_rule == "validation":
+        with pytest.raises(ScoreError, match="selection by 'validation' needs wordings"):
+            ability_course(model, editor, CASES, ask, [CHOICE])
+        with pytest.raises(ScoreError, match="selection by 'validation' needs wordings"):
+            states_along(model, editor, requests, asked)
 
 
 @pytest.mark.parametrize("name", WRITING)

@@ -15,11 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from palimpsest import cache
-from palimpsest.editors.base import WeightEditor
+from palimpsest.editors.base import Score, WeightEditor
 from palimpsest.editors.steps import run_key, steps
 from palimpsest.errors import NonFiniteError, ScoreError, SingularProblemError
 from palimpsest.evaluation.representation import PLACES, Representations, representations
 from palimpsest.evaluation.shift import Shift, over_prompts
+from palimpsest.evaluation.smoothing_score import score_by
 from palimpsest.network.apply import WeightDelta, installed
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.results.few_values import student_mean
@@ -80,7 +81,11 @@ class StatesAsked:
 
 
 def states_along(
-    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], asked: StatesAsked
+    model: EditableModel,
+    editor: WeightEditor,
+    facts: Sequence[EditRequest],
+    asked: StatesAsked,
+    validation: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[ModelState, Representations]:
     """States of fixed prompts in the models of a run, read from disk if the same run was made before.
 
@@ -89,19 +94,26 @@ def states_along(
         editor: any weight editor.
         facts: in the order in which they are written.
         asked: what is read, and when.
+        validation: id of a fact -> further wordings of it, for editors that score by them.
 
     Returns:
         Model -> states. A run that cannot go on, because a value, an update or a state is not finite or a
         problem is singular, has no later models.
 
     Raises:
-        ScoreError: if the last reading is not at the number of facts, or there is no prompt.
+        ScoreError: if the last reading is not at the number of facts, there is no prompt, or the editor
+            scores by validation wordings and there are none.
         ResourceError: if a stored file is damaged or cannot be written.
     """
     if asked.at[-1] != len(facts):
         raise ScoreError(f"the last reading is after {asked.at[-1]} facts, but {len(facts)} are written")
-    key = run_key(model, editor, facts) | {"revision": REVISION, "asked": cache.digest(asdict(asked))}
-    found = cache.tensors("states", key, lambda: _along(model, editor, facts, asked))
+    key = run_key(model, editor, facts) | {
+        "revision": REVISION,
+        "asked": cache.digest(asdict(asked)),
+        "validation": {name: list(texts) for name, texts in (validation or {}).items()},
+    }
+    score = score_by(editor.score_rule, (), validation) if editor.score_rule else None
+    found = cache.tensors("states", key, lambda: _along(model, editor, facts, asked, score))
     states = {}
     for told in {name.rpartition(" ")[0] for name in found}:
         edits, update = told.split()
@@ -112,7 +124,11 @@ def states_along(
 
 
 def _along(
-    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest], asked: StatesAsked
+    model: EditableModel,
+    editor: WeightEditor,
+    facts: Sequence[EditRequest],
+    asked: StatesAsked,
+    score: Score | None,
 ) -> dict[str, Tensor]:
     """States by name of model and place, (n, d_v) each."""
     size, last = asked.batch, editor.layers[-1]
@@ -126,7 +142,7 @@ def _along(
         found.update({f"{edits} {update} {place}": torch.from_numpy(states.at(place)) for place in PLACES})
 
     try:
-        run = steps(model, editor, batches)
+        run = steps(model, editor, batches, score)
         for step in tqdm(run, total=len(batches), desc="writing facts", unit="step", leave=False):
             edits = min(size * (step.number + 1), len(facts))
             if edits in asked.at:
