@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palimpsest.commands.shared import UNSAID, Device, NoWait, waiting
+from palimpsest.commands.shared import UNSAID, Device, NoWait, readable, waiting, writable
 from palimpsest.errors import RequestError
 
 if TYPE_CHECKING:
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 Require = Annotated[
     bool, typer.Option("--require", help="Exit with status 3 if the model does not say a fact.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="File to write it to as JSON.", show_default=False)]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="File to write it to as JSON.", show_default=False, callback=writable),
+]
 
 
 def edit(
-    facts: Annotated[Path, typer.Argument(help="Facts: JSON, JSON lines or CSV, also .gz.")],
+    facts: Annotated[
+        Path, typer.Argument(help="Facts: JSON, JSON lines or CSV, also .gz.", callback=readable)
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; an edited one is continued.")],
     model: Annotated[
         str | None, typer.Option(help="Name, folder or hub id; default smollm2-135m.", show_default=False)
@@ -107,7 +112,9 @@ def replace(
     new: Annotated[str | None, typer.Argument(help="The new object.", show_default=False)] = None,
     request: Annotated[
         Path | None,
-        typer.Option(help="File with one fact, instead of a new object.", show_default=False),
+        typer.Option(
+            help="File with one fact, instead of a new object.", show_default=False, callback=readable
+        ),
     ] = None,
     json: Json = None,
     require: Require = False,
@@ -151,13 +158,20 @@ def _wanted(name: str, new: str | None, request: Path | None) -> "str | EditRequ
 
 
 def diagnose(
-    edit: Annotated[Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.")],
+    edit: Annotated[
+        Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.", callback=readable)
+    ],
     wordings: Annotated[
         Path | None,
-        typer.Option(help="Facts with a member wordings; default the six levels of the fact set."),
+        typer.Option(
+            help="Facts with a member wordings; default the six levels of the fact set.", callback=readable
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="CSV to write; default <edit>.uncertainty.csv.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="CSV to write; default <edit>.uncertainty.csv.", show_default=False, callback=writable
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The unedited model; default the edit's own.", show_default=False)
