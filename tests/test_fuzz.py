@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from palimpsest import cache, paths
+from palimpsest import cache
 from palimpsest.book.arms import plan
 from palimpsest.book.headlines import load_headlines
 from palimpsest.book.profiles import load_profile
@@ -140,11 +140,14 @@ def test_settings(
 
 @fuzzed
 @given(data=st.data())
-def test_the_audit_of_printed_numbers(tmp_path: Path, data: st.DataObject) -> None:
-    text = b"".join((paths.root() / "data/published/audit.csv").read_bytes().splitlines(True)[:6])
-    path = tmp_path / "audit.csv"
-    path.write_bytes(data.draw(bytes_near(text)))
-    survives(lambda: load_audit(path), tmp_path)
+def test_the_audit_of_printed_numbers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    text = b"".join((ROOT / "data/published/audit.csv").read_bytes().splitlines(True)[:6])
+    root = checkout(tmp_path_factory.mktemp("root"))
+    (root / "data/published").mkdir(parents=True)
+    (root / "data/published/audit.csv").write_bytes(data.draw(bytes_near(text)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALIMPSEST_ROOT", str(root))
+        survives(load_audit.__wrapped__, root)
 
 
 @pytest.fixture(scope="module")

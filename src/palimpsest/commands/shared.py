@@ -42,6 +42,8 @@ class OneMessage(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--debug`` out of the arguments, wherever it stands."""
         ctx.obj = {"debug": DEBUG in args}
+        if not sys.stderr.isatty() and "tqdm" not in sys.modules:
+            os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for somebody who looks on
         return super().parse_args(ctx, [argument for argument in args if argument != DEBUG])
 
     def invoke(self, ctx: Any) -> Any:
