@@ -8,7 +8,7 @@ import typer
 from palimpsest.commands.edits import Json
 from palimpsest.commands.shared import Device, readable, writable
 
-Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="The first so many facts; default all.", show_default=False)
 ]

@@ -23,7 +23,7 @@ from palimpsest.workbench.effort import until_said as raise_effort
 from palimpsest.workbench.exact import dtype_of, sequence
 from palimpsest.workbench.held import check_held, renewed
 from palimpsest.workbench.limits import check_batch
-from palimpsest.workbench.places import place
+from palimpsest.workbench.places import check_writable, place
 from palimpsest.workbench.report import EditReport
 from palimpsest.workbench.work import Work
 
@@ -76,6 +76,7 @@ def edit_folder(
     return_freed_blocks()
     folder = place(out)
     files.refuse_others(folder)
+    check_writable(folder)
     with locked(folder, wait):
         work = Work(folder)
         work.tidy()
