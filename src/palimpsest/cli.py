@@ -14,7 +14,6 @@ from palimpsest.errors import NotebookError
 app = typer.Typer(
     cls=OneMessage,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
@@ -30,6 +29,7 @@ def options(
 
 edit = app.command()(edits.edit)
 undo = app.command()(edits.undo)
+replace = app.command()(edits.replace)
 diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
@@ -202,6 +202,23 @@ def check_notebooks(
     from palimpsest.book.smoke import check_notebooks as check
 
     check(pages or None, jobs=jobs, accept=accept)
+
+
+@app.command()
+def new_result(
+    name: Annotated[str, typer.Argument(help="Of its notebook, 23_my_result; or without the number.")],
+    title: Annotated[str, typer.Argument(help="Of its page, one line.")],
+    question: Annotated[str, typer.Option(help="What the page asks, one plain sentence.")] = "What is found?",
+) -> None:
+    """Make the skeleton of a result: notebook, place in the book, a test, and the text of its claim's row.
+
+    What exists is never overwritten. The skeleton runs; replace its measurement by yours.
+
+    Example: palimpsest new-result my_result "My result" --question "Does it gain?"
+    """
+    from palimpsest.book.new_result import new_result as make
+
+    typer.echo(str(make(name, title, question)))
 
 
 @app.command()

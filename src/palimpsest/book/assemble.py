@@ -118,7 +118,7 @@ def stub(name: str, source: NotebookNode, setting: Profile) -> str:
     return (
         f"{labels}\n# {title_of(source)}: {NOT_RUN}\n\n"
         f"```{{admonition}} {NOT_RUN.capitalize()}\n:class: warning\n"
-        f"There is no result of `{name}` in the profile {setting.name} ({setting.model}). "
+        f"There is no result of `{name}` in the profile {plain(setting.name)} ({plain(setting.model)}). "
         f"Run `make book PROFILE={setting.name}`, or this one alone with "
         f"`palimpsest run {name} --profile {setting.name}`.\n```\n"
     )
@@ -137,11 +137,11 @@ def banner(
     """
     model = (record or {}).get("facts", {}).get("model", {}).get("name", setting.model)
     bare = model.startswith("none")  # "none, random problems": a page about formulas
-    title = f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}"
+    title = plain(f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}")
     origin = f"no language model ({model.removeprefix('none, ')})" if bare else setting.description
     text = (
         f"```{{admonition}} {title}\n:class: note\n"
-        f"The numbers on this page come from {origin}. "
+        f"The numbers on this page come from {plain(origin)}. "
         "Parameters, data and revision are in the box at the end."
         + (f" To read: {minutes} min." if minutes else "")
         + "\n```\n"
@@ -167,7 +167,7 @@ def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
     lines = [
         [plain(row.replace("_", " ")), *(_shown(values, row) for values in columns.values())] for row in rows
     ]
-    others = ", ".join(list(columns)[1:])
+    others = plain(", ".join(list(columns)[1:]))
     return (
         f"\n````{{admonition}} Also run in: {others}\n:class: note dropdown\n\n"
         + table(["value", *map(plain, columns)], lines)

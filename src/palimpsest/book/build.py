@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from palimpsest import paths
 from palimpsest.book.assemble import assemble
 from palimpsest.errors import BookError, PalimpsestError
@@ -42,7 +44,8 @@ def _built(profile: str) -> Path:
         *("--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")),
         *("--path-output", str(html_dir(profile).parents[1]), *STRICT),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tqdm(total=1, desc="building the book, about a minute", disable=None, leave=False):
+        done = subprocess.run(command, capture_output=True, text=True)
     index = html_dir(profile) / "index.html"
     if done.returncode != 0 or not index.is_file():
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)

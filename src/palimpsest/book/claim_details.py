@@ -31,7 +31,7 @@ def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> st
         + raw(f'<details class="claim" id="{anchor(claim.id)}"><summary>{head}</summary>'),
         f"{_line(claim.place)}; {kind}{_page(claim)}. {_found(chosen)}",
         _parts(chosen),
-        f"The record of the profile {chosen.profile} is older than its sources." if older else "",
+        f"The record of the profile {plain(chosen.profile)} is older than its sources." if older else "",
         " ".join(_found(item) for item in others if item.profile != PUBLISHED),
         _ran(claim),
         _values(claim, chosen),
@@ -56,7 +56,7 @@ def _page(claim: Claim) -> str:
 
 def _found(item: Verdict) -> str:
     """The verdict of one profile as a sentence; the parts of a statement follow in a table."""
-    where = "" if item.profile == PUBLISHED else f" (profile {item.profile})"
+    where = "" if item.profile == PUBLISHED else f" (profile {plain(item.profile)})"
     reason = item.reason
     if item.parts:
         reason = reason.partition("; so far: ")[0] if "; so far: " in reason else "each part is judged alone"

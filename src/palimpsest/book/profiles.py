@@ -76,7 +76,9 @@ def load_profile(name: str) -> Profile:
         raise UnknownNameError("profile", name, known_profiles())
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")

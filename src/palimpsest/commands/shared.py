@@ -1,6 +1,7 @@
 """What all commands share: one place that turns errors into messages, and options that several have."""
 
 import errno
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.errors import PalimpsestError
+from palimpsest.errors import DataError, PalimpsestError, ResourceError
+from palimpsest.files import special
 
 UNSAID = 3
 """Exit status of `edit --require` if the model does not say a fact."""
@@ -40,6 +42,8 @@ class OneMessage(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--debug`` out of the arguments, wherever it stands."""
         ctx.obj = {"debug": DEBUG in args}
+        if not sys.stderr.isatty() and "tqdm" not in sys.modules:
+            os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for somebody who looks on
         return super().parse_args(ctx, [argument for argument in args if argument != DEBUG])
 
     def invoke(self, ctx: Any) -> Any:
@@ -115,6 +119,39 @@ def usable(name: str) -> str:
         device(name)
     return name
 
+
+def readable(path: Path | None) -> Path | None:
+    """Check a file that is to be read: from a pipe or a device reading may never end.
+
+    Raises:
+        DataError: if it is no file.
+    """
+    if path is not None and (kind := special(path)):
+        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
+    return path
+
+
+def writable(path: Path | None) -> Path | None:
+    """Check a file that is to be written, before the work whose result it is to hold.
+
+    Raises:
+        ResourceError: if something is there that is no file, and would be replaced or cannot be.
+    """
+    if path is None:
+        return None
+    try:
+        found = "a folder" if path.is_dir() else special(path)
+        size = len(os.fsencode(path.name))
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"{str(path)!r} cannot be the path of a file: {error}; choose another") from error
+    if found or size > LONGEST or not size:
+        reason = f"is {found}" if found else f"has a name of {size} bytes, and 1 to {LONGEST} are possible"
+        raise ResourceError(f"{path} {reason}; choose the path of a file, which is made or replaced")
+    return path
+
+
+LONGEST = 200
+"""Bytes of a file's name: file systems allow 255, and temporary files add to it."""
 
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", callback=usable)]
 

@@ -4,7 +4,7 @@ import torch
 
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import Sequential
-from palimpsest.errors import ResourceError, SequenceError
+from palimpsest.errors import PalimpsestError, ProfileError, ResourceError, SequenceError
 from palimpsest.workbench.folder import DESCRIPTION, Description
 
 
@@ -22,7 +22,7 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
     """
     name, chosen = "these settings", editor
     if isinstance(chosen, str):
-        name, chosen = chosen, configuration(chosen, model, reads="unedited", values="once")
+        name, chosen = chosen, _on_file(chosen, model)
     wanted = {"retain": "all", "post": None, "reads": "unedited", "values": "once"}
     odd = [
         f"{field}={getattr(chosen, field)!r}"
@@ -36,6 +36,19 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
             "memit_aligned or alphaedit_aligned"
         )
     return chosen
+
+
+def _on_file(row: str, model: str) -> Sequential:
+    """A row of the sequences with a model's settings, whatever the files hold."""
+    try:
+        return configuration(row, model, reads="unedited", values="once")
+    except PalimpsestError:
+        raise
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+        raise ProfileError(
+            f"the settings of {model} for {row} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+            "correct config/sequences.yaml or the model's file in config/models"
+        ) from error
 
 
 def dtype_of(about: Description) -> torch.dtype:
