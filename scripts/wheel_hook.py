@@ -1,7 +1,7 @@
 """Puts the settings and data that the library reads into a wheel, beside its code.
 
-In a checkout they are the folders ``config`` and ``data`` at the root, and an editable installation reads them
-there; ``palimpsest.paths`` finds either.
+In a checkout they are the folders ``config`` and ``data`` at the root, where an editable installation reads
+them too; ``palimpsest.paths`` finds either.
 """
 
 from pathlib import Path

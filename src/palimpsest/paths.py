@@ -9,7 +9,6 @@ from pathlib import Path
 
 from palimpsest.errors import NotebookError
 
-
 INSTALLED = "_carried"
 """Folder of an installed package with the ``config`` and ``data`` of the checkout that it was built from."""
 
