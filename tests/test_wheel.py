@@ -1,4 +1,4 @@
-"""A wheel works where there is no checkout: built, installed into an empty environment, used from elsewhere."""
+"""A wheel works where there is no checkout: built, installed into an empty environment, used from there."""
 
 import os
 import subprocess
