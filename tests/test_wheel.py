@@ -30,7 +30,7 @@ facts = [pl.EditRequest("The mother tongue of {} is", "Danielle Darrieux", "Engl
 editor = pl.editor_for("ft", "smollm2-135m", layers=(1,), steps=2)
 model = pl.load("base")
 edit, _ = pl.edit(editor, model, facts)
-before = pl.read_weight(model, 1)
+before = pl.read_weight(model, 1).clone()
 with pl.installed(model, edit):
     print("changed", bool((pl.read_weight(model, 1) != before).any()))
 print("undone", bool((pl.read_weight(model, 1) == before).all()))
