@@ -9,7 +9,7 @@ import yaml
 
 from palimpsest.book import api, build
 from palimpsest.book.definitions import Package
-from palimpsest.book.reference import as_written, escaped, place
+from palimpsest.book.reference import Docstrings, as_written, escaped, place
 from tests.clone import Clone, make_clone
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,17 @@ def test_a_block_that_is_marked_already_is_left_alone() -> None:
     text = ["As here::", "", "    f(|x|)", "", "Then."]
     assert list(as_written(text)) == text
     assert escaped("``|x|`` and |y|") == "``|x|`` and \\|y\\|"
+
+
+def test_a_colon_in_the_description_of_a_constant_ends_no_type() -> None:
+    hooks = Docstrings()
+    for what, kept in (("data", True), ("property", True), ("function", False)):
+        lines = ["Orders: |a| or |b|."]
+        hooks.before(None, what, "p.ORDERS", None, None, lines)  # type: ignore[arg-type]
+        assert lines == ["Orders: \\|a\\| or \\|b\\|."]
+        lines[:] = ["changed meanwhile"]
+        hooks.after(None, what, "p.ORDERS", None, None, lines)  # type: ignore[arg-type]
+        assert (lines != ["changed meanwhile"]) == kept
 
 
 # Links of the glossary

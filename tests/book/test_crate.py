@@ -5,6 +5,7 @@ import shutil
 import sys
 import zipfile
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from palimpsest.errors import BookError
 from tests.clone import Clone, make_clone
 
 ROOT = Path(__file__).parents[2]
-STARTED = {"started": "2026-11-28T10:00:00+00:00", "versions": {"python": "3.11.7", "torch": "2.13.0"}}
+STARTED = {
+    "started": "2026-11-28T10:00:00+00:00",
+    "versions": {"python": "3.11.7", "torch": version("torch")},
+}
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_a_run_names_its_results_versions_and_time(clone: Clone, tmp_path: Path)
     assert {entity.id.rpartition(".")[2] for entity in run["result"]} == {"ipynb", "json"}
     assert len(run["result"]) == 3
     versions = {entity["name"]: entity["softwareVersion"] for entity in run["instrument"]}
-    assert versions == {"Palimpsest": "0.1.0", "python": "3.11.7", "torch": "2.13.0"}
+    assert versions == {"Palimpsest": version("palimpsest"), "python": "3.11.7", "torch": version("torch")}
     assert run["startTime"] == "2026-11-28T10:00:00+00:00"
     assert run["endTime"] == "2026-11-28T10:20:34+00:00"
     assert run["description"].startswith("code abc, content ")

@@ -26,11 +26,12 @@ WINGS = {
     "continual": "Training in the null space",
     "studies": "Studies of a page",
     "results": "Records, figures and intervals",
+    "theory": "Theorems as functions",
     "": "Types, errors and files",
 }
 """Part of the package -> what its page is called; the empty name is for modules that stand in no part."""
 
-WHOLE = ("network", "memory", "algebra", "editors", "datasets", "evaluation", "workbench", "")
+WHOLE = ("network", "memory", "algebra", "editors", "datasets", "evaluation", "workbench", "theory", "")
 """Parts of which every public definition is shown, and not only what the package hands out."""
 
 ALONE = ("cache", "errors", "files", "mentions", "paths", "resources", "styles", "types")
@@ -77,8 +78,8 @@ def write_index(out_path: Path) -> None:
         rows = [
             [f"{{py:obj}}`{name} <{full}>`", _shown(summary(package, full))] for name, full in own.items()
         ]
-        parts.append(f"## {{doc}}`{title} <{page_name(wing)}>`")
-        parts.append(table(["`pl.`", "what it is"], rows) if rows else "Nothing is handed out.")
+        parts.append(f"## {title}\n\n{{doc}}`All of it <{page_name(wing)}>`")
+        parts += [table(["`pl.`", "what it is"], rows)] if rows else []
     write_atomically(out_path, ("\n\n".join(parts) + "\n").encode())
 
 
@@ -97,7 +98,8 @@ def write_wing(wing: str, out_path: Path) -> None:
         members = [name for name in _public(package, module) if wing in WHOLE or f"{full}.{name}" in names]
         if members or full in names:
             directive = f".. automodule:: {full}\n   :members: {', '.join(members)}"
-            parts.append(f"## `{full}`\n\n```{{eval-rst}}\n{directive}\n```")
+            title = module.rpartition(".")[2]
+            parts.append(f"## {title}\n\n`{full}`\n\n```{{eval-rst}}\n{directive}\n```")
     write_atomically(out_path, ("\n\n".join(parts) + "\n").encode())
 
 

@@ -69,8 +69,29 @@ def place(text: str, objects: Mapping[str, Any], public: Mapping[str, str]) -> s
     return member if rest and member in objects else found[0]
 
 
-def _docstring(_: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    lines[:] = list(as_written(lines))
+class Docstrings:
+    """Hooks before and after Google's sections are read, between which napoleon sees a docstring.
+
+    napoleon takes the words before a colon for the type of a constant or a property, so theirs are put back.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, list[str]] = {}
+
+    def before(
+        self, _: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+    ) -> None:
+        """Bring a docstring into reStructuredText, but for its sections."""
+        lines[:] = list(as_written(lines))
+        self._before[name] = [*lines]
+
+    def after(
+        self, _: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+    ) -> None:
+        """Put the description of a constant, an attribute or a property back."""
+        kept = self._before.pop(name)
+        if what in ("data", "attribute", "property"):
+            lines[:] = kept
 
 
 def _linked(app: Sphinx, doctree: nodes.document, page: str) -> None:
@@ -87,6 +108,8 @@ def _linked(app: Sphinx, doctree: nodes.document, page: str) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension with Sphinx."""
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon
+    docstrings = Docstrings()  # napoleon stands between, at the priority of 500
+    app.connect("autodoc-process-docstring", docstrings.before, priority=400)
+    app.connect("autodoc-process-docstring", docstrings.after, priority=600)
     app.connect("doctree-resolved", _linked, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
