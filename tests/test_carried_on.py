@@ -31,7 +31,7 @@ def cited() -> dict[str, Any]:
 
 def test_what_the_guide_names_is_there() -> None:
     paths = set(re.findall(r"`((?:src|tests|book|config|data|notebooks)/[\w/.]*)`", GUIDE))
-    examples = {"src/palimpsest/editors/toy.py"}
+    examples = {"src/palimpsest/editors/toy.py", "notebooks/NN_name.ipynb"}
     assert len(paths) > 10
     assert {path for path in paths if not (ROOT / path).exists()} <= examples
     commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}  # type: ignore[union-attr]
