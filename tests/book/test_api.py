@@ -83,10 +83,10 @@ def test_a_colon_in_the_description_of_a_constant_ends_no_type() -> None:
     hooks = Docstrings()
     for what, kept in (("data", True), ("property", True), ("function", False)):
         lines = ["Orders: |a| or |b|."]
-        hooks.before(None, what, "p.ORDERS", None, None, lines)  # type: ignore[arg-type]
+        hooks.before(None, what, "p.ORDERS", None, None, lines)
         assert lines == ["Orders: \\|a\\| or \\|b\\|."]
         lines[:] = ["changed meanwhile"]
-        hooks.after(None, what, "p.ORDERS", None, None, lines)  # type: ignore[arg-type]
+        hooks.after(None, what, "p.ORDERS", None, None, lines)
         assert (lines != ["changed meanwhile"]) == kept
 
 
