@@ -79,14 +79,14 @@ class Docstrings:
         self._before: dict[str, list[str]] = {}
 
     def before(
-        self, _: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+        self, _: object, what: str, name: str, thing: object, options: object, lines: list[str]
     ) -> None:
         """Bring a docstring into reStructuredText, but for its sections."""
         lines[:] = list(as_written(lines))
         self._before[name] = [*lines]
 
     def after(
-        self, _: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+        self, _: object, what: str, name: str, thing: object, options: object, lines: list[str]
     ) -> None:
         """Put the description of a constant, an attribute or a property back."""
         kept = self._before.pop(name)
