@@ -230,6 +230,20 @@ def book(profile: Profile = "laptop") -> None:
 
 
 @app.command()
+def crate(
+    profile: Profile = "laptop",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder, or new .zip file; by default in build/crate.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the results of a profile as an RO-Crate: records, notebooks, provenance, claims and verdicts."""
+    from palimpsest.book.crate import write_crate
+
+    typer.echo(write_crate(profile, out))
+
+
+@app.command()
 def check_book(profile: Profile = "laptop") -> None:
     """Open every page of the built book in a headless browser and report faults."""
     from palimpsest.book import browser_check

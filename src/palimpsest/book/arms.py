@@ -147,7 +147,7 @@ def plan() -> Plan:
     Raises:
         ProfileError: if the file cannot be read or is malformed.
     """
-    path = paths.root() / "config" / "arms.yaml"
+    path = paths.checkout() / "config" / "arms.yaml"
     try:
         return _parsed(path, path.read_bytes())
     except OSError as error:

@@ -7,6 +7,7 @@ were run, and at its end a box with the provenance of the result.
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import nbformat
 from nbformat import NotebookNode
 
 from palimpsest import paths
+from palimpsest.book import api
 from palimpsest.book.anatomy import arrange, reading_minutes, title_of
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
 from palimpsest.book.gallery import write_gallery
 from palimpsest.book.headlines import write_headlines
+from palimpsest.book.licences import write_licences
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import read_provenance
@@ -67,6 +70,9 @@ def generators(folder: Path, profile: str) -> list[tuple[Callable[[Path], Any], 
         (lambda out: write_gallery(profile, out), folder / "figures.md"),
         (lambda out: write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
         (write_audit, folder / "audit.md"),
+        (write_licences, folder / "licences.md"),
+        (api.write_index, folder / "api.md"),
+        *((partial(api.write_wing, wing), folder / f"{api.page_name(wing)}.md") for wing in api.WINGS),
     ]
 
 

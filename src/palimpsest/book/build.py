@@ -38,7 +38,7 @@ def _built(profile: str) -> Path:
         raise BookError(
             f"the pages were not written: {error}; free some space, or make {paths.book_dir()} writable"
         ) from error
-    root = paths.root()
+    root = paths.checkout()
     command = [
         *(str(Path(sys.executable).with_name("jupyter-book")), "build", str(root)),
         *("--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")),

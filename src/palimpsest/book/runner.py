@@ -171,7 +171,7 @@ def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced, p
     Raises:
         NotebookError: if not, since a change of it would pass for none.
     """
-    graph = dependencies(paths.root() / "src" / "palimpsest")
+    graph = dependencies(paths.checkout() / "src" / "palimpsest")
     found, _ = reach(notebook_code(source, graph.package, part), parameters)
     missed = traced.uncovered(found)
     if missed:

@@ -71,7 +71,7 @@ def findings() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         yield _package(name)
-    yield _looked("checkout", lambda: str(paths.root()), "Set PALIMPSEST_ROOT to a clone of the project")
+    yield _looked("checkout", _checkout, "Set PALIMPSEST_ROOT to a clone of the project")
     yield Finding("processor", f"{os.cpu_count()} cores; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}")
     yield _memory()
     yield _device()
@@ -95,6 +95,15 @@ def _looked(what: str, look: Callable[[], str], remedy: str) -> Finding:
         return Finding(what, look())
     except PalimpsestError as error:
         return Finding(what, str(error), remedy)
+
+
+def _checkout() -> str:
+    """Where the settings, notebooks and results in use are; an installed package has the first only."""
+    folder = paths.root()
+    inside = (
+        f"none, with the settings of the installed package, {folder}; only notebooks and the book need one"
+    )
+    return inside if paths.is_installed(folder) else str(folder)
 
 
 def _memory() -> Finding:
