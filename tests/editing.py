@@ -116,7 +116,8 @@ def plain_states(model: EditableModel, ids: list[int], site: Site) -> torch.Tens
     projection = layer.get_submodule(model.family.value_projection)
 
     def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        row["key"], row["value"] = inputs[0][0], output[0]
+        # (t, d) of one row, also where a layer flattens its batch
+        row["key"], row["value"] = inputs[0].flatten(0, -2), output.flatten(0, -2)
 
     def whole(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         row["hidden"] = (output[0] if isinstance(output, tuple) else output)[0]

@@ -1,6 +1,6 @@
 """Language models as an editor sees them: layers, sites, and weights as W (d_v, d_k).
 
-A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matrix transposed; only
+A supported architecture is one row of `palimpsest.network.families.FAMILIES`. GPT-2's Conv1D stores its matrix transposed; only
 `read_weight` and `write_weight` handle this.
 """
 
@@ -19,46 +19,19 @@ from palimpsest.cache import digest
 from palimpsest.errors import ModelError, ScoreError, SiteError
 from palimpsest.network.device import device as usable
 from palimpsest.network.embedded import unpacked_model
+from palimpsest.network.families import FAMILIES as FAMILIES
+from palimpsest.network.families import Family as Family
 from palimpsest.network.proposal import refused, without_data
 from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
 from palimpsest.types import Shown
 
-Part = Literal["input", "key", "value", "hidden"]
+Part = Literal["input", "key", "value", "before_norm", "hidden"]
 
 SUMMED = 2**20
 """Numbers of a weight that are summed together in its checksum; affects only speed and memory."""
 
 PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names of the modules that editors need in an architecture.
-
-    Attributes:
-        layers: the list of decoder layers.
-        value_projection: inside a layer, the linear map whose weight is edited (input: keys).
-        norm: the final norm before the head.
-        head: the output embedding.
-        rotary: module that computes rotary position embeddings from positions, or None.
-        past: argument by which a layer takes the key/value states of earlier positions.
-    """
-
-    layers: str
-    value_projection: str
-    norm: str
-    head: str = "lm_head"
-    rotary: str | None = None
-    past: str = "past_key_values"
-
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f"),
-    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", past="layer_past"),
-    "qwen2": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +41,8 @@ class Site:
     Attributes:
         layer: index of the decoder layer.
         part: ``input`` (of the whole layer, d_v wide), ``key`` (input of the edited weight, d_k wide),
-            ``value`` (its output, d_v wide) or ``hidden`` (output of the whole layer, d_v wide).
+            ``value`` (its output, d_v wide), ``before_norm`` (input of the norm behind it, d_v wide, where
+            the family has one) or ``hidden`` (output of the whole layer, d_v wide).
     """
 
     layer: int
@@ -145,6 +119,13 @@ class EditableModel(Shown):
     def projection(self, layer: int) -> nn.Module:
         """Module whose weight is edited in a layer."""
         return self.layer(layer).get_submodule(self.family.value_projection)
+
+    def norm_behind(self, layer: int) -> nn.Module | None:
+        """Norm that the edited map's output passes inside a layer; None if it is added as it is."""
+        name, unless = self.family.norm_after, self.family.unless
+        if name is None or (unless is not None and getattr(self.net.config, unless)):
+            return None
+        return self.layer(layer).get_submodule(name)
 
     def weight_name(self, layer: int) -> str:
         """Name of the edited parameter in the network's state dict."""

@@ -7,7 +7,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-FILE = "src/palimpsest/network/model.py"
+FILE = "src/palimpsest/network/families.py"
 
 
 def refused(kind: str, name: str, net: Any, known: list[str]) -> str:
@@ -45,7 +45,7 @@ def row(kind: str, found: dict[str, str]) -> str:
 
 
 def modules_of(net: Any) -> dict[str, str]:
-    """Field of `palimpsest.network.model.Family` -> name of the module it needs; empty if none was found."""
+    """Field of `palimpsest.network.families.Family` -> name of the module it needs; empty if none was found."""
     named = dict(net.named_modules())
     lists = {name: part for name, part in named.items() if isinstance(part, nn.ModuleList) and len(part)}
     layers = max(lists, key=lambda name: sum(w.numel() for w in lists[name].parameters()), default="")
