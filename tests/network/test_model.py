@@ -131,7 +131,8 @@ def test_the_bare_prompt_weighs_one_half() -> None:
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_padding_side_changes_no_state(kind: str) -> None:
-    model = double(kind)
+    # In float32 the float64 mask of Gemma 2 is infinite, and a place of padding that sees nothing is NaN.
+    model = tiny_model(kind) if kind == "gemma2" else double(kind)
     hidden = subject_hidden(model, REQUESTS, 2)
     rows = [encode(model.tokenizer, request.text) for request in REQUESTS]
     sides: dict[str, list[Tensor]] = {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from palimpsest.errors import SiteError
-from palimpsest.network.layer_types import mask_of_body, taken_by
+from palimpsest.network.layer_types import mask_of_body, mask_of_padded, taken_by
 from palimpsest.network.model import EditableModel, Site
 from palimpsest.network.packed import Packed
 from palimpsest.network.tokens import Batch
@@ -100,9 +100,10 @@ def run_body(model: EditableModel, batch: Batch | Packed, seen: int = 0, **kwarg
         kwargs: go to the network.
     """
     body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
-    mask: Any = batch.attention(next(body.parameters()).dtype, seen)
     if isinstance(batch, Packed):
-        mask = mask_of_body(model, mask)
+        mask = mask_of_body(model, batch.attention(next(body.parameters()).dtype, seen))
+    else:
+        mask = mask_of_padded(model, batch.attention(torch.bool, seen).bool(), batch.ids.shape[1])
     try:
         return body(input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions + seen, **kwargs)
     except _Stop:
@@ -130,9 +131,7 @@ def run_layers(
     extra: dict[str, Any] = {} if past is None else {model.family.past: past}
     for layer, own in taken_by(model, layers, hidden, positions, mask).items():
         run = model.layer(layer)
-        hidden = first_tensor(
-            run(hidden, position_ids=positions, use_cache=past is not None, **own, **extra)
-        )
+        hidden = first_tensor(run(hidden, position_ids=positions, use_cache=past is not None, **own, **extra))
     return hidden
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from palimpsest.network.model import EditableModel
+from palimpsest.network.packed import added_mask
 
 SLIDING = "sliding_attention"
 """The type of a layer with a window, in ``layer_types`` of a configuration."""
@@ -47,6 +48,22 @@ def mask_of_body(model: EditableModel, mask: Float[Tensor, "b 1 t s"]) -> Any:
     kinds = {type_of(model, layer) for layer in range(model.n_layers)}
     masks = {kind: windowed(mask, window_of(model, kind)) for kind in kinds}
     return masks if SLIDING in masks else next(iter(masks.values()))
+
+
+def mask_of_padded(model: EditableModel, mask: Bool[Tensor, "b s"], new: int) -> Any:
+    """What a network takes for the mask of padded rows, of which the last ``new`` columns are read now.
+
+    Without windows it is 1 at real tokens. A window is counted in tokens of a row: transformers counts columns
+    instead, which differ where padding lies between a shared prefix and the rest of a row.
+    """
+    kinds = {type_of(model, layer) for layer in range(model.n_layers)}
+    if all(window_of(model, kind) is None for kind in kinds):
+        return mask.long()
+    before = mask.shape[1] - new
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    at = columns[before:, None]  # (new, 1); a place of padding sees itself
+    allowed = (mask[:, None] & (columns <= at)) | (columns == at)  # (b, new, s)
+    return mask_of_body(model, added_mask(allowed, next(model.net.parameters()).dtype))
 
 
 def taken_by(

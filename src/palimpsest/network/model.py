@@ -21,6 +21,7 @@ from palimpsest.network.device import device as usable
 from palimpsest.network.embedded import unpacked_model
 from palimpsest.network.families import FAMILIES as FAMILIES
 from palimpsest.network.families import Family as Family
+from palimpsest.network.formats import Source, merged, source_of
 from palimpsest.network.proposal import refused, without_data
 from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
@@ -139,31 +140,35 @@ def load(
     """Load a causal language model for editing.
 
     Args:
-        name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, or a hub id.
+        name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, a hub id, a GGUF file or a folder
+            that holds only one, or the folder of a PEFT adapter, which is merged into its model.
         dtype: dtype of the weights; default float32 on CPU and the checkpoint's own on other devices.
         device: device to load it to.
 
     Raises:
         UnknownNameError: if the name is none of the three.
         ModelError: if it is found but cannot be read, its conditions were not accepted, its architecture has
-            no row in FAMILIES, or there is no such device.
+            no row in FAMILIES, there is no such device, or the package that reads its format is missing.
         ResourceError: if the embedded model cannot be fetched or was damaged, or the hub is out of reach.
     """
     place = usable(device)
     dtype = dtype or (torch.float32 if place.type == "cpu" else None)
-    source = unpacked_model() if str(name) == EMBEDDED else str(name)
-    check_source(str(source))
-    options: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    source = Source(str(unpacked_model())) if str(name) == EMBEDDED else source_of(str(name))
+    if "gguf_file" not in source.options:
+        check_source(source.path)
+    options: Any = {"trust_remote_code": False, **source.options}
+    strict: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.path, **options)
         if config.model_type not in FAMILIES:
             raise ModelError(refused(config.model_type, str(name), without_data(config), list(FAMILIES)))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=False, **options
+            source.path, dtype=dtype or "auto", **strict, **options
         )
         net, found = loaded
         fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        net = net if source.adapter is None else merged(net, source.adapter)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
         model = wrap(net.to(place), tokenizer, str(name))
         model.loaded = fingerprint(model)
     except (ModelError, MemoryError, torch.OutOfMemoryError):

@@ -5,16 +5,18 @@ import torch
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import ResourceError, SequenceError
+from palimpsest.network.model import EditableModel
 from palimpsest.workbench.folder import DESCRIPTION, Description
 
 
-def sequence(editor: Sequential | str, model: str) -> Sequential:
+def sequence(editor: Sequential | str, model: str | EditableModel) -> Sequential:
     """A sequence from which every fact can be removed exactly.
 
     Args:
         editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
             `Sequential`.
-        model: name of the model whose settings on file a row is combined with.
+        model: name of the model whose settings on file a row is combined with, or a loaded model, which may
+            have none.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
