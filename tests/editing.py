@@ -47,7 +47,7 @@ def sampled(methods: Iterable[str]) -> pytest.MarkDecorator:
 
 
 EXACT = dict.fromkeys([*FAMILIES, *VARIANTS], 1e-7) | {"gptj": 1e-4, "gemma2": 1e-4}
-"""Kind -> tolerance of two float64 passes: transformers computes attention of GPT-J and Gemma 2 in float32."""
+"""Kind -> tolerance of two float64 passes: attention of GPT-J and Gemma 2 is computed in float32."""
 
 # Subjects at the start, in the middle and at the end; one to many tokens; targets of one and more tokens.
 REQUESTS = [
@@ -130,7 +130,12 @@ def plain_states(model: EditableModel, ids: list[int], site: Site) -> torch.Tens
     def whole(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         row["hidden"] = (output[0] if isinstance(output, tuple) else output)[0]
 
+    def inside(module: torch.nn.Module, inputs: Any) -> None:
+        row["before_norm"] = inputs[0][0]
+
     handles = [projection.register_forward_hook(after), layer.register_forward_hook(whole)]
+    norm = model.norm_behind(site.layer)
+    handles += [] if norm is None else [norm.register_forward_pre_hook(inside)]
     with torch.no_grad():
         model.net(input_ids=torch.tensor([ids]))
     for handle in handles:

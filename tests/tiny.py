@@ -63,7 +63,7 @@ _GATED = {
     "max_position_embeddings": 256,
 }
 _PLAIN = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
-_WINDOW = {"sliding_window": 6}
+_WINDOW = {"sliding_window": 10}
 """Shorter than the tests' texts, so that layers with a window differ from those without."""
 _KINDS = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 _NEOX = {name: value for name, value in _GATED.items() if name != "num_key_value_heads"}
@@ -99,8 +99,8 @@ VARIANTS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         _GATED | _WINDOW | _KINDS | {"final_logit_softcapping": 2.0},
     ),
 }
-"""Models of the same families with other settings, as published: OPT-350M has its norms after the sums, Pythia
-for code reads attention before the MLP."""
+"""Models of the same families with other settings, as published: OPT-350M has its norms after the sums, and
+some NeoX read attention before the MLP."""
 PLAIN = ("llama", "gpt2", "gptj", "qwen2")
 """Kinds whose norms and biases are left as a new model has them; in the others they are drawn too."""
 

@@ -1,4 +1,4 @@
-"""Settings of models without a file: derived from published ones, with reasons; never another model's as they are."""
+"""Settings of models without a file: derived from published ones, with reasons."""
 
 from typing import Any
 

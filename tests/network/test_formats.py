@@ -110,7 +110,7 @@ def test_a_damaged_gguf_is_one_message(file: Path, tmp_path: Path) -> None:
 def test_without_the_package_a_gguf_names_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelError, match="is a GGUF file, which is read by the package gguf.*pip install gguf"
+        ModelError, match=r"is a GGUF file, which is read by the package gguf.*pip install gguf"
     ):
         load(file)
 

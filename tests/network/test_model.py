@@ -65,7 +65,7 @@ def test_the_value_enters_the_layers_output_unchanged(kind: str) -> None:
     norm = model.norm_behind(1)
     expected = shift.expand_as(before)
     if norm is not None:
-        expected = passed(norm, plain_states(model, ids, Site(1, "value")), expected)
+        expected = passed(norm, plain_states(model, ids, Site(1, "before_norm")), expected)
     handle = model.projection(1).register_forward_hook(lambda module, inputs, output: output + shift)
     after = plain_states(model, ids, Site(1, "hidden"))
     handle.remove()

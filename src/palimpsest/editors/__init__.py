@@ -63,7 +63,7 @@ def style_of(name: str) -> Style:
 
 
 def settings_for(model: str | EditableModel, editor: str) -> dict[str, Any]:
-    """Settings of an editor for a model: those on file, or derived ones, which are printed with their reasons.
+    """Settings of an editor for a model: those on file, or derived ones, printed with their reasons.
 
     Args:
         model: short name, or a hub id listed in the model's settings file; or a loaded model, for which

@@ -103,8 +103,8 @@ class Derived:
 
     def __str__(self) -> str:
         head = (
-            f"{self.model} has no settings in {models_dir()}; those of {self.editor} are derived and were not "
-            "searched:"
+            f"{self.model} has no settings in {models_dir()}; those of {self.editor} are derived and were "
+            "not searched:"
         )
         return "\n  ".join([head, *self.reasons])
 
@@ -192,8 +192,8 @@ def derived_settings(model: EditableModel, editor: str, own: Energy | None = Non
         ratio = of(own) / of(MEASURED)
         found[name] = float(f"{reference[name] * ratio:.3g}")
         reasons.append(
-            f"{name} {found[name]:g}: {reference[name]:g} of {REFERENCE}, times {ratio:.3g}, the ratio of the "
-            f"{about}"
+            f"{name} {found[name]:g}: {reference[name]:g} of {REFERENCE}, times {ratio:.3g}, the ratio of "
+            f"the {about}"
         )
     for part in ("perturbation", "smoothing"):
         if part in found:

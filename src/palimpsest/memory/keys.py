@@ -230,7 +230,7 @@ def subject_hidden(
 def subject_inside(
     model: EditableModel, requests: Sequence[EditRequest], layer: int
 ) -> Float[Tensor, "d_v n"] | None:
-    """Input of the norm behind the edited map at each subject's last token, (d_v, n), bare prompt, or None."""
+    """Input of the norm behind the edited map at each subject (d_v, n), bare prompt; None without one."""
     if model.norm_behind(layer) is None:
         return None
     return states_at_subjects(model, requests, Site(layer, "before_norm"))[:, 0].T

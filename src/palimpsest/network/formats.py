@@ -37,8 +37,8 @@ def source_of(name: str) -> Source:
     """Find out in which format a model is given.
 
     Args:
-        name: a GGUF file; a folder with an adapter, or with nothing but GGUF files; or anything else, which is
-            returned as it is.
+        name: a GGUF file; a folder with an adapter, or with nothing but GGUF files; or anything else, which
+            is returned as it is.
 
     Raises:
         ModelError: if the file is no GGUF, a folder holds several, an adapter does not name its model, or the
@@ -54,8 +54,8 @@ def source_of(name: str) -> Source:
     found = sorted(one for one in path.iterdir() if one.suffix.casefold() == ".gguf")
     if len(found) > 1:
         raise ModelError(
-            f"{path} holds {len(found)} GGUF files, {', '.join(one.name for one in found[:5])}; give the path "
-            "of one of them, the one with the widest weights (F32, F16 or BF16 if there is one)"
+            f"{path} holds {len(found)} GGUF files, {', '.join(one.name for one in found[:5])}; give the "
+            "path of one of them, the one with the widest weights (F32, F16 or BF16 if there is one)"
         )
     return _gguf(found[0]) if found else Source(name)
 
@@ -105,7 +105,7 @@ def _adapter(path: Path) -> Source:
     if find_spec("peft") is None:
         raise ModelError(
             f"{path} is a PEFT adapter ({kind}) and no model: it holds changes of {base}. Run "
-            "`pip install peft` and load it again, which merges it, or merge it once where peft is installed:\n"
+            "`pip install peft` and load it again, which merges it, or merge it once where peft is there:\n"
             "    from peft import AutoPeftModelForCausalLM\n"
             f"    net = AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload()\n"
             "    net.save_pretrained('merged')\n"

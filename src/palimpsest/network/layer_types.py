@@ -53,8 +53,8 @@ def mask_of_body(model: EditableModel, mask: Float[Tensor, "b 1 t s"]) -> Any:
 def mask_of_padded(model: EditableModel, mask: Bool[Tensor, "b s"], new: int) -> Any:
     """What a network takes for the mask of padded rows, of which the last ``new`` columns are read now.
 
-    Without windows it is 1 at real tokens. A window is counted in tokens of a row: transformers counts columns
-    instead, which differ where padding lies between a shared prefix and the rest of a row.
+    Without windows it is 1 at real tokens. A window is counted in tokens of a row: transformers counts
+    columns instead, which differ where padding lies between a shared prefix and the rest of a row.
     """
     kinds = {type_of(model, layer) for layer in range(model.n_layers)}
     if all(window_of(model, kind) is None for kind in kinds):

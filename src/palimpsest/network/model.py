@@ -1,7 +1,7 @@
 """Language models as an editor sees them: layers, sites, and weights as W (d_v, d_k).
 
-A supported architecture is one row of `palimpsest.network.families.FAMILIES`. GPT-2's Conv1D stores its matrix transposed; only
-`read_weight` and `write_weight` handle this.
+A supported architecture is one row of FAMILIES (`palimpsest.network.families`). GPT-2's Conv1D stores its
+matrix transposed; only `read_weight` and `write_weight` handle this.
 """
 
 from dataclasses import dataclass, field

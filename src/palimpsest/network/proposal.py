@@ -31,9 +31,9 @@ def refused(kind: str, name: str, net: Any, known: list[str]) -> str:
         )
     return (
         f"{head}. Add a row to FAMILIES in {FILE}; the modules of {name} suggest\n    {row(kind, found)}\n"
-        "and a tiny model of it to NETS in tests/tiny.py, with which the tests in tests/network check the row. "
-        "Fields for what a configuration switches on and off (unless, and norm_after and out where this model "
-        "has none) cannot be read from one model: see Family there"
+        "and a tiny model of it to NETS in tests/tiny.py, with which the tests in tests/network check the "
+        "row. Fields for what a configuration switches on and off (unless, and norm_after and out where this "
+        "model has none) cannot be read from one model: see Family there"
     )
 
 
@@ -50,7 +50,7 @@ def row(kind: str, found: dict[str, str]) -> str:
 
 
 def modules_of(net: Any) -> dict[str, str]:
-    """Field of `palimpsest.network.families.Family` -> name of the module it needs; empty if none was found."""
+    """Field of `palimpsest.network.families.Family` -> module that it needs; empty if none was found."""
     named = dict(net.named_modules())
     lists = {name: part for name, part in named.items() if isinstance(part, nn.ModuleList) and len(part)}
     layers = max(lists, key=lambda name: sum(w.numel() for w in lists[name].parameters()), default="")
