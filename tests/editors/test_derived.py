@@ -62,7 +62,7 @@ def test_the_nearest_model_has_the_same_kind_of_mlp_then_family_then_size() -> N
     assert [shape_of(tiny_model(kind)).gated for kind in ("phi3", "gemma2", "opt", "gptj")] == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("kind", "source"), [("mistral", "llama3-8b"), ("opt", "gpt2-xl")])
+@pytest.mark.parametrize(("kind", "source"), [("mistral", "qwen2.5-7b"), ("opt", "gpt2-xl")])
 @pytest.mark.parametrize("editor", EDITORS)
 def test_every_editor_gets_settings_with_a_reason_for_each(kind: str, source: str, editor: str) -> None:
     model = tiny_model(kind)
@@ -105,10 +105,8 @@ def test_an_edit_by_name_prints_what_was_derived(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_texts(monkeypatch)
-    plain = module._base
-    monkeypatch.setattr(
-        module, "_base", lambda *a: (plain(*a)[0], plain(*a)[1] | {"statistics_tokens": 1500})
-    )
+    measure = module.energy
+    monkeypatch.setattr(module, "energy", lambda model, layers, tokens: measure(model, layers, 1500))
     model = tiny_model(kind)
     made, _ = edit("ft", model, REQUESTS[:1])
     assert made.norm() > 0
