@@ -205,7 +205,7 @@ def module(name: str, binds: str) -> str:
 
 EDITORS, FAMILIES, PINS = (
     module("editors", "EDITORS"),
-    module("model", "FAMILIES"),
+    module("families", "FAMILIES"),
     module("resources", "PINS"),
 )
 SMOL, XL, SEQUENCES = "config/models/smollm2-135m.yaml", "config/models/gpt2-xl.yaml", "config/sequences.yaml"

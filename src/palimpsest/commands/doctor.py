@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -51,10 +52,17 @@ class Finding:
         return f"{line}\n         {self.remedy}" if self.remedy else line
 
 
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also show the settings of each editor for this model.", show_default=False),
+    ] = None,
+) -> None:
     """Look at the installation and say what is missing and how to mend it; exit status 1 if anything is.
 
-    Nothing is downloaded or changed. Put the output into a report of a fault.
+    Nothing is downloaded or changed. Put the output into a report of a fault. With --model the settings are
+    shown that each editor would use for it: those in config/models, or derived ones with the reason of each;
+    for these the model is loaded and its keys are measured.
 
     Example: palimpsest doctor
     """
@@ -63,6 +71,11 @@ def doctor() -> None:
         typer.echo(str(one))
     missing = sum(bool(one.remedy) for one in found)
     typer.echo(f"\n{missing} of {len(found)} are missing" if missing else "\nnothing is missing")
+    if model is not None:
+        from palimpsest.workbench.settings_report import settings_report
+
+        for text in settings_report(model):
+            typer.echo(f"\n{text}")
     raise typer.Exit(1 if missing else 0)
 
 

@@ -10,11 +10,12 @@ import torch
 
 from palimpsest.cache import digest
 from palimpsest.datasets import load_facts
+from palimpsest.editors.derived import has_file
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
 from palimpsest.files import locked
 from palimpsest.network.cores import give_back, return_freed_blocks
-from palimpsest.network.model import load
+from palimpsest.network.model import EditableModel, load
 from palimpsest.types import EditRequest, EvalCase
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel
@@ -294,7 +295,7 @@ def _continued(
             f"{work.out} was made from {name}, not from {model}; leave the model out to go on, or choose "
             "another folder"
         )
-    if editor is not None and sequence(editor, settings or name) != about.editor:
+    if editor is not None and sequence(editor, settings or _settled(name, dtype, device)) != about.editor:
         raise SequenceError(
             f"{work.out} was made with another sequence or other settings than {editor}; leave the sequence "
             "out to go on, or choose another folder"
@@ -304,6 +305,11 @@ def _continued(
     edited = EditedModel(load(model or name, dtype, device), about.editor)
     edited.resume(start)
     return edited
+
+
+def _settled(name: str, dtype: torch.dtype, device: str | torch.device) -> str | EditableModel:
+    """The name of a model with settings on file, and the model itself where they have to be derived."""
+    return name if has_file(name) else load(name, dtype, device)
 
 
 def _same_model(given: str, name: str) -> bool:

@@ -75,7 +75,7 @@ class EditedModel(Shown):
         settings: str | None = None,
     ) -> None:
         self.model = model
-        self.editor = sequence(editor, settings or model.name)
+        self.editor = sequence(editor, settings or model)
         self.base = describe(model)
         self.facts: dict[str, EditRequest] = {}
         self.losses: dict[str, float] = {}

@@ -5,16 +5,18 @@ import torch
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import PalimpsestError, ProfileError, ResourceError, SequenceError
+from palimpsest.network.model import EditableModel
 from palimpsest.workbench.folder import DESCRIPTION, Description
 
 
-def sequence(editor: Sequential | str, model: str) -> Sequential:
+def sequence(editor: Sequential | str, model: str | EditableModel) -> Sequential:
     """A sequence from which every fact can be removed exactly.
 
     Args:
         editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
             `Sequential`.
-        model: name of the model whose settings on file a row is combined with.
+        model: name of the model whose settings on file a row is combined with, or a loaded model, which may
+            have none.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
@@ -38,15 +40,16 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
     return chosen
 
 
-def _on_file(row: str, model: str) -> Sequential:
+def _on_file(row: str, model: str | EditableModel) -> Sequential:
     """A row of the sequences with a model's settings, whatever the files hold."""
     try:
         return configuration(row, model, reads="unedited", values="once")
     except PalimpsestError:
         raise
     except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+        called = model if isinstance(model, str) else model.name
         raise ProfileError(
-            f"the settings of {model} for {row} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+            f"the settings of {called} for {row} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
             "correct config/sequences.yaml or the model's file in config/models"
         ) from error
 
