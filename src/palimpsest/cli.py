@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import doctor, edits, models
+from palimpsest.commands import doctor, edits, models, stats
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -34,6 +34,7 @@ diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
 check_up = app.command()(doctor.doctor)
+sum_moments = app.command()(stats.stats)
 
 
 @app.command()
