@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from palimpsest import paths, resources
+from palimpsest.batch import nodes
 from palimpsest.errors import PalimpsestError
 from palimpsest.files import holders
 
@@ -78,6 +79,8 @@ def findings() -> Iterator[Finding]:
     yield from _cache()
     for name in resources.PINS:
         yield _resource(name)
+    with suppress(PalimpsestError):  # no checkout, which is said above
+        yield from _storage()
     yield from _locks()
 
 
@@ -141,6 +144,23 @@ def _resource(name: str) -> Finding:
 
     damage = resources.fault(resource, folder)
     return Finding(name, damage or f"fetched and verified ({resource.requirement})", remedy if damage else "")
+
+
+def _storage() -> Iterator[Finding]:
+    """Whether the nodes on which jobs of a batch ran share the folders that they must share."""
+    known = nodes.recorded()
+    remedy = {
+        "results": "Keep the checkout on storage that all nodes share",
+        "cache": "Set PALIMPSEST_CACHE to a folder on storage that all nodes share",
+    }
+    for kind, help_ in remedy.items():
+        what = f"{kind} of all nodes"
+        if len(known) < 2:
+            yield Finding(what, "only this node is known; jobs of `palimpsest batch` record theirs")
+        elif differ := nodes.not_shared(known, kind):
+            yield Finding(what, f"not one folder: {differ}", help_)
+        else:
+            yield Finding(what, f"one folder, as far as {', '.join(sorted(known))} tell")
 
 
 def _locks() -> Iterator[Finding]:
