@@ -50,14 +50,14 @@ def test_ends_in_words() -> None:
     assert in_words(70) == "failed with status 70"
 
 
-class OfACell(Exception):
+class CellError(Exception):
     ename, evalue = "OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB"
 
 
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
-        (OfACell(), True),
+        (CellError(), True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
         (MemoryError(), True),
         (OutOfMemoryError("one of the facts alone does not fit"), True),
@@ -117,7 +117,7 @@ def test_the_marker_needs_the_witness(clone: Clone, monkeypatch: pytest.MonkeyPa
     content = json.loads(plan.read_text())
     content["jobs"][0]["witness"] = str(clone.root / "witness")
     plan.write_text(json.dumps(content))
-    with pytest.raises(NotebookError, match="ended well but left no .*witness; is that folder shared"):
+    with pytest.raises(NotebookError, match=r"ended well but left no .*witness; is that folder shared"):
         run_job(plan, "a/job")
     assert not marker_of("a/job").exists()
     (clone.root / "witness").touch()

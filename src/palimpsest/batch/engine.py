@@ -95,7 +95,7 @@ def _gpus(batch: Batch, engine: str) -> list[str]:
 
 
 def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
-    """Write what the workflow reads, and take away the markers of jobs that are due.
+    """Write what the workflow reads, and take away the markers and notes of jobs that are due.
 
     Args:
         batch: its jobs.
@@ -103,7 +103,8 @@ def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
         seen: GPUs that jobs on this node share.
     """
     for name in (*(job.name for job in batch.due), "book", "fetch"):
-        marker_of(name).unlink(missing_ok=True)
+        for place in (marker_of(name), refusal_of(name)):
+            place.unlink(missing_ok=True)
     plan = batch_dir() / "plan.json"
     content = {
         "id": uuid.uuid4().hex,

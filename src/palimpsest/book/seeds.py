@@ -19,7 +19,7 @@ from palimpsest.results.tables import plain, table
 
 
 def seeds_with_results(folder: Path, notebook: str) -> list[int]:
-    """Seeds besides the profile's own for which a profile's folder holds a record of a notebook, ascending."""
+    """Seeds beside the profile's own for which its folder holds a record of a notebook, ascending."""
     records = folder.glob(f"{SEED}-*/{notebook}.json")
     texts = (path.parent.name.removeprefix(f"{SEED}-") for path in records)
     return sorted(int(text) for text in texts if text.removeprefix("-").isdecimal())
@@ -45,8 +45,8 @@ def spread(claim: Claim, chosen: Verdict, results_root: Path) -> str:
     rows.append(["verdict", *(badge(run.label) for run in runs.values()), "", ""])
     older = [seed for seed in others if _stale(chosen.profile, notebook, seed)]
     note = f" Older than their sources: {SEED} {', '.join(map(str, older))}." if older else ""
-    head = f"Over {len(runs)} seeds of the profile {chosen.profile}; the verdict above is that of the first.{note}"
-    return f"{head}\n\n" + table(["value", *runs, "mean", "range"], rows)
+    head = f"Over {len(runs)} seeds of the profile {chosen.profile}; the verdict above is that of the first."
+    return f"{head}{note}\n\n" + table(["value", *runs, "mean", "range"], rows)
 
 
 def _own(profile: str, notebook: str) -> str:
