@@ -1,7 +1,7 @@
 """The checks of a GPU machine, each in a process of its own and with a limit; see ``scripts/gpu_check.sh``.
 
-Nothing is downloaded: `palimpsest fetch` comes before. What was found is written after every step, so that a step
-that does not end leaves what the others found.
+Nothing is downloaded: `palimpsest fetch` comes before. What was found is written after every step, so that a
+step that does not end leaves what the others found.
 """
 
 import importlib.util

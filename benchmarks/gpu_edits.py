@@ -1,7 +1,7 @@
 """A hundred AlphaEdit edits at LLaMA-3-8B's shapes: ``python -m benchmarks.gpu_edits --device cuda``.
 
-Weights, null spaces and contexts are random, so nothing is downloaded; shapes, dtype, layers, steps and the number
-of contexts are those of the model and of its settings on file. The goal is that of one H200. What is done once
+Weights and null spaces are random, so nothing is downloaded; shapes, dtype, layers, steps and the number of
+contexts are those of the model and of its settings on file. The goal is that of one H200. What is done once
 for a model, the second moment and its null space, is timed apart, for one layer.
 """
 
