@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 from click.testing import Result
@@ -75,9 +76,8 @@ with Path({str(tries)!r}).open("a") as handle:
     handle.write("tried\\n")
 if len(Path({str(tries)!r}).read_text().splitlines()) == 1:
     os.kill(os.getppid(), signal.SIGKILL)  # the run of the page
-from palimpsest.toy import doubled, thorough
 """
-    add_page(clone, "03_killed", kill)
+    add_page(clone, "03_killed", kill + WORK)
     write_matrix(clone)
     names = [
         f"laptop/{page}/seed-{seed}" for page, seed in (("01_tiny", 2), ("02_fails", 1), ("03_killed", 1))
@@ -151,8 +151,9 @@ def test_under_slurm_a_job_asks_for_its_gpu_and_is_given_it(
     monkeypatch.setenv("PATH", f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin")
     work = "import os\nassert 'CUDA_VISIBLE_DEVICES' not in os.environ\nassert os.environ['SLURM_JOB_ID']\n"
     clone.write_notebook(work=work + WORK)
-    source = clone.notebook.read_text().replace("step size", 'step size\\ndevice: str = \\"cpu\\"  # where')
-    clone.notebook.write_text(source)
+    notebook = nbformat.read(clone.notebook, as_version=4)
+    notebook.cells[1].source += '\ndevice: str = "cpu"  # where'
+    nbformat.write(notebook, clone.notebook)
     clone.write_profile("laptop", notebooks={"01_tiny": {"device": "cuda"}})
     write_matrix(clone, needs={"mem_mb": 2000, "runtime": 30}, retries=0)
     quick = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account", "--latency-wait", "1")
