@@ -138,9 +138,18 @@ def test_a_plan_that_cannot_be_read_or_lacks_the_job(
 def test_a_job_holds_a_gpu_of_its_own(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     given = calls(monkeypatch, 0, 0, 0)
     plan = plan_of(clone, gpu=1)
-    folder = batch_dir() / "slots"
-    with slot(["3"], folder):
-        run_job(plan, "a/job")
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with slot(["3"], batch_dir() / "slots"):
+            begun.set()
+            ended.wait(20)
+
+    other = in_another_thread(hold)
+    assert begun.wait(20)
+    run_job(plan, "a/job")
+    ended.set()
+    other.join()
     run_job(plan, "a/job")
     assert given == [{VISIBLE: "5"}, {VISIBLE: "3"}]
     monkeypatch.setenv("SLURM_JOB_ID", "17")
@@ -165,7 +174,7 @@ def test_a_slot_that_is_free_again_is_taken(tmp_path: Path, clone: Clone) -> Non
         assert name == "0"
         thread = in_another_thread(wait)
         assert not taken.wait(0.2)
-    assert taken.wait(5)
+    assert taken.wait(20)
     thread.join()
     with slot([], tmp_path) as none:
         assert none is None
