@@ -34,7 +34,7 @@ LAST = 4000
 
 def tests(device: str, page: str, rehearse: bool) -> list[str]:
     """The contract of editors, moments and shards on the device."""
-    chosen = ["-k", "memit or moments"] if rehearse else []
+    chosen = ["-k", "moments"] if rehearse else []
     quiet = ["-q", "-p", "no:cacheprovider", "--no-header"]
     return ["-m", "pytest", str(ROOT / "tests" / "test_on_device.py"), "--device", device, *quiet, *chosen]
 

@@ -27,7 +27,7 @@ from tests.editing import (
 )
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache", "one_thread")]
 
 WRITING = [name for name, row in EDITORS.items() if issubclass(row.editor, WeightEditor)]
 
