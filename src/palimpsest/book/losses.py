@@ -9,6 +9,7 @@ KINDS = ("OutOfMemoryError", "MemoryError", "DeadKernelError")
 TEXTS = (
     "out of memory",
     "can't allocate memory",
+    "Cannot allocate memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDA-capable device(s) is/are busy or unavailable",
     "no CUDA-capable device is detected",
