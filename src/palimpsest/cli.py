@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import doctor, edits, models
+from palimpsest.commands import batches, doctor, edits, models, stats
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -34,6 +34,8 @@ diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
 check_up = app.command()(doctor.doctor)
+sum_moments = app.command()(stats.stats)
+run_batch = app.command()(batches.batch)
 
 
 @app.command()
@@ -54,19 +56,42 @@ def run(
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Overrides the profile."),
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed than the profile's; kept beside it.", show_default=False)
+    ] = None,
     gpu: Gpu = None,
     no_wait: NoWait = False,
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
-    With -p the result goes to build/runs, because it is not a run of the profile.
+    With -p the result goes to build/runs, because it is not a run of the profile. With --seed it is a run of
+    the profile for that seed: it goes to seed-N in the profile's results, and the verdicts give the spread.
+    Exit status 2 means that the same command fails again, 75 that memory, the GPU or the kernel was lost.
     """
     from palimpsest.book import runner
 
-    overrides = _overrides(notebook, parameter or [])
-    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, wait=waiting(no_wait))
+    overrides, folder = _overrides(notebook, parameter or []), None
+    if seed is not None:
+        overrides, folder = _of_seed(notebook, profile, overrides, seed)
+    wait = waiting(no_wait)
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, folder=folder, wait=wait)
     state = "changed" if done.changed else "same as before"
     typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
+
+
+def _of_seed(
+    notebook: str, profile: str, overrides: dict[str, Any], seed: int
+) -> tuple[dict[str, Any], Path]:
+    """What a run of a profile for one seed overrides, and where its result goes."""
+    from palimpsest.book.profiles import SEED, find_notebook, load_profile, seed_folder
+    from palimpsest.errors import ProfileError
+
+    if overrides:
+        raise ProfileError(
+            f"--seed keeps a run of profile {profile}, and with -p {', '.join(overrides)} it is none; "
+            f"give -p {SEED}={seed} instead, whose result goes to build/runs"
+        )
+    return {SEED: seed}, seed_folder(load_profile(profile), find_notebook(notebook), seed)
 
 
 def _overrides(notebook: str, texts: list[str]) -> dict[str, Any]:
@@ -150,14 +175,16 @@ def parameters(
 
 
 @app.command()
-def status(profile: Profile = "laptop") -> None:
+def status(
+    profile: Profile = "laptop",
+    seed: Annotated[int | None, typer.Option(help="Of its runs for this seed.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: a list with an entry each.")] = False,
+) -> None:
     """Say of each notebook whether its result is fresh, confirmed or stale, and what has changed."""
-    from palimpsest.book.profiles import known_notebooks, load_profile
-    from palimpsest.book.standing import standing
+    from palimpsest.book.status import entries, shown
 
-    setting = load_profile(profile)
-    for name in known_notebooks():
-        typer.echo(f"{name}: {standing(name, setting)}")
+    found = entries(profile, seed)
+    typer.echo(shown(found) if as_json else "\n".join(f"{one.notebook}: {one.standing}" for one in found))
 
 
 @app.command()

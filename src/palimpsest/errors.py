@@ -68,6 +68,14 @@ class NotebookError(PalimpsestError, RuntimeError):
     """A notebook failed or may not be run as asked; earlier results are untouched."""
 
 
+class LostRunError(NotebookError):
+    """A run ended for want of memory, or lost its GPU or its process; the same command may succeed later."""
+
+
+class ShardError(PalimpsestError, ValueError):
+    """Shards of second moments do not belong together, or some are missing or damaged."""
+
+
 class BookError(PalimpsestError, RuntimeError):
     """The book was not built, or the built one is not as required."""
 

@@ -14,13 +14,14 @@ from palimpsest.results.tables import plain, table
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 
 
-def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> str:
+def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False, seeds: str = "") -> str:
     """Section on one claim, with the label by which other pages refer to it.
 
     Args:
         claim: the claim.
         verdicts: one for each profile.
         older: whether the record that decides is older than its sources.
+        seeds: table of the values over several seeds, where there are some.
     """
     chosen = headline(claim, verdicts)
     others = [item for item in verdicts if item.label != "not run" and item.profile != chosen.profile]
@@ -35,6 +36,7 @@ def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> st
         " ".join(_found(item) for item in others if item.profile != PUBLISHED),
         _ran(claim),
         _values(claim, chosen),
+        seeds,
         f"On paper: {_line(claim.mathematics)}" if claim.mathematics else "",
         _checks(claim),
         " ".join(f"Changed on {change.on}, after its run: {_line(change.why)}." for change in claim.changed),

@@ -16,11 +16,12 @@ import nbformat
 
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
+from palimpsest.book.losses import is_loss
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
 from palimpsest.book.tracing import CALLS, EXTENSION, SHOWING, TRACE
-from palimpsest.errors import NotebookError, PalimpsestError
+from palimpsest.errors import LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 
@@ -77,6 +78,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
 
     Raises:
         NotebookError: if a cell failed; a partial copy lies in the staging folder.
+        LostRunError: if that was for want of memory, or the GPU or the kernel was lost.
     """
     import papermill
 
@@ -97,7 +99,8 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except PalimpsestError:
         raise
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        raise NotebookError(_failure(source, error)) from error
+        kind = LostRunError if is_loss(error) else NotebookError
+        raise kind(_failure(source, error)) from error
     notebook = normalise(nbformat.read(output, as_version=4))
     write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
 

@@ -52,6 +52,29 @@ def results_of(profile: str) -> Path:
     return paths.build_dir() / SMOKE if profile == SMOKE else paths.results_dir(profile)
 
 
+SEED = "seed"
+"""Parameter of which a profile's runs may have several values."""
+
+
+def own_seed(profile: Profile, notebook: Path) -> int | None:
+    """Seed of a notebook under a profile; None for one without a seed."""
+    found = parameters_for(profile, notebook).get(SEED)
+    return None if found is None else int(found)
+
+
+def seed_folder(profile: Profile, notebook: Path, seed: int | None) -> Path:
+    """Where the result of a seed goes: a folder of its own below the profile's, unless it is the profile's.
+
+    Raises:
+        UnknownNameError: if the notebook has no seed.
+    """
+    own = own_seed(profile, notebook)
+    if seed is not None and own is None:
+        raise UnknownNameError(f"parameter of {notebook.stem}", SEED, list(read_parameters(notebook)))
+    folder = results_of(profile.name)
+    return folder if seed in (None, own) else folder / f"{SEED}-{seed}"
+
+
 def carried_smoke() -> Path:
     """Folder of the values that small runs are compared with."""
     return paths.results_dir(SMOKE)

@@ -49,7 +49,7 @@ from palimpsest.book.provenance import (
 )
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
-from palimpsest.errors import NotebookError
+from palimpsest.errors import LostRunError, NotebookError
 from palimpsest.files import locked, write_atomically
 from palimpsest.results import records
 
@@ -103,6 +103,7 @@ def run_notebook(
         ProfileError: if a value is of another type than the notebook's default.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
             earlier results are untouched.
+        LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
@@ -124,7 +125,8 @@ def run_notebook(
             except _FailedError as error:
                 kept = keep_partial(source, staging, profile)
                 partial = f", the partial copy is {kept}" if kept else ""
-                raise NotebookError(f"{error}; earlier results are untouched{partial}") from error
+                kind = LostRunError if isinstance(error.__cause__, LostRunError) else NotebookError
+                raise kind(f"{error}; earlier results are untouched{partial}") from error
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)

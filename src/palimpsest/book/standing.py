@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for, results_of
+from palimpsest.book.profiles import (
+    SEED,
+    Profile,
+    find_notebook,
+    load_profile,
+    parameters_for,
+    results_of,
+    seed_folder,
+)
 from palimpsest.book.provenance import in_history, not_vouched, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
 
@@ -31,19 +39,30 @@ class Standing:
     note: str = ""
     changed: tuple[str, ...] = ()
 
+    @property
+    def stands(self) -> bool:
+        """Whether nothing is to be run."""
+        return self.kind in ("fresh", "confirmed")
+
     def __str__(self) -> str:
         state = {"fresh": "up to date", "confirmed": "up to date"}.get(self.kind, self.kind)
         detail = self.reason if self.kind == "stale" else self.note
         return f"{state} ({detail})" if detail else state
 
 
-def standing(name: str | Path, profile: str | Profile, folder: Path | None = None) -> Standing:
+def standing(
+    name: str | Path,
+    profile: str | Profile,
+    folder: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Standing:
     """How a notebook's result stands.
 
     Args:
         name: of the notebook, or its path.
         profile: whose result.
         folder: where it is, if not in ``results``.
+        overrides: values with which it was run that win over the profile's.
     """
     setting = load_profile(profile) if isinstance(profile, str) else profile
     source, place = find_notebook(name), folder or results_of(setting.name)
@@ -61,13 +80,24 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
             f"its provenance is of scheme {made.get('scheme', 1)} and hashes of today's scheme {SCHEME} "
             "cannot be compared with it",
         )
-    now = inputs(source, parameters_for(setting, source), made.get("files", []))
+    now = inputs(source, parameters_for(setting, source, overrides), made.get("files", []))
     if made.get("content_hash") != now.content_hash:
         changed = changed_definitions(made.get("definitions", {}), now)
         return Standing("stale", _reason(made, now, changed), changed=changed)
     notes = [confirmation(made), _other_library(made)]
     kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
     return Standing(kind, note="; ".join(note for note in notes if note))
+
+
+def standing_of_seed(name: str | Path, profile: Profile, seed: int | None) -> Standing:
+    """How the result of one seed stands; the profile's own where the seed is None.
+
+    Raises:
+        UnknownNameError: if the notebook has no seed.
+    """
+    source = find_notebook(name)
+    overrides = {} if seed is None else {SEED: seed}
+    return standing(source, profile, seed_folder(profile, source, seed), overrides)
 
 
 def stale(name: str | Path, profile: str | Profile, folder: Path | None = None) -> str | None:

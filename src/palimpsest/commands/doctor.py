@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from palimpsest import paths
+from palimpsest.batch import nodes
 from palimpsest.errors import PalimpsestError
 from palimpsest.files import holders
 
@@ -93,6 +94,8 @@ def findings() -> Iterator[Finding]:
 
     for name in PINS:
         yield _resource(name)
+    with suppress(PalimpsestError):  # no checkout, which is said above
+        yield from _storage()
     yield from _locks()
 
 
@@ -167,6 +170,23 @@ def _resource(name: str) -> Finding:
 
     damage = resources.fault(resource, folder)
     return Finding(name, damage or f"fetched and verified ({resource.requirement})", remedy if damage else "")
+
+
+def _storage() -> Iterator[Finding]:
+    """Whether the nodes on which jobs of a batch ran share the folders that they must share."""
+    known = nodes.recorded()
+    remedy = {
+        "results": "Keep the checkout on storage that all nodes share",
+        "cache": "Set PALIMPSEST_CACHE to a folder on storage that all nodes share",
+    }
+    for kind, help_ in remedy.items():
+        what = f"{kind} of all nodes"
+        if len(known) < 2:
+            yield Finding(what, "only this node is known; jobs of `palimpsest batch` record theirs")
+        elif differ := nodes.not_shared(known, kind):
+            yield Finding(what, f"not one folder: {differ}", help_)
+        else:
+            yield Finding(what, f"one folder, as far as {', '.join(sorted(known))} tell")
 
 
 def _locks() -> Iterator[Finding]:

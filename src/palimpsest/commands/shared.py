@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.errors import DataError, PalimpsestError, ResourceError
+from palimpsest.book.losses import LOST, is_loss
+from palimpsest.errors import DataError, LostRunError, PalimpsestError, ResourceError
 from palimpsest.files import special
 
 UNSAID = 3
@@ -34,9 +35,10 @@ PASSED: tuple[type[BaseException], ...] = (*OF_TYPER, typer.Exit, typer.Abort)
 class OneMessage(TyperGroup):
     """Commands whose errors are one message each; ``--debug``, before or after the command, adds a traceback.
 
-    An expected error of the package exits with status 2, an interrupt by the user with 130, and any other
-    error, which is a fault of the package, with 70: its message says in which file the work was, what the
-    cause is, and how to report it.
+    An expected error of the package exits with status 2, a loss of memory, of the GPU or of a kernel, after
+    which the same command may succeed, with 75, an interrupt by the user with 130, and any other error, which
+    is a fault of the package, with 70: its message says in which file the work was, what the cause is, and
+    how to report it.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -53,13 +55,20 @@ class OneMessage(TyperGroup):
         except PASSED:
             raise
         except PalimpsestError as error:
-            stop(ctx, error, f"{error}", 2)
+            stop(ctx, error, f"{error}", status_of(error))
         except KeyboardInterrupt as error:
             stop(ctx, error, "stopped; the same command goes on from what is done", 130)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever reads the output has gone
+            if is_loss(error):
+                stop(ctx, error, f"{type(error).__name__}: {error}; free memory or the GPU, and repeat", LOST)
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
+
+
+def status_of(error: PalimpsestError) -> int:
+    """Exit status of an expected error: 75 where the same command may succeed later, else 2."""
+    return LOST if isinstance(error, LostRunError) or is_loss(error) else 2
 
 
 def stop(ctx: Any, error: BaseException, message: str, status: int) -> NoReturn:
