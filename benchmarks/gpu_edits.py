@@ -99,7 +99,8 @@ def random_model(shape: Shape, requests: list[EditRequest], device: torch.device
         [request.text for request in requests], size, 2, show_progress=False, special_tokens=[END]
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=END)
-    config = LlamaConfig(**shape.config, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    sizes: dict[str, Any] = {**shape.config, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(**sizes)
     torch.manual_seed(SEED)
     with torch.device(device):
         net = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -139,12 +140,12 @@ def measure(shape: Shape, device: torch.device) -> dict[str, Any]:
     requests = [case.request for case in cases]
     model, loading = timed(lambda: random_model(shape, requests, device), device)
     own = prepared(shape, requests, device)
-    settings: Any = editor_for("alphaedit", MODEL).targets
+    published: Any = editor_for("alphaedit", MODEL)
     editor = editor_for(
         "alphaedit",
         MODEL,
         layers=shape.layers,
-        targets={**vars(settings), "steps": shape.steps, "stop_below": 0.0},
+        targets={**vars(published.targets), "steps": shape.steps, "stop_below": 0.0},
     )
     edit: Any = editor.edit
     with empty():

@@ -49,8 +49,8 @@ def _on_file(row: str, model: str | EditableModel) -> Sequential:
     except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
         called = model if isinstance(model, str) else model.name
         raise ProfileError(
-            f"the settings of {called} for {row} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
-            "correct config/sequences.yaml or the model's file in config/models"
+            f"the settings of {called} for {row} cannot be read ({type(error).__name__}: "
+            f"{str(error)[:200]}); correct config/sequences.yaml or the model's file in config/models"
         ) from error
 
 
