@@ -196,7 +196,10 @@ def reach(
 def _asked(
     known: Mapping[str, Any], rows: Mapping[str, Any], vocabulary: Vocabulary
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Rows of sequences that can be asked for, and of each model that can be meant its sections likewise."""
+    """Rows of sequences that can be asked for, and of each model that can be meant its sections likewise.
+
+    A section with rows is read by its name, so that it counts only where code or notebook have that text.
+    """
     models = {}
     for name, content in known.items():
         if {name, *content.get("also", [])} & vocabulary.texts:
@@ -205,7 +208,7 @@ def _asked(
                 if isinstance(value, dict)
                 else value
                 for key, value in content.items()
-                if key != "also"
+                if key != "also" and (not isinstance(value, dict) or key in vocabulary.texts)
             }
     return {name: rows[name] for name in vocabulary.asked(rows)}, models
 
