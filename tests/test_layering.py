@@ -30,7 +30,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
-    "commands": ("network", "datasets", "evaluation", "results", "workbench"),
+    "commands": (
+        *("network", "datasets", "evaluation", "results", "workbench"),
+        *("editors.settings", "studies.settings_search"),
+    ),
 }
 """Wing -> wings, or single modules of them, that it may import beside itself and the ground."""
 OPEN = ("cli", "")

@@ -23,6 +23,7 @@ from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import (
     DataError,
     NonFiniteError,
+    RequestError,
     ScoreError,
     ShapeError,
     SingularProblemError,
@@ -50,6 +51,9 @@ class Search:
         editors: names in `palimpsest.studies.tuning.candidates`.
         base: model in ``config/models`` whose settings hold what is not searched.
         seed: of the draw of the facts and of the bootstrap.
+
+    Raises:
+        RequestError: if the file does not end in .yaml.
     """
 
     model: EditableModel
@@ -58,6 +62,10 @@ class Search:
     editors: tuple[str, ...]
     base: str
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.out.suffix != ".yaml":
+            raise RequestError(f"settings file {self.out}: the ending must be .yaml, as in config/models")
 
     @property
     def table(self) -> Path:
@@ -74,7 +82,7 @@ class Search:
         ]
 
     def planned(self) -> list[tuple[str, dict[str, Any]]]:
-        """All candidates in the order of their trials: the first of each editor, the second of each, …"""
+        """All candidates in the order of their trials: the first of each editor, and so on."""
         known = candidates(self.model.n_layers)
         return [(name, known[name][turn]) for turn in range(CANDIDATES) for name in self.editors]
 
@@ -115,10 +123,9 @@ class Found:
         """The settings file."""
         search = self.search
         head = [
-            f"{search.model.name}, the best of {self.rounds} candidates for each editor by `palimpsest tune`, on "
-            f"{len(search.cases)} facts (seed {search.seed}),",
-            f"all of them in {search.table.name}. What was not searched is as for {search.base}, and FT-L is FT with a "
-            "limit of one step of Adam.",
+            f"{search.model.name}: the best of {self.rounds} candidates for each editor by palimpsest tune,",
+            f"on {len(search.cases)} facts (seed {search.seed}), all of them in {search.table.name}.",
+            f"What was not searched is as for {search.base}; FT-L is FT with a limit of one step of Adam.",
         ]
         head += [
             f"{name}: score {row['score']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
@@ -133,8 +140,9 @@ class Found:
     def __str__(self) -> str:
         total, seconds = len(self.search.planned()), float(self.rows["seconds"].sum())
         lines = [
-            f"{len(self.rows)} of {total} candidates scored on {len(self.search.cases)} facts, {self.rounds} for each of "
-            f"{len(self.search.editors)} editors; {seconds / 60:.1f} minutes of computing"
+            f"{len(self.rows)} of {total} candidates scored on {len(self.search.cases)} facts, "
+            f"{self.rounds} for each of {len(self.search.editors)} editors; {seconds / 60:.1f} minutes of "
+            "computing"
         ]
         for name, row in self.best.items():
             told = ", ".join(
@@ -262,21 +270,22 @@ def _read(search: Search) -> list[dict[str, Any]]:
     if not search.table.exists():
         return []
     try:
-        frame = pd.read_csv(search.table, dtype={"search": str, "candidate": str}, keep_default_na=True)
-        rows = frame.astype({"failed": object}).fillna({"failed": ""}).to_dict("records")
-        keys = {str(row["search"]) for row in rows}
-        assert all(row["candidate"] and row["seconds"] >= 0 for row in rows)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        frame = pd.read_csv(search.table, dtype={"search": str, "candidate": str})
+        frame = frame.astype({"failed": object, "seconds": float, "round": int}).fillna({"failed": ""})
+        missing = [name for name in ("search", "candidate", "settings", *SCORES) if name not in frame]
+        if missing or frame["candidate"].isna().any():
+            raise ValueError(f"columns or cells are missing: {', '.join(missing) or 'candidate'}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{search.table} cannot be read as the table of a search ({error!r}); move it away, or begin anew "
+            f"{search.table} cannot be read as the table of a search ({error}); move it away, or begin anew "
             "with --replace"
         ) from error
-    if keys - {search.key}:
+    if {*frame["search"]} - {search.key}:
         raise DataError(
             f"{search.table} holds candidates of another search (other model, facts, editors, seed or base "
             "settings); choose another --out, or begin anew with --replace"
         )
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _require_ours(search: Search, rows: Sequence[Mapping[str, Any]], anew: bool) -> None:
@@ -289,8 +298,8 @@ def _require_ours(search: Search, rows: Sequence[Mapping[str, Any]], anew: bool)
         ours += [found.text()] if found.best else []
     if not search.out.is_file() or search.out.read_bytes() not in [text.encode() for text in ours]:
         raise DataError(
-            f"{search.out} exists and is not what this search has written; choose another --out, or replace it "
-            "with --replace"
+            f"{search.out} exists and is not what this search has written; choose another --out, or replace "
+            "it with --replace"
         )
 
 

@@ -2,8 +2,8 @@
 
 One batch of facts, whose true objects the model prefers, is written with each candidate. The score is the
 worst margin, in points, to a bar: efficacy at least 95, generalisation at least 85, at most 5 points of
-specificity lost. Every editor is searched over the same number of candidates. How values are optimised (steps,
-learning rate, clamp) is the same for all and is not searched.
+specificity lost. Every editor is searched over the same number of candidates. How values are optimised
+(steps, learning rate, clamp) is the same for all and is not searched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,20 +32,15 @@ BAR = {"efficacy": 95.0, "generalisation": 85.0, "specificity_lost": 5.0}
 CANDIDATES = 6
 """Settings tried for each editor."""
 
-WEIGHTS, RIDGES, SMALL_RIDGES, RATES_OF_STEPS = (
-    (100, 1000, 10000),
-    (1, 3, 10),
-    (0.0, 0.03, 0.3),
-    (1e-3, 2e-3, 5e-3),
-)
-LEAST_DROPS = (1e-4, 3e-4, 1e-3)
+WEIGHTS, RIDGES, ROME_RIDGES = (100, 1000, 10000), (1, 3, 10), (0.0, 0.03, 0.3)
+STEP_SIZES, LEAST_DROPS = (1e-3, 2e-3, 5e-3), (1e-4, 3e-4, 1e-3)
 
 
 def windows(layers: int) -> tuple[list[int], list[int]]:
     """Two windows of layers to try in a model of so many: early ones and middle ones.
 
-    They lie where the published ones do: those of LLaMA-3-8B begin at an eighth of the depth (layers 4 to 8 of
-    32), those of GPT2-XL at 0.27 of it (13 to 17 of 48). A window has a sixth of the layers, five at most.
+    They lie where the published ones do: those of LLaMA-3-8B begin at an eighth of the depth (layers 4 to 8
+    of 32), those of GPT2-XL at 0.27 of it (13 to 17 of 48). A window has a sixth of the layers, five at most.
     """
     width = max(1, min(5, layers // 6))
     starts = (round(layers / 8), max(round(layers / 8) + 1, round(0.27 * layers)))
@@ -69,8 +64,8 @@ def candidates(layers: int) -> dict[str, list[dict[str, Any]]]:
             for at in both
             for least in LEAST_DROPS
         ],
-        "rome": [{"layers": at, "ridge": ridge} for at in last for ridge in SMALL_RIDGES],
-        "ft": [{"layers": at, "lr": rate} for at in last for rate in RATES_OF_STEPS],
+        "rome": [{"layers": at, "ridge": ridge} for at in last for ridge in ROME_RIDGES],
+        "ft": [{"layers": at, "lr": rate} for at in last for rate in STEP_SIZES],
     }
 
 
@@ -84,8 +79,8 @@ class Trial:
     """What one candidate gave.
 
     Attributes:
-        cases: case id -> value of each of RATES with the edit in force, and ``before``, the specificity of the
-            unedited model, in percent; NaN where a case has no prompts of a kind.
+        cases: case id -> value of each of RATES with the edit in force, and ``before``, the specificity of
+            the unedited model, in percent; NaN where a case has no prompts of a kind.
         norm: Frobenius norm of the edit.
         seconds: that it took.
     """
@@ -194,7 +189,7 @@ def usable(
         first_known(model, whole, 1)
     except ScoreError as error:
         raise ScoreError(
-            f"{model.name} knows none of the {len(whole)} facts: it prefers every new object to the true one. "
-            "Give facts that it knows, or check that model and language fit"
+            f"{model.name} knows none of the {len(whole)} facts: it prefers every new object to the true "
+            "one. Give facts that it knows, or check that model and language fit"
         ) from error
     return first_known(model, whole, count)
