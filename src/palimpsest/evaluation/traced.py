@@ -134,8 +134,9 @@ class CausalTrace(Shown):
             raise ScoreError(
                 "no subject is followed by a token of its prompt; give prompts that go on after it"
             )
-        best = own.groupby("layer")["effect"].mean().idxmax()
-        return tuple(window_around(int(best), 1 if kind == "state" else self.window, self.layers))
+        means = own.groupby("layer", as_index=False)["effect"].mean()
+        best = int(means["layer"].iloc[int(means["effect"].argmax())])
+        return tuple(window_around(best, 1 if kind == "state" else self.window, self.layers))
 
     def as_dict(self) -> dict[str, Any]:
         """Settings, facts, averages and suggested layers, for JSON; NaN is null."""
