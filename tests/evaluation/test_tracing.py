@@ -17,7 +17,7 @@ from palimpsest.network.tokens import encode_target
 from palimpsest.types import EditRequest, EvalCase, unspaced
 from tests.tiny import tiny_model
 
-ATTENTION = {"llama": "self_attn", "qwen2": "self_attn", "gpt2": "attn", "gptj": "attn"}
+ATTENTION = ("self_attn", "attn")
 PROMPT, SUBJECT = "The mother tongue of {} is", "Danielle Darrieux"
 LAYERS, WINDOW = 4, 3
 
@@ -76,7 +76,8 @@ class Twin:
         whole = self.model.net.get_submodule(self.model.family.layers)[layer]
         if kind == "state":
             return whole
-        return getattr(whole, "mlp" if kind == "mlp" else ATTENTION[self.model.net.config.model_type])
+        names = ["mlp"] if kind == "mlp" else [name for name in ATTENTION if hasattr(whole, name)]
+        return whole.get_submodule(names[0])
 
     def probability(self) -> float:
         """Of the answer, token after token."""

@@ -55,7 +55,12 @@ def effect_map(frame: pd.DataFrame, roles: Mapping[str, str], edited: Collection
         shades = LinearSegmentedColormap.from_list(kind, ["white", COLOURS[kind], "black"])
         top = max(float(own.max().max()), 1e-9)
         mesh = ax.pcolormesh(
-            _edges(list(own.columns)), range(len(rows) + 1), own, cmap=shades, vmin=0, vmax=top
+            _edges([int(layer) for layer in frame["layer"].drop_duplicates().sort_values()]),
+            range(len(rows) + 1),
+            own,
+            cmap=shades,
+            vmin=0,
+            vmax=top,
         )
         ax.set_yticks([place + 0.5 for place in range(len(rows))], [roles[role] for role in rows])
         ax.set_title(TITLES[kind])
