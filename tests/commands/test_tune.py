@@ -16,12 +16,12 @@ from palimpsest.network.model import load
 from palimpsest.studies import settings_search, tuning
 from palimpsest.studies.tuning import CANDIDATES
 from palimpsest.types import EvalCase, Probe
-from tests.commands.rooms import make_room, run
+from tests.commands.rooms import ROW, make_room, run
 from tests.workbench.edits import facts
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
 
-TUNE = ("tune", "base", "--facts", "validation.jsonl", "--settings", "tiny", "--batch", 3)
+TUNE = ("tune", "base", "--facts", "validation.jsonl", "--settings", "small", "--batch", 3)
 BOTH = (*TUNE, "--editors", "memit,alphaedit", "--out", "mine.yaml")
 
 
@@ -55,6 +55,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         folder = make_room(tmp_path_factory.mktemp("room") / "room", patch)
         write(folder / "validation.jsonl", complete(16))
+        projecting = {name: value for name, value in ROW.items() if name != "preserve_weight"}
+        editors = {"memit": ROW, "alphaedit": projecting | {"rule": "energy", "threshold": 0.5}}
+        (folder / "config/models/small.yaml").write_text(yaml.safe_dump({"editors": editors}))
         yield folder
 
 
@@ -201,7 +204,7 @@ def test_too_few_facts_and_unknown_ones_are_refused(room: Path) -> None:
     )
     bare = [replace(case, paraphrases=()) for case in complete(4)]
     write(room / "bare.jsonl", bare)
-    options = ("--settings", "tiny", "--batch", 3, "--editors", "memit", "--out", "mine.yaml")
+    options = ("--settings", "small", "--batch", 3, "--editors", "memit", "--out", "mine.yaml")
     assert "0 of 4 facts have a true object" in said("tune", "base", "--facts", "bare.jsonl", *options)
     model, cases = load("base"), complete(16)
     turned = [
