@@ -1,13 +1,16 @@
 """The commands that prepare the editing of a model: layers that carry facts, and settings that suit it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from palimpsest.commands.edits import Json
 from palimpsest.commands.models import Limit
 from palimpsest.commands.shared import Device, NoWait, waiting
+
+if TYPE_CHECKING:  # what a command needs is loaded when it runs
+    from palimpsest.evaluation.trace_report import TraceReport
 
 Model = Annotated[str, typer.Argument(help="Name, folder or hub id.")]
 
@@ -49,33 +52,37 @@ def trace(
     from palimpsest.datasets.any_format import load_cases_of
     from palimpsest.evaluation.trace_report import TraceReport, check_picture
     from palimpsest.evaluation.tracing import trace as traced
-    from palimpsest.files import replacing
     from palimpsest.network.model import load
 
     if figure is not None:
         check_picture(figure)
     cases = load_cases_of(facts).cases[:limit]
-    found = traced(
-        load(model, device=device),
-        cases,
-        window=window,
-        noise=noise,
-        samples=samples,
-        seed=seed,
-        every=every,
-    )
+    asked: dict[str, Any] = {
+        "window": window,
+        "noise": noise,
+        "samples": samples,
+        "seed": seed,
+        "every": every,
+    }
+    found = traced(load(model, device=device), cases, **asked)
     report = TraceReport(found, published_layers(model))
     report.write(csv, json)
     if figure is not None:
-        from palimpsest.evaluation.traced import ROLES
-        from palimpsest.results.effect_maps import effect_map
-        from palimpsest.results.figures import use_style
-
-        use_style()
-        drawn = effect_map(found.by_role(), ROLES, report.edited)
-        with replacing(figure) as temporary:
-            drawn.savefig(temporary, dpi=200)
+        _draw(report, figure)
     typer.echo(f"{model} on {len(cases)} facts of {facts}\n\n{report}")
+
+
+def _draw(report: "TraceReport", path: Path) -> None:
+    """Write the heat maps of a trace to a file."""
+    from palimpsest.evaluation.traced import ROLES
+    from palimpsest.files import replacing
+    from palimpsest.results.effect_maps import effect_map
+    from palimpsest.results.figures import use_style
+
+    use_style()
+    drawn = effect_map(report.trace.by_role(), ROLES, report.edited)
+    with replacing(path) as temporary:
+        drawn.savefig(temporary, dpi=200)
 
 
 def published_layers(model: str) -> dict[str, tuple[int, ...]]:

@@ -69,7 +69,7 @@ class CausalTrace(Shown):
         noise: standard deviation of the noise in units of ``spread``.
         spread: standard deviation of the embeddings of the subjects' tokens, over tokens and dimensions.
         samples: draws of the noise for each fact.
-        seed: of all draws.
+        seed: of the noise, which for a fact depends on no other fact, and of the bootstrap.
         facts: a row for each traced fact: ``case``, ``prompt``, ``subject``, ``answer``, its probabilities
             ``clean`` and ``corrupted``, and ``total``, the total effect.
         left_out: id of each fact that was not traced -> why.

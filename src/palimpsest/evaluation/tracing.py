@@ -15,6 +15,7 @@ and the spread of embeddings is that of the subjects' tokens as they stand in th
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -59,15 +60,15 @@ def trace(
 
     Args:
         model: the model, edited or not; it is left as it was.
-        facts: a prompt that names ``subject``, whose answer is the token that the model gives; or facts, of
-            which the answer is the true object, or the target where there is none.
+        facts: a prompt that names ``subject``, answered by the model's next token; or facts, whose answer is
+            the true object, or the target where there is none.
         subject: of a prompt that is given as a text.
         kinds: of `palimpsest.network.restoring.KINDS`. A state is restored at one layer, outputs of MLP and
             attention in a window of layers.
         window: number of layers; a fifth of the model's by default.
         noise: standard deviation of the noise, in standard deviations of the subjects' embeddings.
         samples: draws of the noise for each fact.
-        seed: of the noise and of the bootstrap. The noise of a fact depends on no other fact.
+        seed: of the noise, which for a fact depends on no other fact, and of the bootstrap.
         every: restore at the first layer and at every so many after it.
         most: trace the first so many facts that can be traced; all by default.
         rows: restored runs that are computed together; affects only speed and memory.
@@ -90,31 +91,17 @@ def trace(
     spread = embedding_spread(model, given)
     kept, left_out = traceable(model, given, most)
     layers = range(0, model.n_layers, every)
-    found, effects = [], []
-    steps = len(kept) * len(kinds) * len(layers)
-    with tqdm(total=steps, desc="tracing", unit="layer", delay=QUIET, leave=False) as bar:
+    tables: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
+    with tqdm(total=len(kept) * len(kinds) * len(layers), desc="tracing", delay=QUIET, leave=False) as bar:
         for one in kept:
             line = _Line(model, one, kinds, noise_of(model, one, samples, seed, noise * spread))
-            found.append(line.told())
-            for kind in kinds:
-                for layer in layers:
-                    at = range(layer, layer + 1)
-                    at = at if kind == "state" else window_around(layer, wide, model.n_layers)
-                    effects += [row | {"layer": layer} for row in line.effects(kind, at, rows)]
-                    bar.update()
-    columns = ["case", "kind", "layer", "token", "text", "role", "effect"]
-    return CausalTrace(
-        model.name,
-        model.n_layers,
-        wide,
-        float(noise),
-        spread,
-        samples,
-        seed,
-        pd.DataFrame(found),
-        left_out,
-        pd.DataFrame(effects).reindex(columns=columns),
-    )
+            tables[0].append(line.told())
+            for kind, layer in product(kinds, layers):
+                tables[1].extend(line.effects(kind, layer, 1 if kind == "state" else wide, rows))
+                bar.update()
+    told = (float(noise), spread, samples, seed)
+    done, effects = map(pd.DataFrame, tables)
+    return CausalTrace(model.name, model.n_layers, wide, *told, done, left_out, effects)
 
 
 def embedding_spread(model: EditableModel, facts: Sequence[Statement]) -> float:
@@ -233,8 +220,9 @@ class _Line:
             )
         return found
 
-    def effects(self, kind: str, layers: range, rows: int) -> Iterator[dict[str, Any]]:
-        """Indirect effect at each token of the prompt of restoring a kind at some layers, over all draws."""
+    def effects(self, kind: str, layer: int, window: int, rows: int) -> Iterator[dict[str, Any]]:
+        """Indirect effect at each token of the prompt of restoring a kind around a layer, over all draws."""
+        layers = window_around(layer, window, self.model.n_layers)
         tokens = len(self.fact.ids) - self.fact.first
         parts = torch.arange(tokens).split(max(1, rows // len(self.corrupted)))
         found = torch.cat([self._restored(kind, layers, part.tolist()) for part in parts], 1)
@@ -244,6 +232,7 @@ class _Line:
             yield {
                 "case": self.fact.id,
                 "kind": kind,
+                "layer": layer,
                 "token": at,
                 "text": str(self.model.tokenizer.decode([self.fact.ids[at]])),
                 "role": role_of(token, 0, last, tokens),
@@ -271,6 +260,7 @@ class _Line:
     def told(self) -> dict[str, Any]:
         """The fact and its probabilities."""
         p = float(self.corrupted.mean())
-        told = {"case": self.fact.id, "prompt": self.fact.request.text, "subject": self.fact.request.subject}
-        told |= {"answer": plain(self.fact.text), "clean": self.p_clean, "corrupted": p}
-        return told | {"total": self.p_clean - p}
+        request = self.fact.request
+        told = {"case": self.fact.id, "prompt": request.text, "subject": request.subject}
+        odds = {"clean": self.p_clean, "corrupted": p, "total": self.p_clean - p}
+        return told | {"answer": plain(self.fact.text)} | odds

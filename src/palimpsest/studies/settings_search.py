@@ -108,8 +108,8 @@ class Found:
             ["score", "norm"], ascending=[False, True], kind="stable"
         )
         done = done[done["score"].notna()]
-        firsts = done.groupby("editor", sort=False).head(1).set_index("editor")
-        return {name: firsts.loc[name] for name in self.search.editors if name in firsts.index}
+        firsts = {str(row["editor"]): row for _, row in done.groupby("editor", sort=False).head(1).iterrows()}
+        return {name: firsts[name] for name in self.search.editors if name in firsts}
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Editor -> all its settings, those that were not searched from the base."""
