@@ -17,7 +17,6 @@ The candidates were narrowed by trials by hand before this search, on validation
 stopping loss and layers for MEMIT and AlphaEdit, hardly any for ROME. The table does not hold those trials.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +24,12 @@ import pandas as pd
 import typer
 
 import palimpsest as pl
-from palimpsest.datasets import counterfact_style, hold_out, load_facts
+from palimpsest.datasets import counterfact_style, load_facts
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.settings import models_dir
-from palimpsest.evaluation.evaluate import evaluate, first_known, records_frame
-from palimpsest.evaluation.smoothing_score import score_by
+from palimpsest.evaluation.evaluate import first_known
 from palimpsest.files import replacing
-from palimpsest.network.model import EditableModel
-from palimpsest.types import EvalCase
+from palimpsest.studies.tuning import rates, try_settings
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "memit": [
@@ -51,40 +48,6 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "rome": [{"layers": [layer], "ridge": ridge} for layer in (5, 8) for ridge in (0.0, 0.03, 0.3)],
     "ft": [{"layers": layers, "lr": lr} for layers in ([5], [3, 4, 5]) for lr in (1e-3, 2e-3, 5e-3)],
 }
-
-RATES = ("efficacy", "generalisation", "specificity")
-
-
-def rates(model: EditableModel, cases: list[EvalCase]) -> dict[str, float]:
-    """Mean success rates of the model as it is, in percent."""
-    means = records_frame(evaluate(model, cases, RATES)).groupby("metric")["value"].mean()
-    return {name: round(100 * float(means[name]), 2) for name in RATES}
-
-
-def score(
-    model: EditableModel,
-    cases: list[EvalCase],
-    editor: str,
-    candidate: dict[str, Any],
-    prepared: Prepared,
-    before: dict[str, float],
-) -> tuple[dict[str, Any], Prepared]:
-    """One candidate's rates and score, and what the next one can share."""
-    made = pl.editor_for(editor, model.name, **candidate)
-    prepared, by = replace(prepared, projectors={}), None
-    if made.score_rule:
-        apart = [hold_out(case) for case in cases]
-        cases = [case for case, _ in apart]
-        wordings = {case.request.id: [wording] for case, wording in apart}
-        by = score_by("validation", cases, wordings)
-    edit, after = made.edit(model, [case.request for case in cases], made.begin(prepared, by))
-    with pl.installed(model, edit):
-        found = rates(model, cases)
-    lost = round(before["specificity"] - found["specificity"], 2)
-    worst = min(found["efficacy"] - 95, found["generalisation"] - 85, 5 - lost)
-    row: dict[str, Any] = {"editor": editor, **{f"setting_{k}": str(v) for k, v in candidate.items()}}
-    row |= found | {"specificity_lost": lost, "score": round(worst, 2), "norm": round(edit.norm(), 3)}
-    return row, after.prepared
 
 
 def main(
@@ -108,9 +71,11 @@ def main(
     prepared = Prepared()
     for editor in CANDIDATES if only is None else [only]:
         for candidate in CANDIDATES[editor]:
-            row, prepared = score(net, cases, editor, candidate, prepared, before)
-            print(row, flush=True)
-            rows.append(row | {"facts": facts, "seed": seed})
+            made = pl.editor_for(editor, net.name, **candidate)
+            trial, prepared = try_settings(net, cases, made, prepared, before)
+            row: dict[str, Any] = {"editor": editor, **{f"setting_{k}": str(v) for k, v in candidate.items()}}
+            rows.append(row | trial.row() | {"facts": facts, "seed": seed})
+            print(rows[-1], flush=True)
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
     best = pd.DataFrame(rows).sort_values("score").groupby("editor").tail(1)

@@ -31,7 +31,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
     "batch": ("book",),
-    "commands": ("network", "memory", "datasets", "evaluation", "results", "workbench", "book", "batch"),
+    "commands": (
+        *("network", "memory", "datasets", "evaluation", "results", "workbench", "book", "batch"),
+        *("editors.settings", "studies.settings_search"),
+    ),
 }
 """Wing -> wings, or single modules of them, that it may import beside itself and the ground."""
 OPEN = ("cli", "")

@@ -75,6 +75,9 @@ from .evaluation.shift import SHIFT_MEASURES as SHIFT_MEASURES
 from .evaluation.shift import Shift as Shift
 from .evaluation.smoothing_score import score_by as score_by
 from .evaluation.stability import diagnose as diagnose
+from .evaluation.traced import ROLES as ROLES
+from .evaluation.traced import CausalTrace as CausalTrace
+from .evaluation.tracing import trace as trace
 from .evaluation.uncertainty import decompose as decompose
 from .memory.keys import subject_hidden as subject_hidden
 from .memory.keys import subject_keys as subject_keys
@@ -98,6 +101,8 @@ from .network.model import read_weight as read_weight
 from .resources import held_out_texts as held_out_texts
 from .results.answers import answer as answer
 from .results.display import show_figure as show_figure
+from .results.effect_maps import effect_lines as effect_lines
+from .results.effect_maps import effect_map as effect_map
 from .results.few_values import student_mean as student_mean
 from .results.figures import published_marker as published_marker
 from .results.figures import use_style as use_style

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import batches, doctor, edits, models, stats
+from palimpsest.commands import batches, doctor, edits, models, search, stats
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -33,6 +33,8 @@ replace = app.command()(edits.replace)
 diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
+trace = app.command()(search.trace)
+tune = app.command()(search.tune)
 check_up = app.command()(doctor.doctor)
 sum_moments = app.command()(stats.stats)
 run_batch = app.command()(batches.batch)
