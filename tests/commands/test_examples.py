@@ -28,6 +28,8 @@ ORDER = ("new-result", "edit", "evaluate", "compare", "diagnose", "replace", "un
 """Commands on models, each in the folder that those before it left."""
 STATUS = {"edit": (0, 3), "replace": (0, 3), "doctor": (0, 1)}
 BY_HAND = ("papermill", "pytest", "jupyter")
+PARSED = ("trace", "tune", "stats", "crate", "batch")
+"""Commands that tests of their own run; here their options are read."""
 STUBBED = ("run", "status", "confirm", "render", "arms", "check-notebooks", "parameters")
 
 
@@ -35,6 +37,11 @@ def of_the_help() -> list[str]:
     """The example in the help of every command that has one."""
     texts = [command.callback.__doc__ or "" for command in cli.app.registered_commands if command.callback]
     return [line for text in texts for line in re.findall(r"Example: palimpsest (.+)", text)]
+
+
+def in_help(first: tuple[str, ...]) -> list[str]:
+    """Examples of some commands."""
+    return [line for line in of_the_help() if line.split()[0] in first]
 
 
 def of_the_readme() -> list[str]:
@@ -54,10 +61,18 @@ def having(first: tuple[str, ...], under: str = "") -> list[str]:
 def test_every_line_of_the_readme_is_run_by_a_test_below() -> None:
     lines = of_the_readme()
     assert len(lines) > 20
-    run_here = {f"palimpsest {line}" for line in having((*ORDER, *STUBBED), "palimpsest")}
+    run_here = {f"palimpsest {line}" for line in having((*ORDER, *PARSED, *STUBBED), "palimpsest")}
     run_here |= {*having(("make",)), *having(BY_HAND), "palimpsest --install-completion"}
     assert set(lines) - run_here == set()
-    assert {line.split()[0] for line in of_the_help()} <= set(ORDER)
+    assert {line.split()[0] for line in of_the_help()} <= {*ORDER, *PARSED}
+
+
+@pytest.mark.parametrize("line", [*having(PARSED, "palimpsest"), *in_help(PARSED)])
+def test_options_of_commands_with_tests_of_their_own(line: str) -> None:
+    done = run(*shlex.split(line), "--help")
+    assert done.exit_code == 0, done.output
+    wrong = run(*shlex.split(line), "--no-such-option", "--help")
+    assert wrong.exit_code == 2
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="GNU make is not installed; install it")
@@ -74,7 +89,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield make_room(tmp_path_factory.mktemp("room") / "room", patch)
 
 
-@pytest.mark.parametrize("lines", [of_the_help(), having(ORDER, "palimpsest")], ids=["help", "README"])
+@pytest.mark.parametrize("lines", [in_help(ORDER), having(ORDER, "palimpsest")], ids=["help", "README"])
 def test_commands_on_models(
     lines: list[str], room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from palimpsest.network.tokens import encode_target
 from palimpsest.types import EditRequest, EvalCase, unspaced
 from tests.tiny import tiny_model
 
-ATTENTION = ("self_attn", "attn")
+ATTENTION = ("self_attn", "attn", "attention")
 PROMPT, SUBJECT = "The mother tongue of {} is", "Danielle Darrieux"
 LAYERS, WINDOW = 4, 3
 
@@ -76,8 +76,10 @@ class Twin:
         whole = self.model.net.get_submodule(self.model.family.layers)[layer]
         if kind == "state":
             return whole
-        names = ["mlp"] if kind == "mlp" else [name for name in ATTENTION if hasattr(whole, name)]
-        return whole.get_submodule(names[0])
+        if kind == "mlp":
+            return self.model.projection(layer)
+        (name,) = [name for name in ATTENTION if hasattr(whole, name)]
+        return whole.get_submodule(name)
 
     def probability(self) -> float:
         """Of the answer, token after token."""
@@ -93,7 +95,7 @@ class Twin:
         found: list[torch.Tensor] = []
 
         def keep(output: torch.Tensor) -> torch.Tensor:
-            found.append(output[0])
+            found.append(output.reshape(-1, output.shape[-1]))  # OPT's maps see no sequences
             return output
 
         with hooked([(self.module(kind, layer), keep)]), torch.no_grad():
@@ -114,7 +116,7 @@ class Twin:
         def put(own: torch.Tensor) -> Change:
             def change(output: torch.Tensor) -> torch.Tensor:
                 output = output.clone()
-                output[0, token] = own[token]
+                output.view(-1, output.shape[-1])[token] = own[token]
                 return output
 
             return change
@@ -152,7 +154,7 @@ def test_restorations_computed_together_equal_those_one_by_one(kind: str, bos: b
                 assert seen[what, layer, token] == pytest.approx(
                     twin.effect(what, at, token), abs=1e-5 * clean
                 )
-    assert seen.abs().max() > 1e-2 * clean
+    assert seen.abs().max() > 1e-3 * clean  # a hundred times what may differ
     for token in range(twin.fact.first):
         assert twin.effect("state", [1], token) == pytest.approx(
             0, abs=1e-5 * clean
@@ -307,8 +309,14 @@ def test_lists_of_facts_that_cannot_be_used_are_refused(model: EditableModel, so
 def test_a_model_that_overflows_is_an_error() -> None:
     broken = tiny_model("gpt2")
     broken.net.get_submodule("lm_head").weight.data.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match="gives NaN or infinity after 'The capital of France is'"):
+    with pytest.raises(
+        NonFiniteError, match=r"gives NaN or infinity at 1 of 1 targets, first \('The capital"
+    ):
         trace(broken, "The capital of France is", "France", samples=1)
+    with pytest.raises(
+        NonFiniteError, match=r"NaN or infinity after 'The capital of France is': .*less noise"
+    ):
+        trace(tiny_model("gpt2"), "The capital of France is", "France", noise=1e38, samples=1)
 
 
 def test_attention_that_cannot_be_told_is_an_error(model: EditableModel) -> None:

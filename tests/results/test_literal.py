@@ -133,7 +133,7 @@ def inside(block: str) -> str:
 
 
 @settings(max_examples=60)
-@given(ANY)
+@given(text=ANY)
 def test_the_boxes_above_a_page(text: str) -> None:
     """Profile, model and description come from a file of settings, and a reason from names of definitions."""
     setting = load_profile("smoke").model_copy(update={"name": text, "model": text, "description": text})
@@ -142,11 +142,11 @@ def test_the_boxes_above_a_page(text: str) -> None:
     assert f"older than the sources it came from ({text})" in inside(warning)
     assert text in inside(banner(setting, None, {"facts": {"model": {"name": f"none, {text}"}}}))
     page = stub("01_page", new_notebook(cells=[new_markdown_cell("# Title")]), setting)
-    assert shown(rendered(page[page.index("There is") : page.index(" Run `make")])).count(text) == 2
+    assert shown(rendered(page[page.index("There is") : page.index(" Run `make")])).count(text) >= 2
 
 
 @settings(max_examples=60)
-@given(ANY)
+@given(text=ANY)
 def test_names_of_other_profiles(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """They are names of folders."""
     if "/" in text or text in (".", "..") or len(text) > 100:

@@ -67,6 +67,8 @@ class Metric:
         Raises:
             SingularProblemError: if H is not positive definite on range(P).
         """
+        if problem.projector.kept and not matrix.any():  # what is padded would hide it behind rounding
+            raise SingularProblemError("the matrix is zero on range(P)")
         factor = Cholesky.of(problem.projector.pad(matrix))
         z, none = probes(problem, matrix), matrix.new_zeros(len(matrix), 0)
         start = problem.inside(random_columns(len(matrix), WIDTH, matrix))

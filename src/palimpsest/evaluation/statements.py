@@ -11,6 +11,7 @@ from palimpsest.errors import RequestError, ScoreError
 from palimpsest.evaluation.answers import ask
 from palimpsest.evaluation.metrics import accuracy
 from palimpsest.network.activations import capture
+from palimpsest.network.head import final_states, logits_of
 from palimpsest.network.model import EditableModel, Site
 from palimpsest.network.tokens import Batch, encode, encode_target
 from palimpsest.types import SLOT, EditRequest, EvalCase
@@ -124,5 +125,4 @@ def traceable(
 
 def logits(model: EditableModel, hidden: Tensor) -> Float[Tensor, "..."]:
     """Logits in float32 from the last layer's output."""
-    normed = model.net.get_submodule(model.family.norm)(hidden)
-    return model.net.get_submodule(model.family.head)(normed).float()
+    return logits_of(model, final_states(model, hidden)).float()

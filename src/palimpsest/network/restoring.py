@@ -7,11 +7,12 @@
 All three are d_v wide. A family names its layers and its edited weight; attention is found by its name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -52,7 +53,28 @@ def module_of(model: EditableModel, kind: str, layer: int) -> nn.Module:
 
 def _is_attention(name: str, module: nn.Module) -> bool:
     named = f"{name} {type(module).__name__}".lower()
-    return ("attn" in named or "attention" in named) and "norm" not in named
+    return ("attn" in named or "attention" in named) and not ("norm" in named or "dropout" in named)
+
+
+@contextmanager
+def _shapes(model: EditableModel, layers: Iterable[int]) -> Iterator[dict[int, tuple[int, int]]]:
+    """Rows and tokens (b, t) of the present pass of this thread by layer: OPT's maps see (b·t, d_v)."""
+    found: dict[int, tuple[int, int]] = {}
+    thread = get_ident()
+
+    def noted(layer: int) -> Any:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if get_ident() == thread:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                found[layer] = (hidden.shape[0], hidden.shape[1])
+
+        return before
+
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = model.layer(layer).register_forward_pre_hook(noted(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield found
 
 
 @contextmanager
@@ -64,11 +86,12 @@ def recorded(model: EditableModel, kinds: Sequence[str]) -> Iterator[dict[Place,
     def reader(place: Place) -> Any:
         def after(_: nn.Module, __: Any, output: Any) -> None:
             if get_ident() == thread:
-                found[place] = first_tensor(output).detach()
+                found[place] = first_tensor(output).detach().reshape(*shapes[place[1]], -1)
 
         return after
 
     with ExitStack() as stack:
+        shapes = stack.enter_context(_shapes(model, range(model.n_layers)))
         for kind in kinds:
             for layer in range(model.n_layers):
                 handle = module_of(model, kind, layer).register_forward_hook(reader((kind, layer)))
@@ -93,18 +116,19 @@ def put_back(
     """
     thread = get_ident()
 
-    def replacer(own: Tensor) -> Any:
+    def replacer(layer: int, own: Tensor) -> Any:
         def after(_: nn.Module, __: Any, output: Any) -> Any:
             if get_ident() != thread:
                 return None
-            changed = first_tensor(output).clone()  # (b, t, d_v)
-            changed[:, positions] = own
+            changed = first_tensor(output).clone(memory_format=torch.contiguous_format)
+            changed.view(*shapes[layer], -1)[:, positions] = own  # (b, t, d_v)
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return after
 
     with ExitStack() as stack:
+        shapes = stack.enter_context(_shapes(model, states))
         for layer, own in states.items():
-            handle = module_of(model, kind, layer).register_forward_hook(replacer(own))
+            handle = module_of(model, kind, layer).register_forward_hook(replacer(layer, own))
             stack.callback(handle.remove)
         yield
