@@ -119,6 +119,10 @@ def real_pages(html: Path, report: Report) -> list[Path]:
     return pages
 
 
+PATIENCE = 120_000
+"""Milliseconds that a page may take to load, on a machine that does much else."""
+
+
 @contextmanager
 def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
     """A browser tab that adds remote requests and errors to the report."""
@@ -127,6 +131,7 @@ def _tab(browser: str, scheme: Any, report: Report) -> Iterator[Page]:
         context = running.new_context(color_scheme=scheme)
         context.add_init_script(path=QUESTIONS)
         tab = context.new_page()
+        tab.set_default_navigation_timeout(PATIENCE)
 
         def note(wrong: bool, kind: str, text: str) -> None:
             if wrong:
