@@ -47,7 +47,7 @@ results.value("gain", draws.mean(), unit="ratio")
 results.table("draws", pd.DataFrame({"case": range(problems), "value": draws}))
 results.save()"""
 TABLE = """\
-columns = {"case": ("problem", "d"), "value": ("gain", ".2f")}
+columns = {"case": ("problem", ".0f"), "value": ("gain", ".2f")}
 frame_table(results.frame("draws"), columns, "Gain of each problem.")"""
 FIGURE = """\
 frame = results.frame("draws")
