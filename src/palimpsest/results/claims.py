@@ -185,7 +185,7 @@ def load_claims(path: Path | None = None) -> Claims:
             f"{path}: cannot be read as claims ({error}); it needs the lists 'papers' and 'claims'"
         ) from error
     claims, problems = _parse(rows, {paper.id for paper in papers})
-    if own and not paths.is_installed():  # a wheel has no notebooks
+    if own and not paths.is_installed(paths.root()):  # a wheel has no notebooks
         problems += _unknown_notebooks(claims)
     if problems:
         raise DataError(f"{path}: {len(problems)} problems\n" + "\n".join(problems))
