@@ -68,6 +68,10 @@ class NotebookError(PalimpsestError, RuntimeError):
     """A notebook failed or may not be run as asked; earlier results are untouched."""
 
 
+class RetriableError(NotebookError):
+    """A run ended for want of memory, or because its device or its process was lost; it may succeed later."""
+
+
 class BookError(PalimpsestError, RuntimeError):
     """The book was not built, or the built one is not as required."""
 

@@ -16,11 +16,12 @@ import nbformat
 
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
+from palimpsest.book.gpus import is_lost
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
-from palimpsest.book.tracing import CALLS, EXTENSION, SHOWING, TRACE
-from palimpsest.errors import NotebookError, PalimpsestError
+from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
+from palimpsest.errors import NotebookError, PalimpsestError, RetriableError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 
@@ -61,6 +62,11 @@ class Traced:
         asked = frozenset(content.get("asked", ()))
         return cls(tuple(content.get("files", ())), frozenset(functions), asked, frozenset(methods))
 
+    @staticmethod
+    def gpu(file: Path) -> dict[str, Any]:
+        """What a trace says of the GPU that was used; empty if none was."""
+        return dict(json.loads(file.read_text("utf-8")).get(GPU, {})) if file.is_file() else {}
+
     def uncovered(self, found: Reached) -> list[str]:
         """Functions that ran and do not count in a page's hash."""
         return sorted(self.functions - {str(definition) for definition in found.definitions})
@@ -97,16 +103,18 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except PalimpsestError:
         raise
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        raise NotebookError(_failure(source, error)) from error
+        raise _failed(source, error) from error
     notebook = normalise(nbformat.read(output, as_version=4))
     write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
 
 
-def _failure(source: Path, error: Exception) -> str:
+def _failed(source: Path, error: Exception) -> NotebookError:
+    """What a failed execution is: a fault, or a want of memory or device after which it may succeed."""
     count = getattr(error, "exec_count", None)
     where = f" in the cell numbered [{count}]" if count else ""
-    kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-    return f"{source.stem} failed{where}: {kind}: {text}"
+    kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
+    message = f"{source.stem} failed{where}: {kind}: {text}"
+    return RetriableError(message) if is_lost(kind, text) else NotebookError(message)
 
 
 def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = None) -> None:

@@ -1,10 +1,11 @@
-"""How a carried result stands to the present sources: fresh, confirmed, stale, or not run."""
+"""How a carried result stands to the present sources: fresh, confirmed, stale, not run, or left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from palimpsest.book.needs import left_out
 from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import in_history, not_vouched, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
@@ -20,18 +21,20 @@ class Standing:
 
     Attributes:
         kind: ``fresh``, ``confirmed`` (made by other code, whose small run gave the same values), ``stale``
-            or ``not run``.
-        reason: of ``stale`` and ``not run``.
+            ``not run``, or ``left out`` (the profile does not run the page).
+        reason: of the last three.
         note: what a reader should know of a result that stands.
         changed: definitions, with their module, whose code is not that of the result.
     """
 
-    kind: Literal["fresh", "confirmed", "stale", "not run"]
+    kind: Literal["fresh", "confirmed", "stale", "not run", "left out"]
     reason: str = ""
     note: str = ""
     changed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == "left out":
+            return self.reason
         state = {"fresh": "up to date", "confirmed": "up to date"}.get(self.kind, self.kind)
         detail = self.reason if self.kind == "stale" else self.note
         return f"{state} ({detail})" if detail else state
@@ -47,6 +50,8 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
     """
     setting = load_profile(profile) if isinstance(profile, str) else profile
     source, place = find_notebook(name), folder or results_of(setting.name)
+    if reason := left_out(setting, source):
+        return Standing("left out", reason)
     made = read_provenance(source.stem, place)
     if not made or not (place / f"{source.stem}.json").is_file():
         return Standing("not run", NOT_RUN)

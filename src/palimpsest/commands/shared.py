@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.errors import PalimpsestError
+from palimpsest.book.gpus import RETRY, is_lost
+from palimpsest.errors import OutOfMemoryError, PalimpsestError, RetriableError
 
 UNSAID = 3
 """Exit status of `edit --require` if the model does not say a fact."""
@@ -32,9 +33,10 @@ PASSED: tuple[type[BaseException], ...] = (*OF_TYPER, typer.Exit, typer.Abort)
 class OneMessage(TyperGroup):
     """Commands whose errors are one message each; ``--debug``, before or after the command, adds a traceback.
 
-    An expected error of the package exits with status 2, an interrupt by the user with 130, and any other
-    error, which is a fault of the package, with 70: its message says in which file the work was, what the
-    cause is, and how to report it.
+    An expected error of the package exits with status 2, which the same command would do again; want of
+    memory and a lost GPU with 75, after which it may succeed; an interrupt by the user with 130; and any
+    other error, which is a fault of the package, with 70: its message says in which file the work was, what
+    the cause is, and how to report it.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -48,6 +50,8 @@ class OneMessage(TyperGroup):
             return super().invoke(ctx)
         except PASSED:
             raise
+        except (RetriableError, OutOfMemoryError) as error:
+            stop(ctx, error, f"{error}", RETRY)
         except PalimpsestError as error:
             stop(ctx, error, f"{error}", 2)
         except KeyboardInterrupt as error:
@@ -55,6 +59,8 @@ class OneMessage(TyperGroup):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever reads the output has gone
+            if is_lost(type(error).__name__, f"{error}"):
+                stop(ctx, error, lost(error), RETRY)
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
 
 
@@ -82,6 +88,15 @@ def unexpected(error: BaseException, command: str) -> str:
         f"{cause}.{where} Check that file and what was given first. If they are right, this is a fault of "
         f"palimpsest: report it with the command, this message, what {DEBUG} adds to it, and the output of "
         "`palimpsest doctor`"
+    )
+
+
+def lost(error: BaseException) -> str:
+    """The message of an error that says that memory did not suffice or a GPU was lost."""
+    cause = str(error).strip().partition("\n")[0]
+    return (
+        f"memory did not suffice, or the GPU was lost ({type(error).__name__}: {cause}). What was done before "
+        "is kept; give the same command again, on a device that is free or larger"
     )
 
 
