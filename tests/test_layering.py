@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
-    "planning": ("book", "studies.cost", "editors", "memory.settings", "network"),
+    "planning": ("book", "studies.cost", "algebra.projector", "editors", "memory.settings", "network"),
     "commands": ("network", "datasets", "evaluation", "results", "workbench", "book", "planning"),
 }
 """Wing -> wings, or single modules of them, that it may import beside itself and the ground."""

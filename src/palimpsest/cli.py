@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import doctor, edits, models
+from palimpsest.commands import doctor, edits, models, planning
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -34,6 +34,7 @@ diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
 check_up = app.command()(doctor.doctor)
+plan = app.command()(planning.plan)
 
 
 @app.command()
@@ -59,7 +60,8 @@ def run(
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
-    With -p the result goes to build/runs, because it is not a run of the profile.
+    With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile.
+    Exit status 2 is a mistake that a retry repeats, 75 want of memory or a lost GPU.
     """
     from palimpsest.book import runner
 

@@ -84,6 +84,7 @@ def copy(tmp_path: Path) -> Copy:
     row = claims[claims.index("- id: A01") :]
     old = row[row.index("notebook: ") : row.index("    mathematics:")]
     made.replace("data/claims.yaml", row, row.replace(old, RULE, 1))
+    made.insert("config/profiles/laptop.yaml", "notebooks:\n", f"  {NAME}: {{}}\n")
     figures = "      - file: book/_generated/figures\n"
     made.replace("book/_toc.yml", figures, f"      - file: book/_pages/{NAME}\n{figures}")
     made.put("tests/theory/test_preserved_keys.py", TEST)
@@ -92,7 +93,7 @@ def copy(tmp_path: Path) -> Copy:
 
 def test_a_result_is_a_notebook_a_row_and_a_test(copy: Copy) -> None:
     """As book/add_a_result.md says; the checks of notebooks and claims take it, and a verdict is computed."""
-    added = {f"notebooks/{NAME}.ipynb", "data/claims.yaml", "book/_toc.yml"}
+    added = {f"notebooks/{NAME}.ipynb", "data/claims.yaml", "book/_toc.yml", "config/profiles/laptop.yaml"}
     assert copy.changed() == added | {"tests/theory/test_preserved_keys.py"}
     passed, failed = copy.tests(
         *("tests/book/test_notebooks.py", "tests/results/test_claims.py"),

@@ -10,8 +10,8 @@ from typing import Any
 from palimpsest.errors import ResourceError
 
 RETRY = 75
-"""Exit status if memory did not suffice or a device was lost: the same command may succeed later, or elsewhere
-(EX_TEMPFAIL of sysexits.h)."""
+"""Exit status if memory did not suffice or a device was lost: the same command may succeed later, or
+elsewhere (EX_TEMPFAIL of sysexits.h)."""
 
 LOST = (
     "out of memory",
@@ -87,8 +87,8 @@ def check_gpu(wanted: str | None) -> None:
             there = (
                 f"here are: {shown}; choose among these"
                 if here
-                else "the driver lists none (`nvidia-smi`); install the driver, or leave out --gpu and choose a "
-                "profile for the CPU, or -p device=cpu"
+                else "the driver lists none (`nvidia-smi`); install it, or leave --gpu out and take a profile "
+                "for the CPU, or -p device=cpu"
             )
             raise ResourceError(f"--gpu {wanted}: there is no GPU {name!r}; {there}")
 
@@ -112,7 +112,7 @@ def used(torch: Any) -> dict[str, Any]:
     Returns:
         Empty if no GPU was used. Else ``name``, ``count`` of visible ones, ``driver``, ``cuda``, ``cudnn``,
         ``torch`` (the build), ``peak_memory_mib`` of tensors on the fullest device, ``deterministic`` (only
-        such algorithms), ``tf32_matmul``, ``tf32_cudnn``, and ``visible`` (CUDA_VISIBLE_DEVICES) if it is set.
+        such algorithms), ``tf32_matmul``, ``tf32_cudnn``, and ``visible`` (CUDA_VISIBLE_DEVICES) where set.
     """
     cuda = getattr(torch, "cuda", None)  # half loaded in the middle of an import
     if cuda is None or not getattr(cuda, "is_initialized", bool)():
@@ -142,10 +142,8 @@ def _driver() -> str:
 
 
 def _dotted(version: int | None) -> str:
-    """cuDNN's number as it is printed elsewhere: 90100 is 9.1.0."""
+    """The number of cuDNN as it is printed elsewhere: 90100 is 9.1.0."""
     if version is None:
         return "none"
     major, rest = divmod(version, 10_000 if version >= 90_000 else 1000)
     return f"{major}.{rest // 100}.{rest % 100}"
-
-

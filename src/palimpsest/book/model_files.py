@@ -1,8 +1,8 @@
 """Settings files of models as the book sees them: read without torch, and lent to a folder of weights.
 
-A profile may name a folder of weights, which no settings file knows, and with ``settings`` the file that holds
-for it. That file is then copied to ``config/models/<profile>.local.yaml`` with the folder among its names, so
-that editors find it as they find any other; git ignores such copies.
+A profile may name a folder of weights, which no settings file knows, and with ``settings`` the file that
+holds for it. That file is then copied to ``config/models/<profile>.local.yaml`` with the folder among
+its names, so that editors find it as they find any other; git ignores such copies.
 """
 
 from collections.abc import Mapping

@@ -28,7 +28,7 @@ LABELS: dict[str, frozenset[str]] = {
     "10_uncertainty": frozenset({"ft", "ft_l", "ike"}),
     "16_general_ability": frozenset({"alphaedit_plus"}),
 }
-"""Notebook -> editors that its code names only to tell them apart: it asks for them where a parameter does."""
+"""Notebook -> editors that its code names only to tell them apart; it asks where a parameter names them."""
 
 REGIME = ("regime", "regimes")
 """Parameters that name rows of ``regimes`` in the model's settings."""
@@ -188,5 +188,3 @@ def check_needed(notebook: Path, parameters: Mapping[str, Any], asked: Collectio
             "it needs: spell the name out in the notebook or in a parameter, and leave it out of LABELS in "
             "book/needs.py"
         )
-
-

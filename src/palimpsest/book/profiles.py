@@ -1,9 +1,9 @@
 """Profiles: parameters with which the same notebooks run at several scales.
 
 A profile is a file ``config/profiles/<name>.yaml``. The defaults in the notebooks are the smoke profile,
-because nbval runs notebooks unchanged. Every other profile says of each page either with which sizes it runs
-or, by a list of its pages, that it does not. The parameters ``profile`` and ``model`` are set from the profile
-in every notebook that declares them.
+because nbval runs notebooks unchanged. Every other profile says of each page either with which sizes it
+runs or, by a list of its pages, that it does not. The parameters ``profile`` and ``model`` are set from the
+profile in every notebook that declares them.
 """
 
 from collections.abc import Mapping

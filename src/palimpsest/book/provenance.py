@@ -154,7 +154,12 @@ def machine_of(made: Mapping[str, Any]) -> str:
 def gpu_lines(made: Mapping[str, Any]) -> dict[str, str]:
     """What a provenance says of a GPU, in words; empty for a run without one."""
     gpu = made.get("gpu", {})
-    names = {"cuda": "CUDA", "cudnn": "cuDNN", "tf32_matmul": "TF32 in products", "tf32_cudnn": "TF32 in cuDNN"}
+    names = {
+        "cuda": "CUDA",
+        "cudnn": "cuDNN",
+        "tf32_matmul": "TF32 in products",
+        "tf32_cudnn": "TF32 in cuDNN",
+    }
     words = {"True": "yes", "False": "no"}
     return {
         f"GPU: {names.get(key, key.replace('_', ' '))}": words.get(str(value), str(value))

@@ -317,7 +317,5 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:
         kind, mend = (RetriableError, "") if later else (NotebookError, "mend the cause and ")
-        raise kind(
-            f"failed: {', '.join(failed)}; the messages are above; {mend}run the same command again"
-        )
+        raise kind(f"failed: {', '.join(failed)}; the messages are above; {mend}run the same command again")
     return ran

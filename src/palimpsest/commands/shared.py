@@ -95,8 +95,8 @@ def lost(error: BaseException) -> str:
     """The message of an error that says that memory did not suffice or a GPU was lost."""
     cause = str(error).strip().partition("\n")[0]
     return (
-        f"memory did not suffice, or the GPU was lost ({type(error).__name__}: {cause}). What was done before "
-        "is kept; give the same command again, on a device that is free or larger"
+        f"memory did not suffice, or the GPU was lost ({type(error).__name__}: {cause}). What was done "
+        "before is kept; give the same command again, on a device that is free or larger"
     )
 
 
