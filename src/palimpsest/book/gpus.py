@@ -87,8 +87,8 @@ def check_gpu(wanted: str | None) -> None:
             there = (
                 f"here are: {shown}; choose among these"
                 if here
-                else "the driver lists none (`nvidia-smi`); install it, or leave --gpu out and take a profile "
-                "for the CPU, or -p device=cpu"
+                else "the driver lists none (`nvidia-smi`); install it, or leave out --gpu and take a "
+                "profile for the CPU, or -p device=cpu"
             )
             raise ResourceError(f"--gpu {wanted}: there is no GPU {name!r}; {there}")
 
