@@ -18,6 +18,7 @@ from palimpsest.book.provenance import Measured, gpu_lines, machine_of, provenan
 from palimpsest.book.staleness import Inputs
 from palimpsest.book.tracing import Trace
 from palimpsest.errors import NotebookError, OutOfMemoryError, ResourceError, RetriableError
+from palimpsest.results.tables import plain
 from tests.clone import Clone, make_clone
 
 COMMANDS = CliRunner()
@@ -136,13 +137,23 @@ def test_a_provenance_holds_it_and_the_book_shows_it(clone: Clone) -> None:
     assert made["gpu"] == FACTS
     assert machine_of(made) == "NVIDIA H200 number 1"
     box = provenance_box({}, made, load_profile("laptop"))
-    for line in ("| GPU: driver | 550.54.15 |", "| GPU: TF32 in products | yes |", "| GPU: cuDNN | 9.1.0 |"):
-        assert line in box
-    plain = provenance(Inputs({}, {}, {}), {}, Measured(measured.started, 12.0))
-    assert "gpu" not in plain
-    assert gpu_lines(plain) == {}
-    assert machine_of(plain) == plain["processor"]
+    for what, value in {"driver": "550.54.15", "TF32 in products": "yes", "cuDNN": "9.1.0"}.items():
+        assert f"| GPU: {what} | {plain(value)} |" in box
+    bare = provenance(Inputs({}, {}, {}), {}, Measured(measured.started, 12.0))
+    assert "gpu" not in bare
+    assert gpu_lines(bare) == {}
+    assert machine_of(bare) == bare["processor"]
     assert machine_of({}) == ""
+
+
+def test_status_names_the_gpu_of_a_result(clone: Clone) -> None:
+    clone.pretend_run(gpu=FACTS)
+    shown = (
+        "01_tiny: up to date (made on NVIDIA H200 number 1, driver 550.54.15, CUDA 12.4, 2.0 GiB at most)\n"
+    )
+    assert COMMANDS.invoke(cli.app, ["status"]).stdout == shown
+    clone.pretend_run()
+    assert COMMANDS.invoke(cli.app, ["status"]).stdout == "01_tiny: up to date\n"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
     if made.get("content_hash") != now.content_hash:
         changed = changed_definitions(made.get("definitions", {}), now)
         return Standing("stale", _reason(made, now, changed), changed=changed)
-    notes = [confirmation(made), _other_library(made)]
+    notes = [confirmation(made), _other_library(made), _on_gpu(made)]
     kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
     return Standing(kind, note="; ".join(note for note in notes if note))
 
@@ -129,6 +129,14 @@ def confirmation(made: Mapping[str, Any]) -> str:
     text = f"made with {made.get('code_revision', 'unknown')}, confirmed at smoke size with {revision}"
     missing = in_history(revision) is False
     return f"{text}, which is not in this history" if missing else text
+
+
+def _on_gpu(made: Mapping[str, Any]) -> str:
+    if not (gpu := made.get("gpu")):
+        return ""
+    peak = gpu.get("peak_memory_mib", 0) / 1024
+    driver = f"driver {gpu.get('driver', 'unknown')}, CUDA {gpu.get('cuda', 'unknown')}"
+    return f"made on {gpu.get('name', 'a GPU')}, {driver}, {peak:.1f} GiB at most"
 
 
 def _other_library(made: Mapping[str, Any]) -> str:
