@@ -262,8 +262,8 @@ def _training(p: Parameters) -> Work:
 
 def _categories(p: Parameters) -> Work:
     each, again = CLASSES * p["each"], len(p["sizes"]) + len(p["columns"]) + 2
-    runs = (Run("alphaedit_aligned", each, p["batch"]),)
-    runs += (Run("alphaedit_aligned", p["swept"], p["batch"]),) * again
+    swept = Run("alphaedit_aligned", p["swept"], p["batch"])
+    runs = (Run("alphaedit_aligned", each, p["batch"]), *[swept] * again)
     asked = 2 * each * _prompts(p) + again * p["swept"] * _prompts(p)
     read = p["unseen"] + len(runs) * p["tokens"]
     return Work(each + p["swept"] * again, runs=runs, asked=asked, read=read, tokens=p["sizes"][-1])
