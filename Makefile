@@ -16,7 +16,7 @@ PALIMPSEST := $(BIN)/palimpsest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup fetch book html test check lab bench torture lock clean lint notebooks
+.PHONY: help setup fetch book html test check lab bench batch gpucheck torture lock clean lint notebooks
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,13 @@ lab: fetch ## Jupyter Lab with a kernel that sees the package
 
 bench: fetch ## speed and memory against plain twins and the machine, written to results/bench.json
 	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
+
+batch: $(READY) ## run what is due of config/batch.yaml: models x seeds x pages; ENGINE=slurm, DRY=1
+	@$(BIN)/python -c 'import snakemake' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[batch]'
+	$(PALIMPSEST) batch --profile $(or $(ENGINE),node) $(if $(DRY),--dry-run)
+
+gpucheck: fetch ## checks of a machine with a GPU, under eight minutes, to results/gpu_check.json
+	PYTHON=$(BIN)/python scripts/gpu_check.sh
 
 torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)
 	$(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)

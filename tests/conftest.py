@@ -46,6 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", default))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device cuda`` runs ``tests/test_on_device.py`` on a GPU, as ``scripts/gpu_check.sh`` does."""
+    parser.addoption("--device", default="cpu", help="device of tests/test_on_device.py, for example cuda")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of ``--device``."""
+    from palimpsest.network.device import device as usable  # not before the import hook
+
+    return usable(str(request.config.getoption("--device")))
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder for this test alone."""

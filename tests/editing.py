@@ -12,34 +12,42 @@ from palimpsest.editors import EDITORS, Editor, Prepared, State, editor_for
 from palimpsest.editors.settings import editor_settings
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.types import EditRequest
-from tests.tiny import SENTENCES, tiny_model
+from tests.tiny import SENTENCES, VARIANTS, tiny_model
 
 KINDS = ("llama", "gpt2")
 """One family for each way in which a weight is stored: enough where only weights matter."""
 
 # For tests that take a second or more on each family: `make test` runs all, `make check` one.
 every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
-_OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in FAMILIES if kind != "llama"]
+LIKE_LLAMA = ("qwen3", "mistral", "phi3")
+"""Families whose every code path is one of LLaMA's or, for windows, of Gemma 2's: in full only nightly."""
+_OTHERS = [
+    pytest.param(kind, marks=pytest.mark.nightly if kind in LIKE_LLAMA else pytest.mark.slow)
+    for kind in FAMILIES
+    if kind != "llama"
+]
 every_family = pytest.mark.parametrize("kind", ["llama", *_OTHERS])
 
 
 def sampled(methods: Iterable[str]) -> pytest.MarkDecorator:
-    """Every method on the first family in `make check`, on one other in `make test`, on all nightly.
+    """Every method on the first family in `make check`, on one or two others in `make test`, on all nightly.
 
-    The other family changes from one method to the next, so that each is met by a third of the methods.
+    The others change from one method to the next, so that each is met by some method.
     """
+    methods = list(methods)
     first, *others = FAMILIES
     pairs = []
     for at, name in enumerate(methods):
         pairs.append(pytest.param(name, first))
         for turn, kind in enumerate(others):
-            mark = pytest.mark.slow if turn == at % len(others) else pytest.mark.nightly
+            met = turn == at % len(others) or at == turn % len(methods)
+            mark = pytest.mark.slow if met else pytest.mark.nightly
             pairs.append(pytest.param(name, kind, marks=mark))
     return pytest.mark.parametrize(("name", "kind"), pairs)
 
 
-EXACT = dict.fromkeys(FAMILIES, 1e-7) | {"gptj": 1e-4}
-"""Family -> tolerance of two float64 passes: transformers computes the attention of GPT-J in float32."""
+EXACT = dict.fromkeys([*FAMILIES, *VARIANTS], 1e-7) | {"gptj": 1e-4, "gemma2": 1e-4}
+"""Kind -> tolerance of two float64 passes: attention of GPT-J and Gemma 2 is computed in float32."""
 
 # Subjects at the start, in the middle and at the end; one to many tokens; targets of one and more tokens.
 REQUESTS = [
@@ -116,12 +124,18 @@ def plain_states(model: EditableModel, ids: list[int], site: Site) -> torch.Tens
     projection = layer.get_submodule(model.family.value_projection)
 
     def after(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        row["key"], row["value"] = inputs[0][0], output[0]
+        # (t, d) of one row, also where a layer flattens its batch
+        row["key"], row["value"] = inputs[0].flatten(0, -2), output.flatten(0, -2)
 
     def whole(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         row["hidden"] = (output[0] if isinstance(output, tuple) else output)[0]
 
+    def inside(module: torch.nn.Module, inputs: Any) -> None:
+        row["before_norm"] = inputs[0][0]
+
     handles = [projection.register_forward_hook(after), layer.register_forward_hook(whole)]
+    norm = model.norm_behind(site.layer)
+    handles += [] if norm is None else [norm.register_forward_pre_hook(inside)]
     with torch.no_grad():
         model.net(input_ids=torch.tensor([ids]))
     for handle in handles:

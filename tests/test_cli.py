@@ -89,7 +89,10 @@ def test_parameters_are_printed_for_papermill(clone: Clone) -> None:
 def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
-    def pretend(notebook: str, profile: str, overrides: object, gpu: str | None, wait: float) -> runner.Run:
+    def pretend(
+        notebook: str, profile: str, overrides: object, gpu: str | None, folder: object, wait: float
+    ) -> runner.Run:
+        assert folder is None
         seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu, wait=wait)
         return runner.Run(Path("out.ipynb"), 61.0, True)
 
@@ -111,6 +114,8 @@ def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.M
 def test_status_says_what_is_stale_and_why(clone: Clone) -> None:
     result = COMMANDS.invoke(cli.app, ["status"])
     assert result.stdout == "01_tiny: not run\n"
+    (row,) = yaml.safe_load(COMMANDS.invoke(cli.app, ["status", "--json"]).stdout)
+    assert (row["notebook"], row["state"], row["run"]) == ("01_tiny", "not run", True)
 
 
 def test_without_a_browser_the_check_is_not_run_rather_than_passed(

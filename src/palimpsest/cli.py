@@ -7,14 +7,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import doctor, edits, models, planning
+from palimpsest.commands import batches, doctor, edits, models, planning, stats
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
 app = typer.Typer(
     cls=OneMessage,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 Profile = Annotated[str, typer.Option(help="Name of a file in config/profiles.")]
@@ -30,11 +29,14 @@ def options(
 
 edit = app.command()(edits.edit)
 undo = app.command()(edits.undo)
+replace = app.command()(edits.replace)
 diagnose = app.command()(edits.diagnose)
 evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
 check_up = app.command()(doctor.doctor)
 plan = app.command()(planning.plan)
+sum_moments = app.command()(stats.stats)
+run_batch = app.command()(batches.batch)
 
 
 @app.command()
@@ -55,20 +57,43 @@ def run(
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Overrides the profile."),
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed than the profile's; kept beside it.", show_default=False)
+    ] = None,
     gpu: Gpu = None,
     no_wait: NoWait = False,
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
-    With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile.
-    Exit status 2 is a mistake that a retry repeats, 75 want of memory or a lost GPU.
+    With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile. With
+    --seed it is a run of the profile for that seed: it goes to seed-N in the profile's results, and the
+    verdicts give the spread. Exit status 2 means that the same command fails again, 75 that memory, the GPU
+    or the kernel was lost.
     """
     from palimpsest.book import runner
 
-    overrides = _overrides(notebook, parameter or [])
-    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, wait=waiting(no_wait))
+    overrides, folder = _overrides(notebook, parameter or []), None
+    if seed is not None:
+        overrides, folder = _of_seed(notebook, profile, overrides, seed)
+    wait = waiting(no_wait)
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, folder=folder, wait=wait)
     state = "changed" if done.changed else "same as before"
     typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
+
+
+def _of_seed(
+    notebook: str, profile: str, overrides: dict[str, Any], seed: int
+) -> tuple[dict[str, Any], Path]:
+    """What a run of a profile for one seed overrides, and where its result goes."""
+    from palimpsest.book.profiles import SEED, find_notebook, load_profile, seed_folder
+    from palimpsest.errors import ProfileError
+
+    if overrides:
+        raise ProfileError(
+            f"--seed keeps a run of profile {profile}, and with -p {', '.join(overrides)} it is none; "
+            f"give -p {SEED}={seed} instead, whose result goes to build/runs"
+        )
+    return {SEED: seed}, seed_folder(load_profile(profile), find_notebook(notebook), seed)
 
 
 def _overrides(notebook: str, texts: list[str]) -> dict[str, Any]:
@@ -152,14 +177,16 @@ def parameters(
 
 
 @app.command()
-def status(profile: Profile = "laptop") -> None:
+def status(
+    profile: Profile = "laptop",
+    seed: Annotated[int | None, typer.Option(help="Of its runs for this seed.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: a list with an entry each.")] = False,
+) -> None:
     """Say of each notebook whether its result is fresh, confirmed or stale, and what has changed."""
-    from palimpsest.book.profiles import known_notebooks, load_profile
-    from palimpsest.book.standing import standing
+    from palimpsest.book.status import entries, shown
 
-    setting = load_profile(profile)
-    for name in known_notebooks():
-        typer.echo(f"{name}: {standing(name, setting)}")
+    found = entries(profile, seed)
+    typer.echo(shown(found) if as_json else "\n".join(f"{one.notebook}: {one.standing}" for one in found))
 
 
 @app.command()
@@ -207,11 +234,42 @@ def check_notebooks(
 
 
 @app.command()
+def new_result(
+    name: Annotated[str, typer.Argument(help="Of its notebook, 23_my_result; or without the number.")],
+    title: Annotated[str, typer.Argument(help="Of its page, one line.")],
+    question: Annotated[str, typer.Option(help="What the page asks, one plain sentence.")] = "What is found?",
+) -> None:
+    """Make the skeleton of a result: notebook, place in the book, a test, and the text of its claim's row.
+
+    What exists is never overwritten. The skeleton runs; replace its measurement by yours.
+
+    Example: palimpsest new-result my_result "My result" --question "Does it gain?"
+    """
+    from palimpsest.book.new_result import new_result as make
+
+    typer.echo(str(make(name, title, question)))
+
+
+@app.command()
 def book(profile: Profile = "laptop") -> None:
     """Build the HTML book from the records of a profile; runs no notebook."""
     from palimpsest.book import build
 
     typer.echo(build.build(profile))
+
+
+@app.command()
+def crate(
+    profile: Profile = "laptop",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder, or new .zip file; by default in build/crate.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the results of a profile as an RO-Crate: records, notebooks, provenance, claims and verdicts."""
+    from palimpsest.book.crate import write_crate
+
+    typer.echo(write_crate(profile, out))
 
 
 @app.command()

@@ -68,8 +68,12 @@ class NotebookError(PalimpsestError, RuntimeError):
     """A notebook failed or may not be run as asked; earlier results are untouched."""
 
 
-class RetriableError(NotebookError):
-    """A run ended for want of memory, or because its device or its process was lost; it may succeed later."""
+class LostRunError(NotebookError):
+    """A run ended for want of memory, or lost its GPU or its process; the same command may succeed later."""
+
+
+class ShardError(PalimpsestError, ValueError):
+    """Shards of second moments do not belong together, or some are missing or damaged."""
 
 
 class BookError(PalimpsestError, RuntimeError):

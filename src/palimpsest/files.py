@@ -222,3 +222,18 @@ def _holder(file: Path) -> str:
     except OSError:
         text = ""
     return text or "a process that has just begun or ended"
+
+
+def special(path: str | Path) -> str:
+    """What a path is that is neither file nor folder: to read one may never end, to replace one breaks it.
+
+    Returns:
+        ``a device``, ``a pipe`` or ``a socket``; empty for anything else, and for nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return ""
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        return "a device"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else ""

@@ -1,4 +1,4 @@
-"""Folders of the repository, found from the package and never from the current directory.
+"""Folders of the project, found from the package and never from the current directory.
 
 papermill starts a kernel in the directory of the call and nbval starts it beside the notebook, so a relative
 path would mean two different files.
@@ -9,17 +9,31 @@ from pathlib import Path
 
 from palimpsest.errors import NotebookError
 
+INSTALLED = "_carried"
+"""Folder of an installed package with the ``config`` and ``data`` of the checkout that it was built from."""
+
+
+def package_root() -> Path:
+    """Folder with the ``config`` and ``data`` that came with this package, whatever PALIMPSEST_ROOT says.
+
+    In a checkout its root, in an installed wheel a folder inside the package.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / INSTALLED
+    return inside if inside.is_dir() else package.parents[1]
+
 
 def root() -> Path:
-    """Root of the repository: ``PALIMPSEST_ROOT``, else the checkout that holds this package.
+    """Folder with the ``config`` and ``data`` in use: ``PALIMPSEST_ROOT``, else those of this package.
 
     Raises:
         NotebookError: if the folder does not hold the project's ``pyproject.toml`` and ``config/profiles``.
     """
     given = os.environ.get("PALIMPSEST_ROOT")
-    folder = Path(given).expanduser() if given else Path(__file__).parents[2]
-    if (folder / "pyproject.toml").is_file() and (folder / "config" / "profiles").is_dir():
-        return folder.resolve()
+    folder = (Path(given).expanduser() if given else package_root()).resolve()
+    marked = (folder / "pyproject.toml").is_file() or is_installed(folder)
+    if marked and (folder / "config" / "profiles").is_dir():
+        return folder
     raise NotebookError(
         f"{folder} is not a checkout of Palimpsest (no pyproject.toml beside config/profiles); "
         "install the package with 'pip install -e .' in a clone, "
@@ -27,9 +41,30 @@ def root() -> Path:
     )
 
 
+def checkout() -> Path:
+    """Root of the checkout in use, for notebooks, results and the book, which an installed wheel lacks.
+
+    Raises:
+        NotebookError: if the package is installed outside a checkout, or as `root`.
+    """
+    folder = root()
+    if is_installed(folder):
+        raise NotebookError(
+            f"this needs a checkout of Palimpsest, and the package is installed in {folder.parent} without "
+            "one: notebooks, results and the book are not part of it; clone the project and run "
+            "'pip install -e .' in the clone, or set PALIMPSEST_ROOT to the clone's folder"
+        )
+    return folder
+
+
+def is_installed(folder: Path) -> bool:
+    """Whether a folder is that of the ``config`` and ``data`` inside an installed package."""
+    return folder.name == INSTALLED and folder == package_root()
+
+
 def notebooks_dir() -> Path:
     """Folder of the notebook sources, without outputs."""
-    return root() / "notebooks"
+    return checkout() / "notebooks"
 
 
 def profiles_dir() -> Path:
@@ -39,7 +74,7 @@ def profiles_dir() -> Path:
 
 def results_root() -> Path:
     """Folder with one folder of records for each profile that was run."""
-    return root() / "results"
+    return checkout() / "results"
 
 
 def results_dir(profile: str) -> Path:
@@ -49,12 +84,12 @@ def results_dir(profile: str) -> Path:
 
 def book_dir() -> Path:
     """Folder with hand-written pages, the table of contents and generated pages beside them."""
-    return root() / "book"
+    return checkout() / "book"
 
 
 def build_dir() -> Path:
     """Folder of everything that can be deleted: HTML, screenshots, failed runs."""
-    return root() / "build"
+    return checkout() / "build"
 
 
 def cache_dir() -> Path:

@@ -112,8 +112,9 @@ def test_pages_of_an_earlier_build_are_removed(clone: Clone) -> None:
 
 def test_the_generated_pages_are_those_of_the_contents() -> None:
     names = [out.name for _, out in assembly.generators(Path(), "laptop")]
-    contents = (ROOT / "book/_toc.yml").read_text()
-    assert [f"_generated/{Path(name).stem}" in contents for name in names] == [True] * 3
+    contents = (ROOT / "book/_toc.yml").read_text() + "\n"
+    assert {"figures.md", "verdicts.md", "audit.md", "licences.md", "api.md"} < set(names)
+    assert [name for name in names if f"_generated/{Path(name).stem}\n" not in contents] == []
 
 
 def test_a_banner_without_a_reason_is_not_stale(clone: Clone) -> None:

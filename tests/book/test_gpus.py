@@ -5,19 +5,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import papermill
 import pytest
 from typer.testing import CliRunner
 
 from palimpsest import cli, resources
 from palimpsest.book import gpus, runner
 from palimpsest.book.assemble import provenance_box
-from palimpsest.book.execution import Traced, _failed
-from palimpsest.book.gpus import check_gpu, is_lost, used
+from palimpsest.book.execution import Traced, papermill_run
+from palimpsest.book.gpus import check_gpu, used
 from palimpsest.book.profiles import load_profile
 from palimpsest.book.provenance import Measured, gpu_lines, machine_of, provenance
 from palimpsest.book.staleness import Inputs
 from palimpsest.book.tracing import Trace
-from palimpsest.errors import NotebookError, OutOfMemoryError, ResourceError, RetriableError
+from palimpsest.errors import LostRunError, NotebookError, OutOfMemoryError, ResourceError
 from palimpsest.results.tables import plain
 from tests.clone import Clone, make_clone
 
@@ -160,7 +161,8 @@ def test_status_names_the_gpu_of_a_result(clone: Clone) -> None:
     ("kind", "text", "lost"),
     [
         ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB", True),
-        ("AcceleratorError", "CUDA error: uncorrectable ECC error encountered", True),
+        ("RuntimeError", "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.", True),
+        ("RuntimeError", "the device reported a Hardware Error", True),
         ("RuntimeError", "CUDA error: unspecified launch failure", True),
         ("DeadKernelError", "Kernel died", True),
         ("RuntimeError", "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
@@ -168,18 +170,26 @@ def test_status_names_the_gpu_of_a_result(clone: Clone) -> None:
         ("ProfileError", "no such setting", False),
     ],
 )
-def test_which_failures_may_be_tried_again(kind: str, text: str, lost: bool) -> None:
-    assert is_lost(kind, text) is lost
-    error = SimpleNamespace(exec_count=3, ename=kind, evalue=text)
-    made = _failed(Path("01_tiny.ipynb"), error)  # type: ignore[arg-type]
-    assert isinstance(made, RetriableError) is lost
-    assert str(made) == f"01_tiny failed in the cell numbered [3]: {kind}: {text}"
+def test_which_failed_runs_are_lost(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, text: str, lost: bool
+) -> None:
+    class CellError(Exception):
+        exec_count, ename, evalue = 3, kind, text
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise CellError
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    with pytest.raises(NotebookError) as found:
+        papermill_run(clone.notebook, tmp_path, {}, None)
+    assert isinstance(found.value, LostRunError) is lost
+    assert str(found.value) == f"01_tiny failed in the cell numbered [3]: {kind}: {text}"
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (RetriableError("01_tiny failed: OutOfMemoryError"), 75, "01_tiny failed: OutOfMemoryError"),
+        (LostRunError("01_tiny failed: OutOfMemoryError"), 75, "01_tiny failed: OutOfMemoryError"),
         (OutOfMemoryError("one of the facts alone does not fit"), 75, "one of the facts alone"),
         (RuntimeError("CUDA error: out of memory"), 75, "memory did not suffice, or the GPU was lost"),
         (NotebookError("01_tiny failed: ValueError"), 2, "01_tiny failed: ValueError"),
@@ -197,7 +207,7 @@ def test_exit_statuses_say_whether_to_try_again(
     assert (done.exit_code, done.stderr.startswith(f"palimpsest: {message}")) == (status, True)
 
 
-@pytest.mark.parametrize(("codes", "kind"), [([75, 75], RetriableError), ([75, 2], NotebookError)])
+@pytest.mark.parametrize(("codes", "kind"), [([75, 75], LostRunError), ([75, 2], NotebookError)])
 def test_a_whole_profile_may_be_tried_again_if_each_failure_may(
     clone: Clone, monkeypatch: pytest.MonkeyPatch, codes: list[int], kind: type[Exception]
 ) -> None:
@@ -212,8 +222,8 @@ def test_a_whole_profile_may_be_tried_again_if_each_failure_may(
 
 def test_a_failed_run_keeps_its_kind(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
-        raise RetriableError("01_tiny failed: OutOfMemoryError: CUDA out of memory")
+        raise LostRunError("01_tiny failed: OutOfMemoryError: CUDA out of memory")
 
     monkeypatch.setattr(runner, "papermill_run", fail)
-    with pytest.raises(RetriableError, match="CUDA out of memory; earlier results are untouched"):
+    with pytest.raises(LostRunError, match="CUDA out of memory; earlier results are untouched"):
         runner.run_notebook("01_tiny", "laptop")

@@ -1,20 +1,21 @@
-"""A newcomer's result: one notebook, one row of the claims, one test, and its place in the book."""
+"""A newcomer's result: `palimpsest new-result`, one row of the claims, and a test; and what it refuses."""
 
+import json
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import yaml
+from typer.testing import CliRunner
 
+from palimpsest import cli
+from palimpsest.book.parameters import read_parameters
 from tests.copies import Copy
 
-pytestmark = pytest.mark.slow
-
 NAME = "96_preserved_keys"
-PARAMETERS = """\
-profile: str = "smoke"  # name of the profile
-problems: int = 5  # random problems
-seed: int = 1  # seed of every draw"""
+TITLE = "Preserved keys"
+QUESTION = "Do they stay?"
 WORK = """\
 import torch
 from palimpsest import null_space
@@ -26,12 +27,6 @@ for _ in range(problems):
     update = torch.randn(4, 8, dtype=torch.float64, generator=generator)
     moved = null_space(k0 @ k0.T).apply(update.T).T @ k0
     worst = max(worst, float(moved.norm() / (update @ k0).norm()))"""
-SETUP = """\
-import matplotlib.pyplot as plt
-from palimpsest import Results, answer, show_figure
-
-used = {"problems": problems, "seed": seed}
-results = Results("96_preserved_keys", profile=profile, parameters=used)"""
 SAVE = """\
 results.describe(model={"name": "none"}, seed=seed)
 results.value("a01_error", worst, unit="ratio")
@@ -41,6 +36,7 @@ figure, ax = plt.subplots()
 ax.bar(["preserved keys"], [results.values["a01_error"]["value"]])
 show_figure(results, "error", figure, "Largest relative error, {a01_error}.")"""
 ANSWER = 'answer(results, "Do they stay?", "They do, with an error of {a01_error}.")'
+MINE = {"work": WORK, "save": SAVE, "figure": FIGURE, "answer": ANSWER}
 RULE = "notebook: 96_preserved_keys\n    rule: {kind: identity, values: [a01_error], tolerance: 1.0e-8}\n"
 TEST = '''\
 """Outputs at preserved keys stay as they are."""
@@ -67,37 +63,46 @@ print(claim.notebook, verdict(claim, load_records(paths.build_dir(), "smoke"), "
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
+    """A skeleton, as it is made."""
     made = Copy(tmp_path / "copy")
-    cells = [
-        new_markdown_cell("(preserved-keys)=\n# Preserved keys\n\nDo they stay?", id="question"),
-        new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(SETUP, id="setup", metadata={"tags": ["setup"]}),
-        new_code_cell(WORK, id="work", metadata={"tags": ["compute"]}),
-        new_code_cell(SAVE, id="save", metadata={"tags": ["compute", "hide-input"]}),
-        new_code_cell(FIGURE, id="figure", metadata={"tags": ["show", "headline"]}),
-        new_code_cell(ANSWER, id="answer", metadata={"tags": ["show", "answer"]}),
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    made.put(f"notebooks/{NAME}.ipynb", nbformat.writes(notebook) + "\n")
-    claims = (made.root / "data/claims.yaml").read_text()
-    row = claims[claims.index("- id: A01") :]
-    old = row[row.index("notebook: ") : row.index("    mathematics:")]
-    made.replace("data/claims.yaml", row, row.replace(old, RULE, 1))
-    made.insert("config/profiles/laptop.yaml", "notebooks:\n", f"  {NAME}: {{}}\n")
-    figures = "      - file: book/_generated/figures\n"
-    made.replace("book/_toc.yml", figures, f"      - file: book/_pages/{NAME}\n{figures}")
-    made.put("tests/theory/test_preserved_keys.py", TEST)
+    done = made.run("-m", "palimpsest.cli", "new-result", NAME, TITLE, "--question", QUESTION)
+    assert done.returncode == 0, done.stderr
+    assert f"notebook: {NAME}" in done.stdout
+    assert f"\n  {NAME}: {{}}\n" in done.stdout
     return made
 
 
+@pytest.mark.slow
+def test_a_skeleton_passes_the_checks_of_notebooks_and_runs(copy: Copy) -> None:
+    added = {f"notebooks/{NAME}.ipynb", f"tests/book/test_page_{NAME}.py", "book/_toc.yml"}
+    assert copy.changed() == added
+    selected = ("-k", f"{NAME} or profile or in_the_book or by_hand")
+    passed, failed = copy.tests("tests/book/test_notebooks.py", f"tests/book/test_page_{NAME}.py", *selected)
+    assert failed == set()
+    assert f"test_a_page_has_one_answer_at_its_end_and_one_headline[{NAME}]" in passed
+    assert "test_there_are_notebooks_and_each_is_in_the_book" in passed
+    assert "test_the_mean_of_a_case_worked_out_by_hand" in passed
+    done = copy.run("-m", "palimpsest.cli", "run", NAME, "--profile", "smoke")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
 def test_a_result_is_a_notebook_a_row_and_a_test(copy: Copy) -> None:
     """As book/add_a_result.md says; the checks of notebooks and claims take it, and a verdict is computed."""
-    added = {f"notebooks/{NAME}.ipynb", "data/claims.yaml", "book/_toc.yml", "config/profiles/laptop.yaml"}
-    assert copy.changed() == added | {"tests/theory/test_preserved_keys.py"}
+    path = copy.root / f"notebooks/{NAME}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in ("what-was-run", "table")]
+    for cell in notebook.cells:
+        cell.source = MINE.get(cell.id, cell.source)
+    path.write_text(nbformat.writes(notebook) + "\n")
+    claims = (copy.root / "data/claims.yaml").read_text()
+    row = claims[claims.index("- id: A01") :]
+    old = row[row.index("notebook: ") : row.index("    mathematics:")]
+    copy.replace("data/claims.yaml", row, row.replace(old, RULE, 1))
+    (copy.root / f"tests/book/test_page_{NAME}.py").write_text(TEST)
     passed, failed = copy.tests(
         *("tests/book/test_notebooks.py", "tests/results/test_claims.py"),
-        "tests/theory/test_preserved_keys.py",
+        f"tests/book/test_page_{NAME}.py",
         *("-k", f"{NAME} or A01 or profile or in_the_book or every_claim or preserved_keys"),
     )
     assert failed == set()
@@ -109,3 +114,105 @@ def test_a_result_is_a_notebook_a_row_and_a_test(copy: Copy) -> None:
     done = copy.run("-m", "palimpsest.cli", "run", NAME, "--profile", "smoke")
     assert done.returncode == 0, done.stderr[-3000:]
     assert copy.says(VERDICT).splitlines() == [NAME, f"{NAME} verified numerically"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two pages."""
+    source, root = Path(__file__).parents[2], tmp_path / "checkout"
+    for folder in ("notebooks", "config/profiles", "book", "tests/book"):
+        (root / folder).mkdir(parents=True)
+    (root / "pyproject.toml").touch()
+    for name in ("02_null_space", "22_alphaedit_theorems"):
+        shutil.copyfile(source / f"notebooks/{name}.ipynb", root / f"notebooks/{name}.ipynb")
+    shutil.copyfile(source / "book/_toc.yml", root / "book/_toc.yml")
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(root))
+    return root
+
+
+def made(*arguments: str) -> tuple[int, str]:
+    """Exit status, and what was printed."""
+    done = CliRunner().invoke(cli.app, ["new-result", *arguments])
+    return done.exit_code, done.stdout if done.exit_code == 0 else done.stderr
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_page_takes_its_place_among_the_others(checkout: Path) -> None:
+    assert made("05_between", "Between")[0] == 0
+    assert made("my_result", 'A "title": {ref}`x` *y*')[0] == 0
+    contents = yaml.safe_load((checkout / "book/_toc.yml").read_text())
+    chapters = {c["file"]: c.get("title") for part in contents["parts"] for c in part["chapters"]}
+    pages = [file.removeprefix("book/_pages/") for file in chapters if "/_pages/" in file]
+    assert pages == sorted(pages)
+    assert chapters["book/_pages/23_my_result"] == '23 A "title": {ref}`x` *y*'
+    notebook = nbformat.read(checkout / "notebooks/23_my_result.ipynb", as_version=4)
+    assert notebook.cells[0].source.splitlines()[:2] == [
+        "(my-result)=",
+        '# A "title": \\{ref\\}\\`x\\` \\*y\\*',
+    ]
+    assert set(read_parameters(checkout / "notebooks/23_my_result.ipynb")) == {"profile", "problems", "seed"}
+    compile((checkout / "tests/book/test_page_23_my_result.py").read_text(), "test", "exec")
+
+
+REFUSED = [
+    ("22_alphaedit_theorems", "T", "the number 22 is that of 22_alphaedit_theorems, which is left as it is"),
+    ("22_other", "T", "the number 22 is that of 22_alphaedit_theorems"),
+    ("alphaedit_theorems", "T", "has the label 'alphaedit-theorems' already; choose another name"),
+    ("", "T", "names no notebook"),
+    ("5_short", "T", "names no notebook"),
+    ("23_Capital", "T", "names no notebook"),
+    ("23_with space", "T", "names no notebook"),
+    ("23-dash", "T", "names no notebook"),
+    ("23_", "T", "names no notebook"),
+    ("23__x", "T", "names no notebook"),
+    ("23_é", "T", "names no notebook"),
+    ("../23_x", "T", "names no notebook"),
+    ("23_x/y", "T", "names no notebook"),
+    ("23_x.ipynb", "T", "names no notebook"),
+    ("23_" + "x" * 80, "T", "60 characters at most"),
+    ("23_x", "", "the title '' is no line of text"),
+    ("23_x", "two\nlines", "is no line of text"),
+    ("23_x", "bell \a", "is no line of text"),
+    ("23_x", "t" * 61, "the title has 61 characters, and 60 is the most"),
+    ("23_x", "97.8 points", "holds a number that is a result"),
+]
+
+
+@pytest.mark.parametrize(("name", "title", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_is_refused_leaves_everything_as_it_was(
+    checkout: Path, name: str, title: str, message: str
+) -> None:
+    before = files(checkout)
+    status, said = made(name, title)
+    assert (status, message in said) == (2, True), said
+    assert files(checkout) == before
+
+
+@pytest.mark.parametrize("question", ["No mark", "A *b*?", "{x}?", "a\nb?", "", "Is it 3.1?"])
+def test_a_question_is_a_plain_sentence(checkout: Path, question: str) -> None:
+    before = files(checkout)
+    status, said = made("23_x", "T", "--question", question)
+    assert (status, "the question" in said) == (2, True), said
+    assert files(checkout) == before
+
+
+def test_files_that_are_there_stay(checkout: Path) -> None:
+    for path in (checkout / "notebooks/30_x.ipynb", checkout / "tests/book/test_page_31_y.py"):
+        path.write_text(json.dumps({}))
+    (checkout / "tests/book/test_page_32_z.py").symlink_to("nowhere")
+    before = files(checkout)
+    for name in ("30_x", "31_y", "32_z"):
+        status, said = made(name, "T")
+        assert (status, "left as it is" in said) == (2, True), said
+    assert files(checkout) == before
+
+
+def test_a_contents_page_without_notebooks_is_refused(checkout: Path) -> None:
+    (checkout / "book/_toc.yml").write_text("parts: []\n")
+    before = files(checkout)
+    status, said = made("23_x", "T")
+    assert (status, "names no page before 23_x; add that one by hand first" in said) == (2, True)
+    assert files(checkout) == before

@@ -342,6 +342,7 @@ def test_a_notebook_that_times_something_runs_alone_after_the_others(
     nbformat.write(timed, clone.root / "notebooks" / "00_timed.ipynb")
     for name in ("02_other", "03_more"):
         (clone.root / "notebooks" / f"{name}.ipynb").write_bytes(clone.notebook.read_bytes())
+    clone.write_profile("laptop", notebooks={"00_timed": {}, "01_tiny": {}, "02_other": {}, "03_more": {}})
     running, most, order = [], {}, []
 
     class Process:

@@ -67,9 +67,11 @@ def test_the_long_records_are_no_input_of_themselves() -> None:
 
 MODEL = (
     "also: [hub/big]\narchitecture: llama\neditors:\n  memit: {rate: 1}\n  rome: {rate: 2}\nsizes: [1, 2]\n"
+    "tuned:\n  memit: 1\n"
 )
 SETTINGS = replace(
     PAGE,
+    cells=[*PAGE.cells, "section = 'editors'"],
     parameters={"profile": "smoke", "model": "big"},
     files={
         "config/models/big.yaml": MODEL,
@@ -109,6 +111,14 @@ def asking(*cells: str) -> Checkout:
         (asking("'plain_all'"), "models/big", "rate: 2", "rate: 3", set()),
         (asking("f'plain_{kind}'", "'all'"), "sequences", "memit", "rome", {"settings"}),
         (asking("'other'"), "sequences", "memit", "rome", set()),
+        (asking("'memit'"), "models/big", "tuned:\n  memit: 1", "tuned:\n  memit: 2", set()),
+        (
+            asking("'memit'", "'tuned'"),
+            "models/big",
+            "tuned:\n  memit: 1",
+            "tuned:\n  memit: 2",
+            {"settings"},
+        ),
     ],
 )
 def test_settings_count_by_the_rows_that_can_be_asked_for(
@@ -205,7 +215,7 @@ def module(name: str, binds: str) -> str:
 
 EDITORS, FAMILIES, PINS = (
     module("editors", "EDITORS"),
-    module("model", "FAMILIES"),
+    module("families", "FAMILIES"),
     module("resources", "PINS"),
 )
 SMOL, XL, SEQUENCES = "config/models/smollm2-135m.yaml", "config/models/gpt2-xl.yaml", "config/sequences.yaml"

@@ -1,7 +1,10 @@
 """Bad input to every command is one message with the cause, status 2, and nothing changed on disk."""
 
+import gzip
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,9 @@ from typing import Any
 import pytest
 
 from palimpsest.cache import digest
+from palimpsest.datasets.any_format import load_cases_of
 from palimpsest.workbench.folder import SUM
+from tests.commands.bad_files import FACTS
 from tests.commands.rooms import enter, make_room, run, snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
@@ -31,6 +36,11 @@ def room(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = folder / "config/models/tiny.yaml"
     settings.write_text(settings.read_text().replace(str(made), str(folder)))
     enter(folder, monkeypatch)
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")  # relative: such names have a hundred bytes at most
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("nowhere")
     return folder
 
 
@@ -138,6 +148,94 @@ COMMANDS = [
     ("compare absent base", "model 'absent': no folder of that name"),
     ("compare base edited --facts absent", "absent: cannot be read"),
     ("compare base edited --json facts.jsonl/x.json", "room/facts.jsonl: [Errno 17] File exists: "),
+    ("replace edited 0 x --device foo", "device 'foo' cannot be used here"),
+    ("replace edited", "Missing argument 'id'."),
+    ("replace edited 0", "give the new object, or a file with --request, and not both"),
+    ("replace edited nobody x", "no fact 'nobody' among the 3 that are held; nothing was replaced"),
+    ("replace edited \udcff x", "no fact '\\udcff' among the 3"),
+    ("replace edited \u202e x", "no fact '\\u202e' among the 3"),
+    (
+        "replace edited 0/1 x",
+        "no fact '0/1' among the 3 that are held; nothing was replaced",
+    ),
+    ("replace edited 0 ", "target is empty or only spaces"),
+    ("replace edited 0 \u2060", "target is empty or only spaces"),
+    ("replace edited 0 \udcff", "target '\\udcff' holds half of a surrogate pair"),
+    ("replace absent 0 x", "absent holds no edited model"),
+    ("replace facts.jsonl 0 x", "facts.jsonl holds no edited model"),
+    ("replace / 0 x", "/ is the root of the file system"),
+    (f"replace {LONG} 0 x", "has 252 bytes"),
+    ("replace edited 0 --request config", "config: cannot be read (Is a directory)"),
+    ("replace edited 0 --request facts.jsonl", "facts.jsonl holds 3 facts; give a file with the one"),
+    ("replace edited 0 --request pipe", "pipe: is a pipe and no file; write what it gives to a file"),
+    ("undo pipe 0", "pipe holds no edited model"),
+    ("undo loop 0", "'loop' cannot be the path of a folder: [Errno 40] Too many levels of symbolic links"),
+    ("undo edited ../0", "no fact '../0' among the 3"),
+    ("undo edited 0 1 2 3 4 5", "no fact '3', '4', '5' among the 3"),
+    ("undo edited \x07", "no fact '\\x07' among the 3"),
+    ("edit pipe --model base --out out", "pipe: is a pipe and no file"),
+    ("edit /dev/zero --model base --out out", "/dev/zero: is a device and no file"),
+    ("edit /dev/null --model base --out out", "/dev/null: is a device and no file"),
+    ("edit socket --model base --out out", "socket: is a socket and no file"),
+    ("edit loop --model base --out out", "loop: cannot be read (Too many levels of symbolic links)"),
+    ("edit dangling --model base --out out", "dangling: cannot be read (No such file or directory)"),
+    ("edit facts.jsonl/ --model base --out out/x/../..", "exists and holds no edited model"),
+    ("edit facts.jsonl --model base --out pipe", "pipe exists and holds no edited model"),
+    (
+        "edit facts.jsonl --model base --out loop",
+        "'loop' cannot be the path of a folder: [Errno 40] Too many",
+    ),
+    ("edit facts.jsonl --model base --out /proc", "/proc exists and holds no edited model"),
+    ("edit facts.jsonl --model base --out /dev/null", "/dev/null exists and holds no edited model"),
+    ("edit facts.jsonl --model base --out facts.jsonl/m", "room/facts.jsonl: [Errno 20] Not a directory"),
+    ("edit facts.jsonl --model base --out /proc/none", "cannot write in /proc"),
+    (f"{EDIT} --json config", "config is a folder; choose the path of a file, which is made or replaced"),
+    (f"{EDIT} --json /dev/null", "/dev/null is a device; choose the path of a file"),
+    (f"{EDIT} --json pipe", "pipe is a pipe; choose the path of a file"),
+    (f"{EDIT} --json {LONG}", "has a name of 252 bytes, and 1 to 200 are possible"),
+    (f"{EDIT} --json a\0b", "embedded null byte"),
+    (f"{EDIT} --batch 1e3", "Invalid value for '--batch'"),
+    (f"{EDIT} --batch nan", "Invalid value for '--batch'"),
+    (f"{EDIT} --batch {'9' * 5000}", "Invalid value for '--batch'"),
+    (f"{EDIT} --sequence ../models/tiny", "unknown sequence '../models/tiny'"),
+    (f"{EDIT} --settings ../tiny", "unknown model with settings in "),
+    (f"{EDIT} --device cpu,cuda", "device 'cpu,cuda' cannot be used here"),
+    (f"{EDIT} --device ", "cannot be used here"),
+    (f"{EDIT} --device mps", "device 'mps'"),
+    ("diagnose --edit pipe", "pipe: is a pipe and no file"),
+    ("diagnose --edit edited --wordings pipe", "pipe: is a pipe and no file"),
+    ("diagnose --edit edited --out config", "config is a folder"),
+    ("diagnose --edit edited --out /dev/null", "/dev/null is a device"),
+    ("diagnose --edit edited --samples many", "Invalid value for '--samples'"),
+    ("diagnose --edit edited --seed 1.5", "Invalid value for '--seed'"),
+    ("diagnose --edit edited --limit -1", "limit is -1; diagnose at least 1 fact"),
+    ("diagnose --edit edited --model absent", "absent"),
+    ("evaluate base pipe", "pipe: is a pipe and no file"),
+    ("evaluate pipe facts.jsonl", "pipe is a file; give the folder with config.json"),
+    ("evaluate loop facts.jsonl", "loop"),
+    ("evaluate base facts.jsonl --csv /dev/null", "/dev/null is a device"),
+    ("evaluate base facts.jsonl --csv config", "config is a folder"),
+    ("evaluate base facts.jsonl --limit -5", "Invalid value for '--limit'"),
+    ("evaluate base facts.jsonl --limit x", "Invalid value for '--limit'"),
+    ("evaluate base facts.jsonl --seed x", "Invalid value for '--seed'"),
+    ("evaluate base facts.jsonl --seed -1", "seed"),
+    ("compare base edited --facts pipe", "pipe: is a pipe and no file"),
+    ("compare base edited --json config", "config is a folder"),
+    ("compare base facts.jsonl", "facts.jsonl is a file; give the folder"),
+    ("new-result", "Missing argument 'name'."),
+    ("new-result 23_x", "Missing argument 'title'."),
+    ("new-result ../x Title", "'../x' names no notebook"),
+    ("run absent", "unknown notebook 'absent'"),
+    ("run absent.ipynb", "unknown notebook 'absent.ipynb'"),
+    ("run pipe", "unknown notebook 'pipe'"),
+    ("run x --profile ../models/tiny", "unknown notebook 'x'"),
+    ("run-all --profile ../models/tiny", "unknown profile '../models/tiny'"),
+    ("run-all --jobs 0", "Invalid value for '--jobs'"),
+    ("arms --minutes -1", "Invalid value for '--minutes'"),
+    ("arms", "arms.yaml cannot be read"),
+    ("status --profile ", "unknown profile ''"),
+    ("render absent", "unknown notebook 'absent'"),
+    ("parameters absent", "unknown profile 'smoke'"),
     ("nonsense", "No such command 'nonsense'."),
     ("--nonsense", "No such option: --nonsense"),
 ]
@@ -231,3 +329,146 @@ def test_prompts_longer_than_the_context(room: Path) -> None:
         )
         refused(room, ["edit", "long.jsonl", "--out", "edited"], "request 'long': ")
         refused(room, ["evaluate", "base", "long.jsonl"], "and the context of base holds 256; shorten it")
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_file_of_facts_that_cannot_be_used(room: Path, name: str) -> None:
+    content, message = FACTS[name]
+    (room / "odd").write_bytes(content)
+    refused(room, ["edit", "odd", "--model", "base", "--out", "out"], message)
+
+
+def test_the_same_facts_in_other_clothes_are_read(room: Path) -> None:
+    """Marks, UTF-16, line ends of Windows and of old Macs in CSV, compressed: what `FACTS` is not about."""
+    text = json.dumps({"prompt": "{} was born in", "subject": "Anna Berg", "target": "Rome"})
+    for content in (
+        b"\xef\xbb\xbf" + text.encode(),
+        text.encode("utf-16"),
+        f"\r\n{text}\r\n".encode(),
+        b"prompt;subject;target\r\n{} was born in;Anna Berg;Rome\r\n",
+        gzip.compress(text.encode("utf-16")),
+    ):
+        (room / "odd").write_bytes(content)
+        (case,) = load_cases_of(room / "odd").cases
+        assert (case.request.text, case.request.target) == ("Anna Berg was born in", "Rome")
+
+
+IDS = [
+    "a/b",
+    "../a",
+    "/a",
+    "a\nb",
+    "\x07",
+    "\u202eabc",
+    "é",
+    "e\u0301",
+    "a" * 5000,
+    "{}",
+    "{0}",
+    "%s",
+    "--all",
+    "$HOME",
+]
+
+
+def test_odd_ids_are_ids(room: Path) -> None:
+    """None of them is taken for a path, a format or an option; each is undone alone."""
+    rows = [
+        {"id": name, "prompt": f"The w{i} of {{}} is", "subject": f"Anna{i}", "target": "Rome"}
+        for i, name in enumerate(IDS)
+    ]
+    (room / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    before = set(snapshot(room))
+    assert run("edit", "odd.jsonl", "--model", "base", "--out", "odd", "--batch", len(IDS)).exit_code == 0
+    for name in IDS:
+        done = run("undo", "odd", "--", name)
+        assert done.exit_code == 0, (name, done.output)
+    assert done.stdout.endswith("every weight is that of base\n")
+    assert {name.split("/")[0] for name in set(snapshot(room)) - before} == {"odd"}
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="root reads and writes whatever the permissions say; run as a user"
+)
+@pytest.mark.parametrize(
+    ("path", "mode", "arguments"),
+    [
+        ("facts.jsonl", 0, EDIT),
+        ("base/config.json", 0, EDIT),
+        ("edited/palimpsest.json", 0, "undo edited 0"),
+        ("edited/ledgers/layer-1.safetensors", 0, "undo edited 0"),
+        (".", 0o500, EDIT),
+    ],
+)
+def test_what_may_not_be_read_or_written(room: Path, path: str, mode: int, arguments: str) -> None:
+    (room / path).chmod(mode)
+    result = run(*arguments.split())
+    (room / path).chmod(0o700)
+    assert result.exit_code == 2
+    assert "Permission denied" in result.stderr
+
+
+SETTINGS = [
+    (b"\xff\xfe\0", "is not YAML"),
+    (b"also: [", "is not YAML"),
+    (b"also: !!python/object:os.system x", "is not YAML"),
+    (b"[" * 5000, "cannot be read (RecursionError"),
+    (b"", "holds no"),
+    (b"- 1", "holds no"),
+    (b"also: base\nmore: 1", "unknown model with settings in"),
+    (b"also: [base]\neditors: 3", "cannot be read (TypeError"),
+    (b"also: [base]\neditors: {memit: {layers: all}}", "layers Input should be a valid tuple"),
+    (
+        b"also: [base]\neditors: {memit: {layers: []}}",
+        "edited layers must be one or more, ascending and distinct, got []",
+    ),
+    (b"also: [base]\neditors: {memit: {layers: [99]}}", "layer 99 does not exist; base has layers 0 to 3"),
+    (b"also: [base]\neditors: {memit: {layers: [-1]}}", "layer -1 does not exist; base has layers 0 to 3"),
+    (
+        b"also: [base]\neditors: {memit: {layers: [0], preserve_weight: .nan}}",
+        "preserve_weight Input should be greater than or equal to 0",
+    ),
+    (
+        b"also: [base]\neditors: {memit: {layers: [0], preserve_weight: -1}}",
+        "preserve_weight Input should be greater than or equal to 0",
+    ),
+    (
+        b"also: [base]\neditors: {memit: {layers: [0], statistics_tokens: 0}}",
+        "statistics_tokens Input should be greater than or equal to 1",
+    ),
+    (
+        b"also: [base]\neditors: {memit: {layers: [0], targets: {steps: 0}}}",
+        "targets.steps Input should be greater than or equal to 1",
+    ),
+    (
+        b"also: [base]\neditors: {memit: {layers: [0], targets: {lr: x}}}",
+        "targets.lr Input should be a valid number",
+    ),
+    (b"also: [base]\neditors: {memit: {layers: [0], colour: red}}", "colour Unexpected keyword argument"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), SETTINGS, ids=range(len(SETTINGS)))
+def test_settings_that_cannot_be_used(room: Path, content: bytes, message: str) -> None:
+    (room / "config/models/tiny.yaml").write_bytes(content)
+    refused(room, EDIT.split(), message)
+
+
+def test_a_cache_that_is_a_file(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (room / "file").write_text("mine")
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(room / "file"))
+    refused(room, EDIT.split(), "choose another folder")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("size", [0, 7, 100])
+def test_a_model_whose_files_are_cut_short(room: Path, name: str, size: int) -> None:
+    path = room / "base" / name
+    path.write_bytes(path.read_bytes()[:size])
+    refused(room, EDIT.split(), "base cannot be used as a causal language model with its tokenizer")
+
+
+def test_there_are_two_hundred_classes() -> None:
+    tables = (COMMANDS, MODELS, DAMAGED, FACTS, SETTINGS)
+    assert len(set(map(str, COMMANDS))) == len(COMMANDS)
+    assert sum(map(len, tables)) >= 200

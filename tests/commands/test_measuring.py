@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from palimpsest import cli
 from palimpsest.commands import doctor
 from palimpsest.commands.shared import FAILED, file_of
 from palimpsest.datasets import load_cases_of
@@ -236,31 +235,3 @@ def test_debug_shows_the_traceback_of_expected_errors_too(room: Path) -> None:
 def test_the_file_of_an_error_of_the_system_is_its_own() -> None:
     assert file_of(FileNotFoundError(2, "no such file", "some/file")) == "some/file"
     assert file_of(ValueError("nothing")) == ""
-
-
-def examples() -> list[str]:
-    """The example in the help of every command that has one."""
-    texts = [command.callback.__doc__ or "" for command in cli.app.registered_commands if command.callback]
-    return [line for text in texts for line in re.findall(r"Example: palimpsest (.+)", text)]
-
-
-def test_the_examples_of_the_help_run(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a tiny model under the embedded one's name; each in the folder that the one before left."""
-    from palimpsest.network import model
-
-    names = {line.split()[0] for line in examples()}
-    assert {"edit", "undo", "evaluate", "compare", "doctor"} == names
-    folder = room / "examples"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(model, "unpacked_model", lambda: room / "base")
-    settings = room / "config/models/tiny.yaml"
-    settings.write_text(settings.read_text().replace("- base\n", "- base\n- smollm2-135m\n"))
-    lines = (room / "facts.jsonl").read_text().replace('"id": "0"', '"id": "pompidou"')
-    (folder / "facts.jsonl").write_text(lines)
-    expected = {"edit": (0, 3), "doctor": (0, 1)}
-    for line in sorted(
-        examples(), key=lambda line: ("edit", "evaluate", "compare", "undo", "doctor").index(line.split()[0])
-    ):
-        done = run(*line.split())
-        assert done.exit_code in expected.get(line.split()[0], (0,)), (line, done.output)

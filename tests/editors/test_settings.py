@@ -56,7 +56,8 @@ def test_unknown_editor() -> None:
 def test_unknown_model() -> None:
     message = (
         r"unknown model with settings in .*config/models \(add a file there, name one with --settings or "
-        r"settings=, or pass an editor object\) 'nothing'; choose one of: .*smollm2-135m"
+        r"settings=, pass the loaded model for derived ones, or pass an editor object\) "
+        r"'nothing'; choose one of: .*smollm2-135m"
     )
     with pytest.raises(UnknownNameError, match=message):
         editor_for("memit", "nothing")

@@ -64,7 +64,8 @@ class Twin:
         def add(module: Any, inputs: Any, output: Any) -> Any:
             whole = output[0] if isinstance(output, tuple) else output
             moved = whole.clone()
-            moved[0, end] = moved[0, end] + self.delta
+            place = moved.view(-1, moved.shape[-1])  # OPT's map gives (t, d_v)
+            place[end] = place[end] + self.delta
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
         def keep(module: Any, inputs: Any, output: Any) -> None:
@@ -80,6 +81,8 @@ class Twin:
         if settings.loss_layer is not None:
             norm = model.net.get_submodule(model.family.norm)
             logits = model.net.lm_head(norm(kept[0]))[0]
+            cap = getattr(model.net.config, "final_logit_softcapping", None)
+            logits = logits if cap is None else cap * (logits / cap).tanh()
         return logits.log_softmax(1)
 
     def nll(self) -> Tensor:

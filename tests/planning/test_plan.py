@@ -40,14 +40,15 @@ MACHINE = Machine("a machine", "cpu", {"float32": 1e9, "float64": 5e8}, 1e9, 2**
 # Work of pages
 
 
-def test_every_page_has_a_count_of_its_work() -> None:
-    assert list(PAGES) == known_notebooks()
+def test_the_work_of_the_numbered_pages_is_counted() -> None:
+    """Pages that come later may lack a count, and a plan then says so."""
+    assert [name for name in known_notebooks() if name in PAGES or name[:2] <= "22"] == list(PAGES)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu-gpt2-xl"])
 def test_work_is_counted_from_the_parameters_of_any_profile(profile: str) -> None:
     setting = load_profile(profile)
-    for name in setting.listed if setting.name != "smoke" else known_notebooks():
+    for name in (name for name in setting.listed if name in PAGES):
         parameters = parameters_for(setting, find_notebook(name))
         work = PAGES[name](parameters)
         assert work.values >= 0
@@ -232,6 +233,26 @@ def test_a_plan_for_a_scheduler(quick: None) -> None:
     assert found["pages"][1]["seconds_by_stage"] == {}
     assert found["pages"][0]["recorded_seconds"] > 0
     assert found["pages"][0]["recorded_here"] is False
+
+
+def test_a_page_whose_work_is_not_counted_is_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PAGES, "08_norm_inflation")
+    monkeypatch.setattr("palimpsest.planning.plan.read_provenance", lambda *_: {})
+    made = plan("laptop", ["08_norm_inflation", "14_comparison"])
+    line = "08_norm_inflation: its work is not counted: planning/work.py has no row for it in PAGES"
+    assert line in report(made).splitlines()
+    whole = made.as_dict()
+    assert (whole["pages"][0]["seconds"], whole["pages"][0]["memory_bytes"]) == (None, 0)
+    assert whole["pages"][0]["not_counted"] in line
+    assert whole["seconds"] == whole["pages"][1]["seconds"]
+    assert whole["pages"][1]["not_counted"] == ""
+
+
+def test_a_record_of_such_a_page_corrects_no_other() -> None:
+    recorded = PagePlan("23_b", recorded=600.0, here=True, unknown="not counted")
+    found = made_up(PAGE, recorded)
+    assert found.factor == 1.0
+    assert [found.expected(page) for page in found.pages] == [100.0, 600.0]
 
 
 def test_a_plan_of_a_gpu_profile_names_what_is_left_out(quick: None) -> None:

@@ -7,7 +7,7 @@ import yaml
 
 from palimpsest import paths
 from palimpsest.errors import DataError
-from palimpsest.results.claims import PUBLISHED, load_claims, verdict
+from palimpsest.results.claims import PUBLISHED, load_claims, load_records, verdict
 from palimpsest.results.printed_audit import load_audit
 from palimpsest.results.rules import LABELS, UNTESTED
 
@@ -185,3 +185,61 @@ def test_a_file_without_the_lists_is_refused(tmp_path):
         load_claims(path)
     with pytest.raises(DataError, match="cannot be read as claims"):
         load_claims(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("notebook", "message"),
+    [
+        ("03_alphaedit_plus_lemma", "did you mean 03_alphaedit_plus_lemmas?"),
+        ("zzz", "choose one of: 00_try_it, 01_one_edit"),
+        ("", "unknown notebook ''; choose one of"),
+        ("../notebooks/01_one_edit", "did you mean 01_one_edit?"),
+    ],
+)
+def test_an_unknown_notebook_is_refused_in_the_projects_own_file(tmp_path, monkeypatch, notebook, message):
+    """Such a claim would stay "not run" for ever, as if nobody had come to it yet."""
+    for folder in ("notebooks", "config/profiles", "data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "pyproject.toml").touch()
+    for path in (paths.root() / "notebooks").glob("*.ipynb"):
+        (tmp_path / "notebooks" / path.name).touch()
+    source = (paths.root() / "data/claims.yaml").read_text("utf-8")
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(tmp_path))
+    (tmp_path / "data/claims.yaml").write_text(source, "utf-8")
+    assert load_claims().claims
+    wrong = source.replace("notebook: 03_alphaedit_plus_lemmas\n", f"notebook: '{notebook}'\n", 1)
+    (tmp_path / "data/claims.yaml").write_text(wrong, "utf-8")
+    with pytest.raises(DataError, match=r"1 problems\nP01: unknown notebook") as caught:
+        load_claims()
+    assert message in str(caught.value)
+
+
+def test_every_value_that_a_rule_names_is_in_the_carried_record():
+    """A misspelt name would read "not run", too."""
+    found = load_records(paths.results_root(), "laptop")
+    missing = {
+        claim.id: sorted(set(claim.rule.names()) - set(found[claim.notebook]))
+        for claim in load_claims().claims
+        if claim.rule is not None and claim.notebook in found and claim.profile in (None, "laptop")
+    }
+    assert {name: names for name, names in missing.items() if names} == {}
+
+
+ODD_ROWS = [
+    {1: 2},
+    {"id": ["P01"]},
+    {"id": {}, "paper": []},
+    {"paper": {}},
+    {"rule": []},
+    {"rule": {"kind": []}},
+    {"rule": {"kind": {}}},
+    [],
+    None,
+    3,
+]
+
+
+@pytest.mark.parametrize("row", ODD_ROWS, ids=range(len(ODD_ROWS)))
+def test_rows_of_any_kind_are_refused_by_name(load, row):
+    with pytest.raises(DataError, match="problems"):
+        load(row)

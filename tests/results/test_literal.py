@@ -9,13 +9,17 @@ from docutils.core import publish_parts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from myst_parser.docutils_ import Parser
+from nbformat.v4 import new_markdown_cell, new_notebook
 
-from palimpsest.book.assemble import other_profiles, provenance_box
+from palimpsest.book.assemble import banner, other_profiles, provenance_box, stub
+from palimpsest.book.badges import claims_map, raw
 from palimpsest.book.claim_details import detail
 from palimpsest.book.profiles import load_profile
 from palimpsest.book.verdicts import _row
-from palimpsest.results.claims import Verdict, load_claims
+from palimpsest.results.claims import Claims, Paper, Verdict, load_claims
+from palimpsest.results.prose import filled
 from palimpsest.results.tables import frame_table, plain, table
+from palimpsest.types import Shown
 
 SPITEFUL = (
     "<script>alert(1)</script>",
@@ -112,3 +116,90 @@ def test_boxes_of_a_page() -> None:
         assert shown(rendered(inner)).count(" ".join(text.split())) >= 2
         assert "<script>" not in rendered(inner)
     assert other_profiles("no such page", "smoke", {"values": {}}) == ""
+
+
+ANY = st.one_of(
+    st.sampled_from(SPITEFUL),
+    st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), min_size=1),
+).map(lambda text: " ".join(text.split()) or "x")
+
+
+def inside(block: str) -> str:
+    """What stands in a directive of a page, title and text, as its reader sees it."""
+    head, _, rest = block.strip().partition("\n")
+    title = head.split("} ", 1)[1]
+    body = [line for line in rest.splitlines() if not line.startswith((":", "```"))]
+    return shown(rendered(title)) + " " + shown(rendered("\n".join(body)))
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_the_boxes_above_a_page(text: str) -> None:
+    """Profile, model and description come from a file of settings, and a reason from names of definitions."""
+    setting = load_profile("smoke").model_copy(update={"name": text, "model": text, "description": text})
+    note, warning = banner(setting, text).split("\n\n", 1)
+    assert inside(note).count(text) >= 3
+    assert f"older than the sources it came from ({text})" in inside(warning)
+    assert text in inside(banner(setting, None, {"facts": {"model": {"name": f"none, {text}"}}}))
+    page = stub("01_page", new_notebook(cells=[new_markdown_cell("# Title")]), setting)
+    assert shown(rendered(page[page.index("There is") : page.index(" Run `make")])).count(text) == 2
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_names_of_other_profiles(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """They are names of folders."""
+    if "/" in text or text in (".", "..") or len(text) > 100:
+        return
+    folder = tmp_path_factory.mktemp("root")
+    for name in ("results", "config/profiles"):
+        (folder / name).mkdir(parents=True)
+    (folder / "pyproject.toml").touch()
+    (folder / "results" / text).mkdir()
+    values = {"schema": 1, "values": {"gain": {"value": 1.0, "unit": "ratio"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALIMPSEST_ROOT", str(folder))
+        patch.setattr("palimpsest.book.assemble.records.read", lambda path: values)
+        (folder / "results" / text / "01_page.json").touch()
+        box = other_profiles("01_page", "smoke", values)
+    head, _, rest = box.strip().partition("\n\n")
+    assert shown(rendered(head.partition("Also run in: ")[2].splitlines()[0])) == text
+    assert text in shown(rendered(rest.rsplit("\n", 1)[0]))
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_html_of_the_verdicts(text: str) -> None:
+    """A statement in the map of claims, and whatever is put into a page as HTML: no fence ends early."""
+    claim = load_claims().claims[0].model_copy(update={"statement": text, "paper": "one"})
+    verdicts = {claim.id: [Verdict(claim.id, "reproduced", "laptop", "so")]}
+    for title in (text, f"```\n{text}"):
+        made = claims_map(Claims((Paper(id="one", title=title),), (claim,)), verdicts)
+        fence = made.partition("{")[0]
+        assert fence not in made[len(fence) :].strip().removesuffix(fence)
+        assert text in html.unescape(made)
+        assert "<script" not in made
+    block = raw(f"<p>{html.escape(text)}</p>\n```\n<i>last</i>")
+    assert rendered(block).strip().endswith("<i>last</i>")
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_objects_in_jupyter(text: str) -> None:
+    class Thing(Shown):
+        def shown(self) -> dict[str, object]:
+            return {text: text}
+
+    made = Thing()._repr_html_()
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", made)
+    assert [html.unescape(cell) for cell in cells] == [text, text]
+    assert not any("<" in cell for cell in cells)
+    assert f"{text} {text}" in repr(Thing())
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_a_value_is_not_read_as_a_template(text: str) -> None:
+    """A recorded text with braces is put into a sentence as it is."""
+    assert filled("Said: {fact}.", {"fact": {"value": text}}) == f"Said: {text}."
+    assert filled("Said: {fact}.", {}, {"fact": text}) == f"Said: {text}."

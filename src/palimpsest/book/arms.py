@@ -147,7 +147,7 @@ def plan() -> Plan:
     Raises:
         ProfileError: if the file cannot be read or is malformed.
     """
-    path = paths.root() / "config" / "arms.yaml"
+    path = paths.checkout() / "config" / "arms.yaml"
     try:
         return _parsed(path, path.read_bytes())
     except OSError as error:
@@ -158,8 +158,8 @@ def plan() -> Plan:
 def _parsed(path: Path, content: bytes) -> Plan:
     try:
         return Plan.model_validate(yaml.safe_load(content))
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path.name} is not YAML: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ProfileError(f"{path.name}: {faults}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ProfileError(f"{path.name} is not YAML: {error}") from error

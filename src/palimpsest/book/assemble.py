@@ -7,6 +7,7 @@ were run, and at its end a box with the provenance of the result.
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import nbformat
 from nbformat import NotebookNode
 
 from palimpsest import paths
+from palimpsest.book import api
 from palimpsest.book.anatomy import arrange, reading_minutes, title_of
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
 from palimpsest.book.gallery import write_gallery
 from palimpsest.book.headlines import write_headlines
+from palimpsest.book.licences import write_licences
 from palimpsest.book.needs import left_out
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
@@ -68,6 +71,9 @@ def generators(folder: Path, profile: str) -> list[tuple[Callable[[Path], Any], 
         (lambda out: write_gallery(profile, out), folder / "figures.md"),
         (lambda out: write_verdicts(paths.results_root(), out), folder / "verdicts.md"),
         (write_audit, folder / "audit.md"),
+        (write_licences, folder / "licences.md"),
+        (api.write_index, folder / "api.md"),
+        *((partial(api.write_wing, wing), folder / f"{api.page_name(wing)}.md") for wing in api.WINGS),
     ]
 
 
@@ -131,7 +137,7 @@ def stub(name: str, source: NotebookNode, setting: Profile, left: str = "") -> s
     return (
         f"{labels}\n# {title_of(source)}: {NOT_RUN}\n\n"
         f"```{{admonition}} {NOT_RUN.capitalize()}\n:class: warning\n"
-        f"There is no result of `{name}` in the profile {setting.name} ({setting.model}). "
+        f"There is no result of `{name}` in the profile {plain(setting.name)} ({plain(setting.model)}). "
         f"Run `make book PROFILE={setting.name}`, or this one alone with "
         f"`palimpsest run {name} --profile {setting.name}`.\n```\n"
     )
@@ -150,11 +156,11 @@ def banner(
     """
     model = (record or {}).get("facts", {}).get("model", {}).get("name", setting.model)
     bare = model.startswith("none")  # "none, random problems": a page about formulas
-    title = f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}"
+    title = plain(f"Profile {setting.name}" if bare else f"Profile {setting.name}: {setting.model}")
     origin = f"no language model ({model.removeprefix('none, ')})" if bare else setting.description
     text = (
         f"```{{admonition}} {title}\n:class: note\n"
-        f"The numbers on this page come from {origin}. "
+        f"The numbers on this page come from {plain(origin)}. "
         "Parameters, data and revision are in the box at the end."
         + (f" To read: {minutes} min." if minutes else "")
         + "\n```\n"
@@ -180,7 +186,7 @@ def other_profiles(name: str, shown: str, record: Mapping[str, Any]) -> str:
     lines = [
         [plain(row.replace("_", " ")), *(_shown(values, row) for values in columns.values())] for row in rows
     ]
-    others = ", ".join(list(columns)[1:])
+    others = plain(", ".join(list(columns)[1:]))
     return (
         f"\n````{{admonition}} Also run in: {others}\n:class: note dropdown\n\n"
         + table(["value", *map(plain, columns)], lines)

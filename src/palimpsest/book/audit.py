@@ -105,7 +105,7 @@ def _paper(name: str, rows: Sequence[Row], answer: str) -> str:
 
 def _oddities() -> str:
     """The section "Oddities" of ``data/published/README.md``, with one folded part for each source."""
-    text = (paths.root() / "data" / "published" / "README.md").read_text("utf-8")
+    text = (paths.checkout() / "data" / "published" / "README.md").read_text("utf-8")
     _, _, section = text.partition("\n## Oddities\n")
     opening, *papers = section.partition("\n## ")[0].split("\n### ")
     folds = []

@@ -1,6 +1,7 @@
 """The verdicts of a page as a strip at its head, and the map of all claims, as HTML."""
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 
 from palimpsest.results.claims import Claim, Claims, Verdict, headline
@@ -19,8 +20,9 @@ def anchor(claim: str) -> str:
 
 
 def raw(markup: str) -> str:
-    """HTML as a block of a Markdown page."""
-    return f"```{{raw}} html\n{markup}\n```\n"
+    """HTML as a block of a Markdown page, whose fence is longer than any in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", markup)), default=0))
+    return f"{fence}{{raw}} html\n{markup}\n{fence}\n"
 
 
 def labels_of(claims: Sequence[Claim], found: Mapping[str, Sequence[Verdict]]) -> dict[str, str]:

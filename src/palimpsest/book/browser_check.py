@@ -18,6 +18,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 from playwright.sync_api import Page, sync_playwright
 from playwright.sync_api import TimeoutError as BrowserTimeout
+from tqdm import tqdm
 
 from palimpsest import paths
 from palimpsest.book.build import html_dir
@@ -90,7 +91,7 @@ def check(html: Path, browser: str, screenshots: Path) -> Report:
     pages = real_pages(html, report)
     for scheme in SCHEMES:
         with _tab(browser, scheme, report) as tab:
-            for path in pages:
+            for path in tqdm(pages, desc=f"looking, {scheme}", unit="page", disable=None, leave=False):
                 name = path.relative_to(html).as_posix()
                 picture = name.removesuffix(".html").replace("/", "__")
                 tab.set_viewport_size({"width": WIDTHS[0], "height": 900})

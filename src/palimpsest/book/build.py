@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from palimpsest import paths
 from palimpsest.book.assemble import assemble
 from palimpsest.errors import BookError, PalimpsestError
@@ -36,13 +38,14 @@ def _built(profile: str) -> Path:
         raise BookError(
             f"the pages were not written: {error}; free some space, or make {paths.book_dir()} writable"
         ) from error
-    root = paths.root()
+    root = paths.checkout()
     command = [
         *(str(Path(sys.executable).with_name("jupyter-book")), "build", str(root)),
         *("--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")),
         *("--path-output", str(html_dir(profile).parents[1]), *STRICT),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tqdm(total=1, desc="building the book, about a minute", disable=None, leave=False):
+        done = subprocess.run(command, capture_output=True, text=True)
     index = html_dir(profile) / "index.html"
     if done.returncode != 0 or not index.is_file():
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)

@@ -14,13 +14,14 @@ from palimpsest.results.tables import plain, table
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 
 
-def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> str:
+def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False, seeds: str = "") -> str:
     """Section on one claim, with the label by which other pages refer to it.
 
     Args:
         claim: the claim.
         verdicts: one for each profile.
         older: whether the record that decides is older than its sources.
+        seeds: table of the values over several seeds, where there are some.
     """
     chosen = headline(claim, verdicts)
     others = [item for item in verdicts if item.label != "not run" and item.profile != chosen.profile]
@@ -31,10 +32,11 @@ def detail(claim: Claim, verdicts: Sequence[Verdict], older: bool = False) -> st
         + raw(f'<details class="claim" id="{anchor(claim.id)}"><summary>{head}</summary>'),
         f"{_line(claim.place)}; {kind}{_page(claim)}. {_found(chosen)}",
         _parts(chosen),
-        f"The record of the profile {chosen.profile} is older than its sources." if older else "",
+        f"The record of the profile {plain(chosen.profile)} is older than its sources." if older else "",
         " ".join(_found(item) for item in others if item.profile != PUBLISHED),
         _ran(claim),
         _values(claim, chosen),
+        seeds,
         f"On paper: {_line(claim.mathematics)}" if claim.mathematics else "",
         _checks(claim),
         " ".join(f"Changed on {change.on}, after its run: {_line(change.why)}." for change in claim.changed),
@@ -56,7 +58,7 @@ def _page(claim: Claim) -> str:
 
 def _found(item: Verdict) -> str:
     """The verdict of one profile as a sentence; the parts of a statement follow in a table."""
-    where = "" if item.profile == PUBLISHED else f" (profile {item.profile})"
+    where = "" if item.profile == PUBLISHED else f" (profile {plain(item.profile)})"
     reason = item.reason
     if item.parts:
         reason = reason.partition("; so far: ")[0] if "; so far: " in reason else "each part is judged alone"

@@ -127,7 +127,7 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
                 parameters_for(setting, place / "notebooks" / source.name),
                 traced.functions,
             )
-            for place in (root, paths.root())
+            for place in (root, paths.checkout())
         ]
         changed = changed_code(*sides)
     relative = tolerance(changed)
@@ -242,7 +242,7 @@ def tolerance(changed: Iterable[str]) -> float:
     Raises:
         ProfileError: if ``config/numerical.yaml`` cannot be read.
     """
-    file = paths.root() / "config" / "numerical.yaml"
+    file = paths.checkout() / "config" / "numerical.yaml"
     try:
         content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else []
         rows = TypeAdapter(list[Numerical]).validate_python(content or [])
@@ -254,7 +254,7 @@ def tolerance(changed: Iterable[str]) -> float:
 
 def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced) -> None:
     """Whether a small run executed every changed definition, so that it can speak for them."""
-    graph = dependencies(paths.root() / "src" / "palimpsest")
+    graph = dependencies(paths.checkout() / "src" / "palimpsest")
     users = _users(graph, now)
     missed = []
     for name in changed:

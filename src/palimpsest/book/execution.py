@@ -16,12 +16,12 @@ import nbformat
 
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
-from palimpsest.book.gpus import is_lost
+from palimpsest.book.losses import is_loss
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
 from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
-from palimpsest.errors import NotebookError, PalimpsestError, RetriableError
+from palimpsest.errors import LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 
@@ -83,6 +83,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
 
     Raises:
         NotebookError: if a cell failed; a partial copy lies in the staging folder.
+        LostRunError: if that was for want of memory, or the GPU or the kernel was lost.
     """
     import papermill
 
@@ -103,18 +104,17 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except PalimpsestError:
         raise
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        raise _failed(source, error) from error
+        kind = LostRunError if is_loss(error) else NotebookError
+        raise kind(_failure(source, error)) from error
     notebook = normalise(nbformat.read(output, as_version=4))
     write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
 
 
-def _failed(source: Path, error: Exception) -> NotebookError:
-    """What a failed execution is: a fault, or a want of memory or device after which it may succeed."""
+def _failure(source: Path, error: Exception) -> str:
     count = getattr(error, "exec_count", None)
     where = f" in the cell numbered [{count}]" if count else ""
-    kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
-    message = f"{source.stem} failed{where}: {kind}: {text}"
-    return RetriableError(message) if is_lost(kind, text) else NotebookError(message)
+    kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+    return f"{source.stem} failed{where}: {kind}: {text}"
 
 
 def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = None) -> None:

@@ -9,26 +9,6 @@ from typing import Any
 
 from palimpsest.errors import ResourceError
 
-RETRY = 75
-"""Exit status if memory did not suffice or a device was lost: the same command may succeed later, or
-elsewhere (EX_TEMPFAIL of sysexits.h)."""
-
-LOST = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "ecc error",
-    "fallen off the bus",
-    "gpu is lost",
-    "unspecified launch failure",
-    "cuda-capable device(s) is/are busy or unavailable",
-    "hardware error",
-)
-"""What messages say, in small letters, where memory did not suffice or a GPU was lost."""
-
-LOST_KINDS = ("OutOfMemoryError", "MemoryError", "DeadKernelError")
-"""Names of the errors that say so; a kernel dies where the system takes its process for want of memory."""
-
 QUERY = ("index", "name", "uuid", "memory.total", "driver_version")
 
 
@@ -91,16 +71,6 @@ def check_gpu(wanted: str | None) -> None:
                 "profile for the CPU, or -p device=cpu"
             )
             raise ResourceError(f"--gpu {wanted}: there is no GPU {name!r}; {there}")
-
-
-def is_lost(kind: str, message: str) -> bool:
-    """Whether an error says that memory did not suffice or a device was lost, so that a retry may succeed.
-
-    Args:
-        kind: name of its class.
-        message: its text.
-    """
-    return kind in LOST_KINDS or any(part in message.lower() for part in LOST)
 
 
 def used(torch: Any) -> dict[str, Any]:

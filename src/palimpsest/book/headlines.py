@@ -6,7 +6,7 @@ from typing import Any
 
 import nbformat
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from palimpsest import paths
 from palimpsest.book.gallery import figures
@@ -45,7 +45,7 @@ def load_headlines(path: Path | None = None) -> list[Headline]:
     file = path or paths.book_dir() / FILE
     try:
         return TypeAdapter(list[Headline]).validate_python(yaml.safe_load(file.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as headlines ({error}); see those of book/{FILE}") from error
 
 

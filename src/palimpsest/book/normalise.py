@@ -96,7 +96,7 @@ def without_bars(text: str) -> str:
 def portable(text: str) -> str:
     """Text without memory addresses, names of temporary files and the path of this checkout."""
     text = _STAGING.sub("", _CELL_FILE.sub("<cell>", _ADDRESS.sub("0x0", text)))
-    return text.replace(f"{paths.root()}/", "")
+    return text.replace(f"{paths.checkout()}/", "")
 
 
 def _content(kind: str, content: Any) -> Any:

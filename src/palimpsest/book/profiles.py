@@ -1,9 +1,9 @@
 """Profiles: parameters with which the same notebooks run at several scales.
 
 A profile is a file ``config/profiles/<name>.yaml``. The defaults in the notebooks are the smoke profile,
-because nbval runs notebooks unchanged. Every other profile says of each page either with which sizes it
-runs or, by a list of its pages, that it does not. The parameters ``profile`` and ``model`` are set from the
-profile in every notebook that declares them.
+because nbval runs notebooks unchanged. Every other profile runs the pages that it gives sizes for, or those
+of a list of its own; the others are left out, and named where all are run. The parameters ``profile`` and
+``model`` are set from the profile in every notebook that declares them.
 """
 
 from collections.abc import Mapping
@@ -72,6 +72,29 @@ def results_of(profile: str) -> Path:
     return paths.build_dir() / SMOKE if profile == SMOKE else paths.results_dir(profile)
 
 
+SEED = "seed"
+"""Parameter of which a profile's runs may have several values."""
+
+
+def own_seed(profile: Profile, notebook: Path) -> int | None:
+    """Seed of a notebook under a profile; None for one without a seed."""
+    found = parameters_for(profile, notebook).get(SEED)
+    return None if found is None else int(found)
+
+
+def seed_folder(profile: Profile, notebook: Path, seed: int | None) -> Path:
+    """Where the result of a seed goes: a folder of its own below the profile's, unless it is the profile's.
+
+    Raises:
+        UnknownNameError: if the notebook has no seed.
+    """
+    own = own_seed(profile, notebook)
+    if seed is not None and own is None:
+        raise UnknownNameError(f"parameter of {notebook.stem}", SEED, list(read_parameters(notebook)))
+    folder = results_of(profile.name)
+    return folder if seed in (None, own) else folder / f"{SEED}-{seed}"
+
+
 def carried_smoke() -> Path:
     """Folder of the values that small runs are compared with."""
     return paths.results_dir(SMOKE)
@@ -98,7 +121,9 @@ def load_profile(name: str) -> Profile:
         raise UnknownNameError("profile", name, known_profiles())
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")
@@ -172,8 +197,7 @@ def check_profile(profile: Profile) -> None:
 
     Raises:
         UnknownNameError: if it names a notebook or parameter that does not exist.
-        ProfileError: if a value does not have the declared type, a page has neither sizes nor is left out, or
-            a page that is left out has sizes.
+        ProfileError: if a value does not have the declared type, or a page that is left out has sizes.
     """
     for name in (*profile.notebooks, *(profile.pages or ())):
         if name not in known_notebooks():
@@ -193,12 +217,6 @@ def check_profile(profile: Profile) -> None:
 
 
 def _check_pages(profile: Profile) -> None:
-    missing = [name for name in known_notebooks() if not has_page(profile, name)]
-    if profile.pages is None and missing:
-        raise ProfileError(
-            f"profile {profile.name} gives no sizes for {', '.join(missing)}; write them under 'notebooks' "
-            "({} for a notebook's own defaults), or name the pages that it has under 'pages'"
-        )
     odd = [name for name in profile.notebooks if not has_page(profile, name)]
     if odd:
         raise ProfileError(

@@ -189,7 +189,7 @@ def git(*arguments: str) -> str:
     Raises:
         OSError, subprocess.CalledProcessError: if there is no git, no repository, or it refuses.
     """
-    command = ["git", "-C", str(paths.root()), *arguments]
+    command = ["git", "-C", str(paths.checkout()), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

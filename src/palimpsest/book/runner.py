@@ -28,7 +28,8 @@ from palimpsest.book.execution import (
     papermill_run,
     trace_file,
 )
-from palimpsest.book.gpus import RETRY, check_gpu
+from palimpsest.book.gpus import check_gpu
+from palimpsest.book.losses import LOST
 from palimpsest.book.needs import check_needed, left_out, require
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.page_code import COMPUTE, SHOW, notebook_code
@@ -52,7 +53,7 @@ from palimpsest.book.provenance import (
 )
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
-from palimpsest.errors import NotebookError, RetriableError
+from palimpsest.errors import LostRunError, NotebookError
 from palimpsest.files import as_json, locked, write_atomically
 from palimpsest.results import records
 
@@ -110,7 +111,8 @@ def run_notebook(
             page, or the model has no settings for an editor that the page needs.
         ResourceError: if there is no such GPU.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
-            earlier results are untouched. `RetriableError` if memory did not suffice or a device was lost.
+            earlier results are untouched.
+        LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
@@ -134,8 +136,8 @@ def run_notebook(
             except _FailedError as error:
                 kept = keep_partial(source, staging, profile)
                 partial = f", the partial copy is {kept}" if kept else ""
-                message = f"{error}; earlier results are untouched{partial}"
-                raise error.kind(message) from error
+                kind = LostRunError if isinstance(error.__cause__, LostRunError) else NotebookError
+                raise kind(f"{error}; earlier results are untouched{partial}") from error
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
@@ -154,11 +156,7 @@ def runs_of(profile: str, overrides: Mapping[str, Any]) -> Path:
 
 
 class _FailedError(NotebookError):
-    """A cell failed; ``kind`` is the class of the error that says so to others."""
-
-    def __init__(self, cause: NotebookError) -> None:
-        super().__init__(str(cause))
-        self.kind: type[NotebookError] = type(cause)
+    """A cell failed."""
 
 
 def _made(
@@ -170,7 +168,7 @@ def _made(
     try:
         execute()
     except NotebookError as error:
-        raise _FailedError(error) from error
+        raise _FailedError(str(error)) from error
     seconds = time.monotonic() - clock
     traced, shown = (Traced.read(trace_file(staging), part) for part in (COMPUTE, SHOW))
     check_covered(source, parameters, traced)
@@ -200,7 +198,7 @@ def check_covered(source: Path, parameters: Mapping[str, Any], traced: Traced, p
     Raises:
         NotebookError: if not, since a change of it would pass for none.
     """
-    graph = dependencies(paths.root() / "src" / "palimpsest")
+    graph = dependencies(paths.checkout() / "src" / "palimpsest")
     found, _ = reach(notebook_code(source, graph.package, part), parameters)
     missed = traced.uncovered(found)
     if missed:
@@ -276,7 +274,7 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
 
     Raises:
         NotebookError: after the last notebook, if any failed; another call resumes with those.
-            `RetriableError` if want of memory or a lost device was the cause of all of them.
+        LostRunError: if want of memory, or a lost GPU or kernel, was the cause of all of them.
     """
     setting = load_profile(profile)
     check_profile(setting)
@@ -312,10 +310,10 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         codes = [found[name] if name in found else one(name) for name in names]
     ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
     failed = [name for name, code in zip(names, codes, strict=True) if code]
-    later = all(code in (None, 0, RETRY) for code in codes)
+    later = all(code in (None, 0, LOST) for code in codes)
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:
-        kind, mend = (RetriableError, "") if later else (NotebookError, "mend the cause and ")
+        kind, mend = (LostRunError, "") if later else (NotebookError, "mend the cause and ")
         raise kind(f"failed: {', '.join(failed)}; the messages are above; {mend}run the same command again")
     return ran

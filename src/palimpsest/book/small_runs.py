@@ -83,7 +83,7 @@ def _shared(root: Path) -> Path:
 
 def with_shared(traced: Traced) -> Traced:
     """The trace of a page, with the code that computed what the pages share, if any small run did."""
-    graph = dependencies(paths.root() / "src" / "palimpsest")
+    graph = dependencies(paths.checkout() / "src" / "palimpsest")
     uses = tuple(Use(definition) for definition in graph.named(COMPUTES))
     behind = {str(d) for d in graph.reached(uses, Vocabulary()).definitions}
     kept = paths.build_dir() / "confirm"

@@ -80,7 +80,7 @@ def inputs(
         NotebookError: if the notebook or a module cannot be read as Python; the message names file and line.
         ProfileError: if a settings file is not YAML.
     """
-    root = root or paths.root()
+    root = root or paths.checkout()
     code = notebook_code(notebook, dependencies(root / "src" / "palimpsest").package)
     found, settings = reach(code, parameters, root)
     own = {str(definition): digest for definition, digest in found.definitions.items()}
@@ -114,10 +114,10 @@ def shown_hash(
     Raises:
         NotebookError: as `inputs`.
     """
-    code = notebook_code(notebook, dependencies(paths.root() / "src" / "palimpsest").package, SHOW)
+    code = notebook_code(notebook, dependencies(paths.checkout() / "src" / "palimpsest").package, SHOW)
     found, settings = reach(code, parameters)
     long = (paths.results_dir(LONG) / name for name in records)
-    carried = [path.relative_to(paths.root()).as_posix() for path in long if path.is_file()]
+    carried = [path.relative_to(paths.checkout()).as_posix() for path in long if path.is_file()]
     return content_hash(
         {
             "code": _hashed([found.page, sorted(found.hashes)]),
@@ -138,7 +138,7 @@ def file_hashes(files: Iterable[str], root: Path | None = None) -> dict[str, str
     """Path below the root -> sha256 of the file's bytes, or of the names in a folder (ending in ``/``)."""
     found = {}
     for name in sorted(files):
-        path = (root or paths.root()) / name
+        path = (root or paths.checkout()) / name
         if path.is_dir():
             inside = "\n".join(sorted(item.name for item in path.iterdir() if not item.name.startswith(".")))
             found[name] = hashlib.sha256(inside.encode()).hexdigest()
@@ -177,7 +177,7 @@ def reach(
     Sequences name an editor as host, and a model's file says which architecture it has, so settings widen
     what code can be reached, and code widens which settings can be asked for, until neither does.
     """
-    root = root or paths.root()
+    root = root or paths.checkout()
     known = {path.stem: _yaml(path) for path in sorted((root / "config" / "models").glob("*.yaml"))}
     file = root / "config" / "sequences.yaml"
     rows = _yaml(file) if file.is_file() else {}
@@ -196,7 +196,10 @@ def reach(
 def _asked(
     known: Mapping[str, Any], rows: Mapping[str, Any], vocabulary: Vocabulary
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Rows of sequences that can be asked for, and of each model that can be meant its sections likewise."""
+    """Rows of sequences that can be asked for, and of each model that can be meant its sections likewise.
+
+    A section with rows is read by its name, so that it counts only where code or notebook have that text.
+    """
     models = {}
     for name, content in known.items():
         if {name, *content.get("also", [])} & vocabulary.texts:
@@ -205,7 +208,7 @@ def _asked(
                 if isinstance(value, dict)
                 else value
                 for key, value in content.items()
-                if key != "also"
+                if key != "also" and (not isinstance(value, dict) or key in vocabulary.texts)
             }
     return {name: rows[name] for name in vocabulary.asked(rows)}, models
 

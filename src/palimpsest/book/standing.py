@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palimpsest.book.needs import left_out
-from palimpsest.book.profiles import Profile, find_notebook, load_profile, parameters_for, results_of
+from palimpsest.book.profiles import (
+    SEED,
+    Profile,
+    find_notebook,
+    load_profile,
+    parameters_for,
+    results_of,
+    seed_folder,
+)
 from palimpsest.book.provenance import in_history, not_vouched, other_versions, read_provenance
 from palimpsest.book.staleness import SCHEME, Inputs, inputs
 
@@ -32,6 +40,16 @@ class Standing:
     note: str = ""
     changed: tuple[str, ...] = ()
 
+    @property
+    def stands(self) -> bool:
+        """Whether there is a result, and it may be shown as that of the present sources."""
+        return self.kind in ("fresh", "confirmed")
+
+    @property
+    def due(self) -> bool:
+        """Whether the page is to be run: not where its result stands, or the profile leaves it out."""
+        return self.kind in ("stale", "not run")
+
     def __str__(self) -> str:
         if self.kind == "left out":
             return self.reason
@@ -40,13 +58,19 @@ class Standing:
         return f"{state} ({detail})" if detail else state
 
 
-def standing(name: str | Path, profile: str | Profile, folder: Path | None = None) -> Standing:
+def standing(
+    name: str | Path,
+    profile: str | Profile,
+    folder: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Standing:
     """How a notebook's result stands.
 
     Args:
         name: of the notebook, or its path.
         profile: whose result.
         folder: where it is, if not in ``results``.
+        overrides: values with which it was run that win over the profile's.
     """
     setting = load_profile(profile) if isinstance(profile, str) else profile
     source, place = find_notebook(name), folder or results_of(setting.name)
@@ -66,13 +90,24 @@ def standing(name: str | Path, profile: str | Profile, folder: Path | None = Non
             f"its provenance is of scheme {made.get('scheme', 1)} and hashes of today's scheme {SCHEME} "
             "cannot be compared with it",
         )
-    now = inputs(source, parameters_for(setting, source), made.get("files", []))
+    now = inputs(source, parameters_for(setting, source, overrides), made.get("files", []))
     if made.get("content_hash") != now.content_hash:
         changed = changed_definitions(made.get("definitions", {}), now)
         return Standing("stale", _reason(made, now, changed), changed=changed)
     notes = [confirmation(made), _other_library(made), _on_gpu(made)]
     kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
     return Standing(kind, note="; ".join(note for note in notes if note))
+
+
+def standing_of_seed(name: str | Path, profile: Profile, seed: int | None) -> Standing:
+    """How the result of one seed stands; the profile's own where the seed is None.
+
+    Raises:
+        UnknownNameError: if the notebook has no seed.
+    """
+    source = find_notebook(name)
+    overrides = {} if seed is None else {SEED: seed}
+    return standing(source, profile, seed_folder(profile, source, seed), overrides)
 
 
 def stale(name: str | Path, profile: str | Profile, folder: Path | None = None) -> str | None:

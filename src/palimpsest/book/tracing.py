@@ -202,9 +202,9 @@ def load_ipython_extension(shell: Any) -> None:
     """Begin a trace in a kernel; called by IPython before the first cell."""
     showing, records = os.environ.get(SHOWING), os.environ.get("PALIMPSEST_RECORDS", "")
     sources = json.loads(Path(showing).read_text("utf-8")) if showing else ()
-    trace = Trace(paths.root(), Path(os.environ[TRACE]), sources, records)
+    trace = Trace(paths.checkout(), Path(os.environ[TRACE]), sources, records)
     sys.addaudithook(trace.audit)
     if os.environ.get(CALLS) == "1":
-        trace.calls = Calls(paths.root() / "src" / __name__.partition(".")[0])
+        trace.calls = Calls(paths.checkout() / "src" / __name__.partition(".")[0])
     shell.events.register("pre_run_cell", trace.begin)
     shell.events.register("post_run_cell", trace.write)

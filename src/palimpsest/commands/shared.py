@@ -1,6 +1,7 @@
 """What all commands share: one place that turns errors into messages, and options that several have."""
 
 import errno
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.book.gpus import RETRY, is_lost
-from palimpsest.errors import OutOfMemoryError, PalimpsestError, RetriableError
+from palimpsest.book.losses import LOST, is_loss
+from palimpsest.errors import DataError, LostRunError, PalimpsestError, ResourceError
+from palimpsest.files import special
 
 UNSAID = 3
 """Exit status of `edit --require` if the model does not say a fact."""
@@ -33,15 +35,17 @@ PASSED: tuple[type[BaseException], ...] = (*OF_TYPER, typer.Exit, typer.Abort)
 class OneMessage(TyperGroup):
     """Commands whose errors are one message each; ``--debug``, before or after the command, adds a traceback.
 
-    An expected error of the package exits with status 2, which the same command would do again; want of
-    memory and a lost GPU with 75, after which it may succeed; an interrupt by the user with 130; and any
-    other error, which is a fault of the package, with 70: its message says in which file the work was, what
-    the cause is, and how to report it.
+    An expected error of the package exits with status 2, a loss of memory, of the GPU or of a kernel, after
+    which the same command may succeed, with 75, an interrupt by the user with 130, and any other error, which
+    is a fault of the package, with 70: its message says in which file the work was, what the cause is, and
+    how to report it.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--debug`` out of the arguments, wherever it stands."""
         ctx.obj = {"debug": DEBUG in args}
+        if not sys.stderr.isatty() and "tqdm" not in sys.modules:
+            os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for somebody who looks on
         return super().parse_args(ctx, [argument for argument in args if argument != DEBUG])
 
     def invoke(self, ctx: Any) -> Any:
@@ -50,18 +54,21 @@ class OneMessage(TyperGroup):
             return super().invoke(ctx)
         except PASSED:
             raise
-        except (RetriableError, OutOfMemoryError) as error:
-            stop(ctx, error, f"{error}", RETRY)
         except PalimpsestError as error:
-            stop(ctx, error, f"{error}", 2)
+            stop(ctx, error, f"{error}", status_of(error))
         except KeyboardInterrupt as error:
             stop(ctx, error, "stopped; the same command goes on from what is done", 130)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever reads the output has gone
-            if is_lost(type(error).__name__, f"{error}"):
-                stop(ctx, error, lost(error), RETRY)
+            if is_loss(error):
+                stop(ctx, error, lost(error), LOST)
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
+
+
+def status_of(error: PalimpsestError) -> int:
+    """Exit status of an expected error: 75 where the same command may succeed later, else 2."""
+    return LOST if isinstance(error, LostRunError) or is_loss(error) else 2
 
 
 def stop(ctx: Any, error: BaseException, message: str, status: int) -> NoReturn:
@@ -130,6 +137,39 @@ def usable(name: str) -> str:
         device(name)
     return name
 
+
+def readable(path: Path | None) -> Path | None:
+    """Check a file that is to be read: from a pipe or a device reading may never end.
+
+    Raises:
+        DataError: if it is no file.
+    """
+    if path is not None and (kind := special(path)):
+        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
+    return path
+
+
+def writable(path: Path | None) -> Path | None:
+    """Check a file that is to be written, before the work whose result it is to hold.
+
+    Raises:
+        ResourceError: if something is there that is no file, and would be replaced or cannot be.
+    """
+    if path is None:
+        return None
+    try:
+        found = "a folder" if path.is_dir() else special(path)
+        size = len(os.fsencode(path.name))
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"{str(path)!r} cannot be the path of a file: {error}; choose another") from error
+    if found or size > LONGEST or not size:
+        reason = f"is {found}" if found else f"has a name of {size} bytes, and 1 to {LONGEST} are possible"
+        raise ResourceError(f"{path} {reason}; choose the path of a file, which is made or replaced")
+    return path
+
+
+LONGEST = 200
+"""Bytes of a file's name: file systems allow 255, and temporary files add to it."""
 
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", callback=usable)]
 

@@ -22,6 +22,7 @@ from typing import Any
 from palimpsest.datasets.files import Loaded, load_cases, member, refusal, text_member
 from palimpsest.datasets.zsre import LOCALITY_HEAD
 from palimpsest.errors import DataError
+from palimpsest.files import special
 from palimpsest.types import EditRequest, EvalCase, Probe, unspaced
 
 FALSE = ("false", "no", "0")
@@ -116,12 +117,17 @@ def load_cases_of(path: str | Path, strict: bool = True) -> Loaded:
     asked: set[str] = set()
 
     def parse(record: Mapping[str, Any], _: int) -> EvalCase:
-        case = parse_case(record)
+        try:
+            case = parse_case(record)
+        except RecursionError:
+            raise DataError("its brackets are nested too deeply") from None
         if case.request.text in asked:
             raise DataError(f"{case.request.text!r} is asked a second time; keep one target for it")
         asked.add(case.request.text)
         return case
 
+    if kind := special(path):
+        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
     loaded = load_cases(path, parse, strict=False)
     if loaded.rejected and strict:
         raise refusal(path, loaded.rejected, "correct the file; nothing was edited")
@@ -217,8 +223,12 @@ def _pairs(prompts: Any, answers: Any, field: str) -> Iterator[tuple[str, str]]:
         return
     if isinstance(prompts, str):
         prompts, answers = [prompts], [answers]
-    elif isinstance(answers, str):
+    elif isinstance(answers, str) and isinstance(prompts, list):
         answers = [answers] * len(prompts)
+    if not isinstance(prompts, list) or not isinstance(answers, list):
+        raise DataError(
+            f"field {field!r} must be a text or a list of texts, not {prompts!r} with answers {answers!r}"
+        )
     if len(prompts) != len(answers):
         raise DataError(f"field {field!r} has {len(prompts)} prompts and {len(answers)} answers")
     for prompt, answer in zip(prompts, answers, strict=True):

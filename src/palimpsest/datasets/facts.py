@@ -18,9 +18,10 @@ import yaml
 from palimpsest.datasets.files import Rejected, read_text, refusal
 from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.files import file_sha256
+from palimpsest.paths import package_root
 from palimpsest.types import SLOT
 
-FACTS_FOLDER = Path(__file__).resolve().parents[3] / "data" / "facts"
+FACTS_FOLDER = package_root() / "data" / "facts"
 LEVELS = (1, 2, 3, 4, 5, 6)
 """Perturbation levels, from one exchanged word (1) to a metaphorical sentence (6)."""
 VALIDATION_SHARE = 0.3

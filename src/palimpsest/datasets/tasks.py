@@ -17,9 +17,10 @@ import yaml
 from palimpsest.datasets.facts import Fact, FactSet, load_facts
 from palimpsest.datasets.files import read_text
 from palimpsest.errors import DataError, RequestError, UnknownNameError
+from palimpsest.paths import package_root
 from palimpsest.types import SLOT, Item, Task
 
-PAIRS = Path(__file__).resolve().parents[3] / "data" / "ability" / "pairs.yaml"
+PAIRS = package_root() / "data" / "ability" / "pairs.yaml"
 BUILT_IN = ("facts", "cloze", "grammar", "words")
 """Names of the tasks: facts to choose and to complete, and pairs of the two parts of the file."""
 OPTIONS = 4

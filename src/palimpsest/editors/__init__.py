@@ -4,6 +4,7 @@ MEMIT, AlphaEdit, AlphaEdit+ and ROME are settings of one least-squares problem 
 A new method is one file with a subclass of `palimpsest.editors.base.Editor`, and one row of EDITORS.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from palimpsest.editors.alphaedit import AlphaEdit
 from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, Prepared, State
+from palimpsest.editors.derived import derived_settings, has_file
 from palimpsest.editors.ft import FineTune
 from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
@@ -60,12 +62,31 @@ def style_of(name: str) -> Style:
     return STYLES[name] if name in STYLES else Style(name)
 
 
-def editor_for(name: str, model: str, **overrides: object) -> Editor:
-    """Make an editor with a model's settings from ``config/models``.
+def settings_for(model: str | EditableModel, editor: str) -> dict[str, Any]:
+    """Settings of an editor for a model: those on file, or derived ones, printed with their reasons.
+
+    Args:
+        model: short name, or a hub id listed in the model's settings file; or a loaded model, for which
+            settings are derived if it has no file.
+        editor: a key of EDITORS.
+
+    Raises:
+        UnknownNameError: if a name has no settings file.
+        ProfileError: if the file has no section for the editor.
+    """
+    if isinstance(model, str) or has_file(model.name):
+        return editor_settings(model if isinstance(model, str) else model.name, editor)
+    found = derived_settings(model, editor)
+    print(f"palimpsest: {found}", file=sys.stderr)
+    return found.settings
+
+
+def editor_for(name: str, model: str | EditableModel, **overrides: object) -> Editor:
+    """Make an editor with a model's settings from ``config/models``, or derived ones.
 
     Args:
         name: a key of EDITORS.
-        model: short name, or a hub id listed in the model's settings file.
+        model: as `settings_for`.
         overrides: settings that replace those on file.
 
     Raises:
@@ -76,9 +97,10 @@ def editor_for(name: str, model: str, **overrides: object) -> Editor:
     if name not in EDITORS:
         raise UnknownNameError("editor", name, list(EDITORS))
     try:
-        editor: Editor = EDITORS[name].editor(**(editor_settings(model, name) | overrides))
+        editor: Editor = EDITORS[name].editor(**(settings_for(model, name) | overrides))
     except ValidationError as error:
-        raise ProfileError(f"settings of {name} for {model}: {error}") from error
+        called = model if isinstance(model, str) else model.name
+        raise ProfileError(f"settings of {name} for {called}: {error}") from error
     return editor
 
 
@@ -91,7 +113,7 @@ def edit(
     """Compute an edit that writes the requests into the model; the model itself is not changed.
 
     Args:
-        editor: a name, for the settings on file for this model, or an editor object.
+        editor: a name, for the settings on file for this model or derived ones, or an editor object.
         model: as returned by `palimpsest.load`.
         requests: at least one.
         state: returned by the previous edit of the sequence; for the first edit a `Prepared`, or None.
@@ -107,7 +129,7 @@ def edit(
     """
     check(requests)
     check_room(model, requests)
-    chosen = editor_for(editor, model.name) if isinstance(editor, str) else editor
+    chosen = editor_for(editor, model) if isinstance(editor, str) else editor
     made, after = chosen.edit(model, requests, state)
     method = style_of(editor).name if isinstance(editor, str) else chosen.printed
     return replace(made, notes={"method": method, **made.notes}), after

@@ -11,6 +11,7 @@ from torch import Tensor
 from palimpsest.algebra.projector import Projector, projectors
 from palimpsest.algebra.solve import Solution
 from palimpsest.errors import StateError
+from palimpsest.memory.behind_norms import asked_of_map
 from palimpsest.memory.contexts import sample_contexts
 from palimpsest.memory.keys import read_ascending
 from palimpsest.memory.known_values import KnownValues
@@ -297,7 +298,8 @@ def edit_layers(
     with restored(model, layers):
         for index, read in enumerate(read_ascending(model, requests, layers, contexts)):
             layer, keys[read.layer] = read.layer, read.keys.double()
-            residual = (values.values - read.hidden).double() / (len(layers) - index)
+            share = (values.values - read.hidden).double() / (len(layers) - index)
+            residual = asked_of_map(model, layer, read.inside, share)
             solutions[layer] = update(layer, keys[layer], residual)
             deltas[layer] = solutions[layer].delta
             write_weight(model, layer, (read_weight(model, layer).double() + deltas[layer]))

@@ -29,6 +29,7 @@ from palimpsest.errors import NonFiniteError
 from palimpsest.memory.settings import ContextSettings
 from palimpsest.network.activations import run_body
 from palimpsest.network.apply import WeightDelta
+from palimpsest.network.head import logits_of
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.network.tokens import encode, encode_target, pad
 from palimpsest.types import EditRequest
@@ -165,7 +166,7 @@ class _Part:
     def losses(self, model: EditableModel) -> Float[Tensor, " n"]:
         """NLL of each target (n,) in nats, averaged over its tokens and the prefixes."""
         hidden = run_body(model, self.batch, use_cache=False).last_hidden_state[self.row, self.position]
-        logits = model.net.get_submodule(model.family.head)(hidden)
+        logits = logits_of(model, hidden)
         log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
         picked = -log_p.gather(1, self.token[:, None])[:, 0] * self.weight.to(log_p)
         return picked.new_zeros(len(self.requests)).index_add(0, self.owner, picked)

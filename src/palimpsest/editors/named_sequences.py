@@ -8,11 +8,12 @@ import yaml
 from pydantic import ValidationError
 
 from palimpsest import paths
-from palimpsest.editors import EDITORS, editor_for
+from palimpsest.editors import EDITORS, editor_for, settings_for
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings, asked, editor_settings, regime_settings
+from palimpsest.editors.settings import alphaset_settings, asked, regime_settings
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.network.model import EditableModel
 
 Method = TypeVar("Method", bound=WeightEditor)
 
@@ -39,12 +40,12 @@ def configurations() -> dict[str, dict[str, Any]]:
     return dict(rows)
 
 
-def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> Sequential:
-    """Make a named sequence with the settings on file for a model.
+def configuration(name: str, model: str | EditableModel, regime: str = "", **overrides: Any) -> Sequential:
+    """Make a named sequence with the settings on file for a model, or derived ones.
 
     Args:
         name: a row of ``config/sequences.yaml``.
-        model: short name, or a hub id listed in the model's settings file.
+        model: as `palimpsest.editors.settings_for`.
         regime: a row of ``regimes`` in that file, whose settings replace the host's; none by default.
         overrides: fields of `Sequential` that replace those on file.
 
@@ -57,9 +58,10 @@ def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> 
     if name not in rows:
         raise UnknownNameError("sequence", name, list(rows))
     row = dict(rows[name])
+    called = model if isinstance(model, str) else model.name
 
     def on_file(host: str) -> dict[str, Any]:
-        return editor_settings(model, host) | regime_settings(model, regime, host)
+        return settings_for(model, host) | (regime_settings(called, regime, host) if regime else {})
 
     settings = on_file(row.pop("host")) | row | overrides
     for key in [key for key, value in settings.items() if value == FROM_MEMIT]:
@@ -67,7 +69,7 @@ def configuration(name: str, model: str, regime: str = "", **overrides: Any) -> 
     try:
         return Sequential(**settings)
     except ValidationError as error:
-        raise ProfileError(f"settings of the sequence {name} for {model}: {error}") from error
+        raise ProfileError(f"settings of the sequence {name} for {called}: {error}") from error
 
 
 def tuned(name: str, model: str, regime: str = "", **overrides: Any) -> WeightEditor:

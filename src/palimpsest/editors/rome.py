@@ -20,7 +20,8 @@ from torch import Tensor
 from palimpsest.algebra.solve import LeastSquares, solve_exact
 from palimpsest.editors.base import Prepared, State, WeightEditor, start, step_norms, value_notes, values_on
 from palimpsest.errors import RequestError
-from palimpsest.memory.keys import subject_keys
+from palimpsest.memory.behind_norms import asked_of_map
+from palimpsest.memory.keys import subject_inside, subject_keys
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
@@ -74,7 +75,10 @@ class Rome(WeightEditor):
         original = read_weight(model, layer).double()
         preserve = self._metric(at.moments[layer]) if self.second_moment else _identity(original)
         # δ is added to the map's output, so the target value is W₀k + δ, whatever the map's bias.
-        values = original @ anchor + targets.deltas.double()
+        deltas = targets.deltas.double()
+        if self.targets.reference == "hidden":
+            deltas = asked_of_map(model, layer, subject_inside(model, requests, layer), deltas)
+        values = original @ anchor + deltas
         total = torch.zeros_like(original)
         conditions = []
         for index, request in enumerate(requests):

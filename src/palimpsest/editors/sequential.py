@@ -49,6 +49,7 @@ from palimpsest.editors.base import (
 )
 from palimpsest.editors.settings import Layers
 from palimpsest.errors import SequenceError
+from palimpsest.memory.behind_norms import asked_of_map
 from palimpsest.memory.keys import Reads, read_ascending, read_unedited
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.memory.values import Targets
@@ -139,6 +140,7 @@ class Sequential(WeightEditor):
                 layer, keys = read.layer, read.keys.double()
                 edited = self.reads == "edited"
                 share = (values.values - read.hidden).double() / (len(self.layers) - index * edited)
+                share = asked_of_map(model, layer, read.inside, share)
                 wanted = (weights[layer] if edited else at.unedited[layer].double()) @ keys + share
                 ledgers[layer], asked = self._step(at, layer, keys, wanted, ids)
                 delta = self._processed(asked, at, layer)

@@ -117,7 +117,7 @@ def _of_model(model: str) -> tuple[str, dict[str, Any]]:
     if model not in known:
         raise UnknownNameError(
             f"model with settings in {models_dir()} (add a file there, name one with --settings or "
-            "settings=, or pass an editor object)",
+            "settings=, pass the loaded model for derived ones, or pass an editor object)",
             model,
             list(known),
         )

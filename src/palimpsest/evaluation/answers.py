@@ -19,6 +19,7 @@ from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluation.metrics import mean_nll
 from palimpsest.network.activations import context_of, run_behind
 from palimpsest.network.cores import side_by_side
+from palimpsest.network.head import logits_of
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.packed import pack
 from palimpsest.network.tokens import encode_target, pad
@@ -158,7 +159,7 @@ def _forward(
     rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))
     with torch.no_grad():
         hidden = run_behind(model, prefix, packed).flatten(0, 1)  # (b·t, d_v)
-        logits = model.net.get_submodule(model.family.head)(hidden[packed.place[rows, positions]]).float()
+        logits = logits_of(model, hidden[packed.place[rows, positions]]).float()
     nll = logits.logsumexp(1) - logits.gather(1, tokens[:, None])[:, 0]
     return nll.double().cpu(), (logits.argmax(1) == tokens).cpu()
 

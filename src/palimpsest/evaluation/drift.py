@@ -21,6 +21,7 @@ from palimpsest import cache
 from palimpsest.errors import ModelError, NonFiniteError, ShapeError
 from palimpsest.network.activations import run_body
 from palimpsest.network.cores import side_by_side
+from palimpsest.network.head import logits_of
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.tokens import Batch, encode
 from palimpsest.resources import held_out_texts
@@ -209,7 +210,7 @@ def _in_parts(
     def run(given: tuple[Tensor, ...]) -> Tensor:
         *parts, token = given
         with torch.no_grad():
-            logits = [head(part).float().clamp(-_LARGEST, _LARGEST) for part in parts]
+            logits = [logits_of(model, part).float().clamp(-_LARGEST, _LARGEST) for part in parts]
             return measure(*logits, token).cpu()
 
     return torch.cat(side_by_side(run, list(zip(*flat, following, strict=True)), model.device))

@@ -15,6 +15,7 @@ from torch import Tensor
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.evaluation.answers import Pair
 from palimpsest.network.activations import run_behind
+from palimpsest.network.head import logits_of
 from palimpsest.network.model import EditableModel
 from palimpsest.network.packed import pack
 from palimpsest.network.sampling import sample
@@ -88,7 +89,7 @@ def _scores(model: EditableModel, pairs: Sequence[Pair]) -> list[tuple[float, in
     ]
     with torch.no_grad():
         hidden = run_behind(model, [], packed).flatten(0, 1)  # (b·t, d_v)
-        logits = model.net.get_submodule(model.family.head)(hidden[torch.cat(at)]).float()  # (q, v)
+        logits = logits_of(model, hidden[torch.cat(at)]).float()  # (q, v)
     wanted = torch.tensor([token for own in targets for token in own], device=logits.device)  # (q,)
     log_p, rank = _of_tokens(logits, wanted)
     if not torch.isfinite(log_p).all():

@@ -99,11 +99,14 @@ class Reads:
         layer: the layer.
         keys: its keys (d_k, n), as `subject_keys`.
         hidden: output of the last edited layer at each subject (d_v, n), as `subject_hidden`.
+        inside: input of the norm behind the edited map at each subject (d_v, n), bare prompt; None in
+            families without one.
     """
 
     layer: int
     keys: Float[Tensor, "d_k n"]
     hidden: Float[Tensor, "d_v n"]
+    inside: Float[Tensor, "d_v n"] | None = None
 
 
 def read_unedited(
@@ -121,7 +124,15 @@ def read_unedited(
     last = Site(layers[-1], "hidden")
     found = _at_the_end(model, rows, [*(Site(layer) for layer in layers), last])
     states = {site: part.unflatten(0, (len(requests), len(contexts))) for site, part in found.items()}
-    return [Reads(layer, _averaged(states[Site(layer)]), states[last][:, 0].T) for layer in layers]
+    return [
+        Reads(
+            layer,
+            _averaged(states[Site(layer)]),
+            states[last][:, 0].T,
+            subject_inside(model, requests, layer),
+        )
+        for layer in layers
+    ]
 
 
 def read_ascending(
@@ -148,7 +159,7 @@ def read_ascending(
     for layer, above in zip(layers, [*layers[1:], None], strict=True):
         read = side_by_side(lambda climb: climb.read(layer), climbs, model.device)  # noqa: B023 -- used at once
         keys, hidden = (torch.cat(parts) for parts in zip(*read, strict=True))  # (n, c, d_k), (n, d_v)
-        yield Reads(layer, _averaged(keys), hidden.T)
+        yield Reads(layer, _averaged(keys), hidden.T, subject_inside(model, requests, layer))
         if above is not None:
             side_by_side(lambda climb: climb.rise(layer, above), climbs, model.device)  # noqa: B023
 
@@ -214,3 +225,12 @@ def subject_hidden(
 ) -> Float[Tensor, "d_v n"]:
     """Output of a whole layer at each subject's last token, (d_v, n), bare prompt."""
     return states_at_subjects(model, requests, Site(layer, "hidden"))[:, 0].T
+
+
+def subject_inside(
+    model: EditableModel, requests: Sequence[EditRequest], layer: int
+) -> Float[Tensor, "d_v n"] | None:
+    """Input of the norm behind the edited map at each subject (d_v, n), bare prompt; None without one."""
+    if model.norm_behind(layer) is None:
+        return None
+    return states_at_subjects(model, requests, Site(layer, "before_norm"))[:, 0].T

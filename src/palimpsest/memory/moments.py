@@ -260,5 +260,9 @@ def _blocks(
         yield {layer: torch.cat([part[layer] for part in parts]).T for layer in layers}
 
 
+key_blocks = _blocks
+"""The blocks of keys that `collect` sums, for sums that are kept elsewhere."""
+
+
 def _moved(moment: SecondMoment, device: torch.device) -> SecondMoment:
     return SecondMoment(moment.total.to(device), moment.count, moment.source)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from palimpsest.network.head import final_states, logits_of
 from palimpsest.network.model import EditableModel
 
 HEAD_ROWS = 128
@@ -109,5 +110,4 @@ def _gradient(loss: Tensor, of: Tensor) -> Tensor:
 
 
 def _log_probabilities(model: EditableModel, hidden: Float[Tensor, "k d_v"]) -> Float[Tensor, "k vocabulary"]:
-    norm, head = model.net.get_submodule(model.family.norm), model.net.get_submodule(model.family.head)
-    return head(norm(hidden)).float().log_softmax(1)
+    return logits_of(model, final_states(model, hidden)).float().log_softmax(1)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from palimpsest.memory.behind_norms import passed
 from palimpsest.network.activations import capture, run_layers
 from palimpsest.network.model import EditableModel, Part, Site
 from palimpsest.network.packed import added_mask, pack
@@ -79,6 +80,7 @@ class _Lines:
         mask: added to attention, over s earlier positions and the q moving ones (b, 1, q, s + q).
         past: attention keys and values of the earlier positions.
         first, owner: index of each row's first moving position among the b·q, and its request (rows,).
+        inside: input of the norm behind the edited map there (rows, d_v), where δ is added before a norm.
         read: index among the b·q of the state of each label, then of each active request's KL row.
         label_at: which labels of the chunk those are (l,).
     """
@@ -89,6 +91,7 @@ class _Lines:
     past: "_Past"
     first: Int[Tensor, " rows"]
     owner: Int[Tensor, " rows"]
+    inside: Float[Tensor, "rows d_v"] | None
     read: Int[Tensor, " r"]
     label_at: Int[Tensor, " l"]
 
@@ -144,9 +147,13 @@ class UpperLayers:
         """Read what δ cannot change: output of the edited layer, and what attention reads above it."""
         model = self.model
         packed = pack(self.rows).to(model.device)
+        # δ on the map's output reaches the layer's output through the norm that some families have there.
+        self.norm = model.norm_behind(layer) if reference == "value" else None
         sites = list({Site(layer, "hidden"), Site(layer, reference)})
+        sites += [Site(layer, "before_norm")] if self.norm is not None else []
         seen = {site.part: found.flatten(0, 1) for site, found in capture(model, packed, sites).items()}
         self.hidden, self.place, hidden = seen["hidden"], packed.place, seen["hidden"]  # (b·t, d_v)
+        self.before_norm = seen.get("before_norm")
         # δ is optimised in float32 at least: Adam's small steps are lost in half precision.
         exact = torch.promote_types(hidden.dtype, torch.float32)
         ends = torch.tensor([self.ends[row] for row in first_rows], device=model.device)
@@ -190,7 +197,10 @@ class UpperLayers:
             self._held = list(active), self._lines(active)
         lines = self._held[1]
         flat = lines.hidden.flatten(0, 1)  # (b·q, d_v)
-        moved = flat.index_add(0, lines.first, delta[lines.owner].to(flat.dtype))
+        step = delta[lines.owner].to(flat.dtype)
+        if self.norm is not None and lines.inside is not None:
+            step = passed(self.norm, lines.inside, step)
+        moved = flat.index_add(0, lines.first, step)
         hidden = run_layers(
             self.model,
             self.layers,
@@ -233,9 +243,17 @@ class UpperLayers:
             _Past(states),
             torch.tensor(list(first.values()), device=device),
             torch.tensor([self.owner[row] for row in first], device=device),
+            self._inside(list(first)),
             torch.tensor(read, device=device),
             torch.tensor(labels, device=device),
         )
+
+    def _inside(self, rows: Sequence[int]) -> Float[Tensor, "rows d_v"] | None:
+        """Input of the norm behind the edited map at the subject's last token of some rows."""
+        if self.before_norm is None:
+            return None
+        ends = torch.tensor([self.ends[row] for row in rows], device=self.place.device)
+        return self.before_norm[self.place[torch.tensor(rows, device=self.place.device), ends]]
 
     def _laid_out(
         self, lines: Sequence[Sequence[tuple[int, int]]], width: int

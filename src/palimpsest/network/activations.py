@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from palimpsest.errors import SiteError
+from palimpsest.network.layer_types import mask_of_body, mask_of_padded, taken_by
 from palimpsest.network.model import EditableModel, Site
 from palimpsest.network.packed import Packed
 from palimpsest.network.tokens import Batch
 
-_ORDER = {"input": 0, "key": 1, "value": 2, "hidden": 3}
+_ORDER = {"input": 0, "key": 1, "value": 2, "before_norm": 3, "hidden": 4}
 
 
 class _Stop(Exception):  # noqa: N818 -- a signal, not an error
@@ -43,7 +45,7 @@ def capture(
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(value: Tensor) -> None:
-            found[site] = value.detach()
+            found[site] = value.detach().reshape(*batch.ids.shape, -1)  # OPT's maps see (b·t, d)
             if stop and site == last:
                 raise _Stop
 
@@ -77,7 +79,7 @@ def capture_in(
     found: list[Tensor] = []
 
     def read(value: Tensor) -> None:
-        found.append(value)
+        found.append(value.reshape(*hidden.shape[:2], -1))
         raise _Stop
 
     with torch.no_grad(), watched(model, Site(layer), read):
@@ -98,7 +100,10 @@ def run_body(model: EditableModel, batch: Batch | Packed, seen: int = 0, **kwarg
         kwargs: go to the network.
     """
     body = model.net.get_submodule(model.family.norm.rsplit(".", 1)[0])
-    mask = batch.attention(next(body.parameters()).dtype, seen)
+    if isinstance(batch, Packed):
+        mask = mask_of_body(model, batch.attention(next(body.parameters()).dtype, seen))
+    else:
+        mask = mask_of_padded(model, batch.attention(torch.bool, seen).bool(), batch.ids.shape[1])
     try:
         return body(input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions + seen, **kwargs)
     except _Stop:
@@ -124,13 +129,9 @@ def run_layers(
         past: attention keys and values of earlier positions, with the ``update`` of a cache of transformers.
     """
     extra: dict[str, Any] = {} if past is None else {model.family.past: past}
-    if model.family.rotary is not None:
-        extra["position_embeddings"] = model.net.get_submodule(model.family.rotary)(hidden, positions)
-    for layer in layers:
+    for layer, own in taken_by(model, layers, hidden, positions, mask).items():
         run = model.layer(layer)
-        hidden = first_tensor(
-            run(hidden, attention_mask=mask, position_ids=positions, use_cache=past is not None, **extra)
-        )
+        hidden = first_tensor(run(hidden, position_ids=positions, use_cache=past is not None, **own, **extra))
     return hidden
 
 
@@ -150,8 +151,10 @@ def context_of(model: EditableModel, rows: Sequence[Sequence[int]]) -> list[int]
 def read_once(model: EditableModel, prefix: Sequence[int], rows: int) -> Any:
     """Key/value cache of a prefix that many rows share, computed for one row and repeated."""
     ids = torch.tensor([list(prefix)], device=model.device)  # (1, p)
+    # Of all positions in all layers: a cache made by the network drops what is outside a window.
+    cache = DynamicCache()
     with torch.no_grad():
-        cache = run_body(model, Batch(ids, torch.ones_like(ids).bool()), use_cache=True).past_key_values
+        run_body(model, Batch(ids, torch.ones_like(ids).bool()), use_cache=True, past_key_values=cache)
     cache.batch_repeat_interleave(rows)  # (1, heads, p, d_head) -> (rows, heads, p, d_head) in each layer
     return cache
 
@@ -175,13 +178,25 @@ def run_behind(
 @contextmanager
 def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
     """Call ``read`` with the activations at a site in every forward pass of this thread inside the block."""
-    whole = site.part in ("input", "hidden")
-    module = model.layer(site.layer) if whole else model.projection(site.layer)
-    handle = _attach(module, site, read)
+    handle = _attach(_place(model, site), site, read)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _place(model: EditableModel, site: Site) -> nn.Module:
+    if site.part in ("input", "hidden"):
+        return model.layer(site.layer)
+    if site.part != "before_norm":
+        return model.projection(site.layer)
+    norm = model.norm_behind(site.layer)
+    if norm is None:
+        raise SiteError(
+            f"{site} does not exist: in {model.name} no norm follows {model.family.value_projection!r}; read "
+            "the part 'value'"
+        )
+    return norm
 
 
 def _attach(
@@ -197,7 +212,7 @@ def _attach(
         if get_ident() == thread:
             read(first_tensor(output))
 
-    if site.part in ("input", "key"):
+    if site.part in ("input", "key", "before_norm"):
         return module.register_forward_pre_hook(before)
     return module.register_forward_hook(after)
 

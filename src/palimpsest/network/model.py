@@ -1,7 +1,7 @@
 """Language models as an editor sees them: layers, sites, and weights as W (d_v, d_k).
 
-A supported architecture is one row of FAMILIES. GPT-2's Conv1D stores its matrix transposed; only
-`read_weight` and `write_weight` handle this.
+A supported architecture is one row of FAMILIES (`palimpsest.network.families`). GPT-2's Conv1D stores its
+matrix transposed; only `read_weight` and `write_weight` handle this.
 """
 
 from dataclasses import dataclass, field
@@ -19,46 +19,20 @@ from palimpsest.cache import digest
 from palimpsest.errors import ModelError, ScoreError, SiteError
 from palimpsest.network.device import device as usable
 from palimpsest.network.embedded import unpacked_model
+from palimpsest.network.families import FAMILIES as FAMILIES
+from palimpsest.network.families import Family as Family
+from palimpsest.network.formats import Source, merged, source_of
 from palimpsest.network.proposal import refused, without_data
 from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
 from palimpsest.types import Shown
 
-Part = Literal["input", "key", "value", "hidden"]
+Part = Literal["input", "key", "value", "before_norm", "hidden"]
 
 SUMMED = 2**20
 """Numbers of a weight that are summed together in its checksum; affects only speed and memory."""
 
 PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names of the modules that editors need in an architecture.
-
-    Attributes:
-        layers: the list of decoder layers.
-        value_projection: inside a layer, the linear map whose weight is edited (input: keys).
-        norm: the final norm before the head.
-        head: the output embedding.
-        rotary: module that computes rotary position embeddings from positions, or None.
-        past: argument by which a layer takes the key/value states of earlier positions.
-    """
-
-    layers: str
-    value_projection: str
-    norm: str
-    head: str = "lm_head"
-    rotary: str | None = None
-    past: str = "past_key_values"
-
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", "transformer.ln_f"),
-    "gptj": Family("transformer.h", "mlp.fc_out", "transformer.ln_f", past="layer_past"),
-    "qwen2": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,8 @@ class Site:
     Attributes:
         layer: index of the decoder layer.
         part: ``input`` (of the whole layer, d_v wide), ``key`` (input of the edited weight, d_k wide),
-            ``value`` (its output, d_v wide) or ``hidden`` (output of the whole layer, d_v wide).
+            ``value`` (its output, d_v wide), ``before_norm`` (input of the norm behind it, d_v wide, where
+            the family has one) or ``hidden`` (output of the whole layer, d_v wide).
     """
 
     layer: int
@@ -146,6 +121,13 @@ class EditableModel(Shown):
         """Module whose weight is edited in a layer."""
         return self.layer(layer).get_submodule(self.family.value_projection)
 
+    def norm_behind(self, layer: int) -> nn.Module | None:
+        """Norm that the edited map's output passes inside a layer; None if it is added as it is."""
+        name, unless = self.family.norm_after, self.family.unless
+        if name is None or (unless is not None and getattr(self.net.config, unless)):
+            return None
+        return self.layer(layer).get_submodule(name)
+
     def weight_name(self, layer: int) -> str:
         """Name of the edited parameter in the network's state dict."""
         self.layer(layer)
@@ -158,31 +140,35 @@ def load(
     """Load a causal language model for editing.
 
     Args:
-        name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, or a hub id.
+        name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, a hub id, a GGUF file or a folder
+            that holds only one, or the folder of a PEFT adapter, which is merged into its model.
         dtype: dtype of the weights; default float32 on CPU and the checkpoint's own on other devices.
         device: device to load it to.
 
     Raises:
         UnknownNameError: if the name is none of the three.
         ModelError: if it is found but cannot be read, its conditions were not accepted, its architecture has
-            no row in FAMILIES, or there is no such device.
+            no row in FAMILIES, there is no such device, or the package that reads its format is missing.
         ResourceError: if the embedded model cannot be fetched or was damaged, or the hub is out of reach.
     """
     place = usable(device)
     dtype = dtype or (torch.float32 if place.type == "cpu" else None)
-    source = unpacked_model() if str(name) == EMBEDDED else str(name)
-    check_source(str(source))
-    options: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    source = Source(str(unpacked_model())) if str(name) == EMBEDDED else source_of(str(name))
+    if "gguf_file" not in source.options:
+        check_source(source.path)
+    options: Any = {"trust_remote_code": False, **source.options}
+    strict: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.path, **options)
         if config.model_type not in FAMILIES:
             raise ModelError(refused(config.model_type, str(name), without_data(config), list(FAMILIES)))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=False, **options
+            source.path, dtype=dtype or "auto", **strict, **options
         )
         net, found = loaded
         fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        net = net if source.adapter is None else merged(net, source.adapter)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
         model = wrap(net.to(place), tokenizer, str(name))
         model.loaded = fingerprint(model)
     except (ModelError, MemoryError, torch.OutOfMemoryError):

@@ -1,5 +1,6 @@
 """The row of FAMILIES that an unsupported architecture probably needs, read from the names of its modules."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-FILE = "src/palimpsest/network/model.py"
+FILE = "src/palimpsest/network/families.py"
 
 
 def refused(kind: str, name: str, net: Any, known: list[str]) -> str:
@@ -30,22 +31,26 @@ def refused(kind: str, name: str, net: Any, known: list[str]) -> str:
         )
     return (
         f"{head}. Add a row to FAMILIES in {FILE}; the modules of {name} suggest\n    {row(kind, found)}\n"
-        "and a tiny model of it to NETS in tests/tiny.py, with which the tests in tests/network check the row"
+        "and a tiny model of it to NETS in tests/tiny.py, with which the tests in tests/network check the "
+        "row. Fields for what a configuration switches on and off (unless, and norm_after and out where this "
+        "model has none) cannot be read from one model: see Family there"
     )
 
 
 def row(kind: str, found: dict[str, str]) -> str:
     """A row of FAMILIES as a line of Python."""
     parts = [f'"{found[name]}"' for name in ("layers", "value_projection", "norm")]
-    if found["head"] != "lm_head":
-        parts.append(f'head="{found["head"]}"')
-    if found.get("rotary"):
-        parts.append(f'rotary="{found["rotary"]}"')
+    usual = {"head": "lm_head", "past": "past_key_values"}
+    for name in ("head", "rotary", "past", "norm_after", "out", "cap"):
+        if found.get(name) and found[name] != usual.get(name):
+            parts.append(f'{name}="{found[name]}"')
+    if found.get("rotary_by_type"):
+        parts.append("rotary_by_type=True")
     return f'"{kind}": Family({", ".join(parts)}),'
 
 
 def modules_of(net: Any) -> dict[str, str]:
-    """Field of `palimpsest.network.model.Family` -> name of the module it needs; empty if none was found."""
+    """Field of `palimpsest.network.families.Family` -> module that it needs; empty if none was found."""
     named = dict(net.named_modules())
     lists = {name: part for name, part in named.items() if isinstance(part, nn.ModuleList) and len(part)}
     layers = max(lists, key=lambda name: sum(w.numel() for w in lists[name].parameters()), default="")
@@ -53,13 +58,39 @@ def modules_of(net: Any) -> dict[str, str]:
     norms = [name for name, part in outside.items() if "norm" in type(part).__name__.casefold()]
     body = layers.rsplit(".", 1)[0]
     head = net.get_output_embeddings()
+    rotary = next((name for name in outside if name.endswith("rotary_emb")), "")
     return {
         "layers": layers,
         "value_projection": _value_projection(lists[layers][0], net.config.hidden_size) if layers else "",
         "norm": next((name for name in reversed(norms) if name.startswith(body)), ""),
         "head": next((name for name, part in named.items() if part is head), ""),
-        "rotary": next((name for name in outside if name.endswith("rotary_emb")), ""),
+        "rotary": rotary,
+        "past": next((name for name in PAST if layers and name in _takes(lists[layers][0])), ""),
+        "norm_after": _norm_after(lists[layers][0]) if layers else "",
+        "out": next((name for name in outside if name.endswith("project_out")), ""),
+        "cap": CAP if hasattr(net.config, CAP) else "",
+        "rotary_by_type": "yes" if rotary and "layer_type" in _takes(named[rotary]) else "",
     }
+
+
+PAST = ("past_key_values", "layer_past")
+CAP = "final_logit_softcapping"
+
+
+def _takes(part: nn.Module) -> set[str]:
+    """Names of the arguments of a module."""
+    return set(signature(type(part).forward).parameters)
+
+
+def _norm_after(layer: nn.Module) -> str:
+    """A norm of a layer whose name says that it follows the MLP."""
+    norms = [name for name, part in layer.named_children() if "norm" in type(part).__name__.casefold()]
+    behind = [name for name in norms if name.startswith("post_") and name.split("_")[1] in MLP]
+    return behind[-1] if behind else ""
+
+
+MLP = ("feedforward", "mlp", "ffn", "ff")
+"""Names of the part of a layer that is edited, in the names of norms."""
 
 
 def _value_projection(layer: Any, width: int) -> str:

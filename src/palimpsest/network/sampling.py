@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from palimpsest.errors import NonFiniteError, ScoreError
 from palimpsest.network.activations import context_of, read_once
+from palimpsest.network.layer_types import mask_of_padded
 from palimpsest.network.model import EditableModel
 from palimpsest.network.tokens import Batch, encode, pad
 
@@ -151,7 +153,7 @@ def _continue(
     batch = rest.behind(prefix)  # (distinct, p + t)
     # (rows, most new tokens), padded at the end
     uniforms = torch.nn.utils.rnn.pad_sequence(list(noise), batch_first=True).to(model.device)
-    cache = read_once(model, prefix, len(distinct)) if prefix else None
+    cache = read_once(model, prefix, len(distinct)) if prefix else DynamicCache()
     logits, cache = _step(model, rest.ids, batch, cache)  # logits (distinct, v)
     alive = list(range(len(rows)))
     places = [distinct[tuple(ids)] for ids in rows]  # of the rows alive, in the last forward pass
@@ -191,7 +193,7 @@ def _step(
     with torch.no_grad():
         out = model.net(
             input_ids=ids,
-            attention_mask=batch.mask.long(),
+            attention_mask=mask_of_padded(model, batch.mask, ids.shape[1]),
             position_ids=batch.positions[:, -ids.shape[1] :],
             past_key_values=cache,
             use_cache=True,

@@ -38,6 +38,8 @@ SHARES = {
 OVERHEAD = 30.0
 """Seconds of a page beside its stages: a kernel, imports, loading of the model, figures."""
 
+NOT_COUNTED = "its work is not counted: planning/work.py has no row for it in PAGES"
+
 FIRST = ("memit", "alphaedit", "alphaedit_plus", "rome")
 """Editors whose settings stand for those of a page's edits, the first that it needs."""
 
@@ -52,10 +54,11 @@ class PagePlan:
     Attributes:
         name: of the notebook.
         left: why the profile does not run it; the rest is then empty.
-        seconds: stage -> seconds; empty where the page's work is unknown.
+        seconds: stage -> seconds; empty where the model does nothing, or the page's work is not counted.
         memory: part -> bytes of the device.
         recorded: seconds of its run on record, on whatever machine; None if there is none.
         here: whether that was this machine.
+        unknown: why its work is not counted; the page is then left out of times and memory.
     """
 
     name: str
@@ -64,11 +67,12 @@ class PagePlan:
     memory: Mapping[str, int] = field(default_factory=dict)
     recorded: float | None = None
     here: bool = False
+    unknown: str = ""
 
     @property
     def counted(self) -> float:
-        """Seconds of all stages, by count."""
-        return sum(self.seconds.values()) + (OVERHEAD if not self.left else 0)
+        """Seconds of all stages, by count; 0 where they are not counted."""
+        return 0.0 if self.left or self.unknown else sum(self.seconds.values()) + OVERHEAD
 
     @property
     def held(self) -> int:
@@ -95,11 +99,15 @@ class ProfilePlan:
     @property
     def factor(self) -> float:
         """Recorded time of pages on this machine over their counted time: the median, 1 without records."""
-        found = [page.recorded / page.counted for page in self.pages if page.here and page.recorded]
+        found = [
+            page.recorded / page.counted
+            for page in self.pages
+            if page.here and page.recorded and page.counted
+        ]
         return median(found) if found else 1.0
 
     def expected(self, page: PagePlan) -> float:
-        """Seconds of a page: its record on this machine, else its count times the factor of the others."""
+        """Seconds: the record on this machine, else the count times the factor of others; 0 if neither."""
         return page.recorded if page.here and page.recorded else page.counted * self.factor
 
     @property
@@ -147,12 +155,13 @@ class ProfilePlan:
             return {"page": page.name, "left_out": page.left}
         return {
             "page": page.name,
-            "seconds": self.expected(page),
+            "seconds": self.expected(page) or None,
             "seconds_by_stage": dict(page.seconds),
             "memory_bytes": page.held,
             "memory_by_part": dict(page.memory),
             "recorded_seconds": page.recorded,
             "recorded_here": page.here,
+            "not_counted": page.unknown,
         }
 
 
@@ -187,7 +196,7 @@ def _page(setting: Profile, source: Path, weights: Weights, machine: Machine) ->
     recorded = provenance.get("wall_seconds")
     here = bool(provenance) and machine_of(provenance) == machine.name
     if source.stem not in PAGES:
-        return PagePlan(source.stem, recorded=recorded, here=here)
+        return PagePlan(source.stem, recorded=recorded, here=here, unknown=NOT_COUNTED)
     parameters = parameters_for(setting, source)
     work = PAGES[source.stem](parameters)
     if work == Work(layers=0, projected=False):

@@ -43,18 +43,19 @@ def _lines(made: ProfilePlan) -> Iterator[str]:
         yield "recorded times with * are of another machine, or of one that the record does not name"
     yield "counted are upper bounds: values may be finished early, and found in the cache"
     for page in made.pages:
-        if page.left:
-            yield f"{page.name}: {page.left}"
+        if page.left or page.unknown:
+            yield f"{page.name}: {page.left or page.unknown}"
 
 
 def _row(made: ProfilePlan, page: PagePlan) -> list[str]:
     stages = [_time(page.seconds[stage]) if page.seconds.get(stage) else "–" for stage in STAGES]
+    seconds = made.expected(page)
     recorded = "–" if page.recorded is None else _time(page.recorded) + ("" if page.here else "*")
     return [
         page.name,
         *stages,
         _size(page.held) if page.held else "–",
-        _time(made.expected(page)) if page.seconds else "unknown" if not page.here else recorded,
+        _time(seconds) if seconds else "unknown",
         recorded,
     ]
 

@@ -8,6 +8,7 @@ can be recomputed from the records alone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Day
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -170,18 +171,22 @@ def load_claims(path: Path | None = None) -> Claims:
         path: the file; ``data/claims.yaml`` by default.
 
     Raises:
-        DataError: if the file cannot be read or has malformed rows, which the message lists with reasons.
+        DataError: if the file cannot be read or has malformed rows, which the message lists with reasons. In
+            the project's own file a notebook that does not exist is a fault, too.
     """
+    own = path is None
     path = path or paths.root() / "data" / "claims.yaml"
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
         papers = tuple(Paper(**row) for row in content["papers"])
         rows = list(content["claims"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as claims ({error}); it needs the lists 'papers' and 'claims'"
         ) from error
     claims, problems = _parse(rows, {paper.id for paper in papers})
+    if own:
+        problems += _unknown_notebooks(claims)
     if problems:
         raise DataError(f"{path}: {len(problems)} problems\n" + "\n".join(problems))
     return Claims(papers, tuple(claims))
@@ -193,7 +198,7 @@ def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str
     for position, row in enumerate(rows, 1):
         name = str(row.get("id", "")) if isinstance(row, dict) else ""
         name = name or f"row {position}"
-        found = _problems(row, papers, {claim.id for claim in claims})
+        found = _problems(row, sorted(papers), [claim.id for claim in claims])
         if not found:
             try:
                 claims.append(Claim(**row))
@@ -203,15 +208,27 @@ def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str
     return claims, problems
 
 
-def _problems(row: Any, papers: set[str], seen: set[str]) -> list[str]:
+def _unknown_notebooks(claims: Sequence[Claim]) -> list[str]:
+    """Claims whose notebook does not exist, with the name that is most like it."""
+    known = sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb"))
+    found = []
+    for claim in claims:
+        if claim.notebook is not None and claim.notebook not in known:
+            near = get_close_matches(claim.notebook, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; choose one of: {', '.join(known)}"
+            found.append(f"{claim.id}: unknown notebook {claim.notebook!r}{hint}")
+    return found
+
+
+def _problems(row: Any, papers: Sequence[str], seen: Sequence[str]) -> list[str]:
     """Faults of a row for which pydantic's messages are less clear."""
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
         return ["is not a mapping of fields"]
     problems = []
     if row.get("id") in seen:
         problems.append("this id is used twice; give each claim its own")
     if "paper" in row and row["paper"] not in papers:
-        problems.append(f"unknown paper {row['paper']!r}; choose {', '.join(sorted(papers))}")
+        problems.append(f"unknown paper {row['paper']!r}; choose {', '.join(papers)}")
     rule = row.get("rule")
     if rule is not None and (not isinstance(rule, dict) or rule.get("kind") not in KINDS):
         kind = rule.get("kind") if isinstance(rule, dict) else rule

@@ -22,8 +22,8 @@ def long_runs(page: str, table: str = "rows", model: str = "") -> pd.DataFrame:
 
     Returns:
         The rows, after the columns `ABOUT`: regime, sequence, when values were computed, factor of the
-        penalty, settings that were changed (joined by ``, ``), file of original facts (empty: the project's
-        own) and order of the facts.
+        penalty, settings that were changed (with commas between), file of original facts (empty: the
+        project's own) and order of the facts.
 
     Raises:
         DataError: if a record is damaged.

@@ -19,11 +19,24 @@ Row = Mapping[str, str]
 """One check: id, paper, place, claim, computed, published, agrees, note."""
 
 
+COLUMNS = ("id", "paper", "place", "claim", "computed", "published", "agrees", "note")
+
+
 @cache
 def load_audit() -> tuple[Row, ...]:
-    """The rows of ``data/published/audit.csv``; every field is a text."""
+    """The rows of ``data/published/audit.csv``; every field is a text.
+
+    Raises:
+        DataError: if the file cannot be read, or lacks a column.
+    """
     path = paths.root() / "data" / "published" / "audit.csv"
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}); restore it from the repository") from error
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise DataError(f"{path}: has no column {', '.join(missing)}; restore it from the repository")
     return tuple({str(key): value for key, value in row.items()} for row in frame.to_dict("records"))
 
 

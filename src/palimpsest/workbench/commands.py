@@ -1,7 +1,8 @@
-"""The commands ``palimpsest edit`` and ``palimpsest undo``: write and remove facts of a model on disk."""
+"""The commands ``edit``, ``undo`` and ``replace``: write, remove and change facts of a model on disk."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,21 @@ import torch
 
 from palimpsest.cache import digest
 from palimpsest.datasets import load_facts
+from palimpsest.editors.derived import has_file
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, ModelError, SequenceError
 from palimpsest.files import locked
 from palimpsest.network.cores import give_back, return_freed_blocks
-from palimpsest.network.model import load
+from palimpsest.network.model import EditableModel, load
 from palimpsest.types import EditRequest, EvalCase
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.edited_model import DEFAULT_MODEL, DEFAULT_SEQUENCE, EditedModel
 from palimpsest.workbench.effort import CONTROLS, Effort, control_prompts
 from palimpsest.workbench.effort import until_said as raise_effort
 from palimpsest.workbench.exact import dtype_of, sequence
+from palimpsest.workbench.held import check_held, renewed
 from palimpsest.workbench.limits import check_batch
-from palimpsest.workbench.places import place
+from palimpsest.workbench.places import check_writable, place
 from palimpsest.workbench.report import EditReport
 from palimpsest.workbench.work import Work
 
@@ -74,6 +77,7 @@ def edit_folder(
     return_freed_blocks()
     folder = place(out)
     files.refuse_others(folder)
+    check_writable(folder)
     with locked(folder, wait):
         work = Work(folder)
         work.tidy()
@@ -209,21 +213,70 @@ def undo(
     """
     if bool(ids) == everything:
         raise LedgerError("say which facts to forget: their ids, or all of them, and not both")
-    path = place(folder)
     task = f"undo {digest(sorted(map(ascii, ids)))}"
+    with _changing(folder, device, wait) as (edited, work):
+        owner = work.owner()
+        done = owner is not None and work.ended and owner.task == task
+        if not (done and not set(ids) & set(edited.facts)):  # else a process died after all was written
+            edited.forget(list(edited.facts) if everything else list(ids))
+            edited.save(work.out, task)
+    return edited
+
+
+def replace_fact(
+    folder: str | Path,
+    name: str,
+    new: str | EditRequest,
+    *,
+    device: str | torch.device = "cpu",
+    wait: float = -1,
+) -> tuple[EditedModel, EditReport]:
+    """Give a fact of an edited folder a new object, or another request; then ask the model about it.
+
+    After a death the same call does what is missing: a fact that is already as wanted stays as it is.
+
+    Args:
+        folder: written by `edit_folder` or `EditedModel.save`.
+        name: id of the fact.
+        new: the new object, or a whole request, which gets this id.
+        device: where to compute, such as ``cpu`` or ``cuda``.
+        wait: as for `edit_folder`.
+
+    Returns:
+        The edited model as saved, and its report on this fact.
+
+    Raises:
+        LedgerError, RequestError: as `EditedModel.replace`; the folder is unchanged.
+        SequenceError: if an edit of this folder was interrupted.
+        ModelError, ResourceError: as `EditedModel.open` and `EditedModel.save`.
+    """
+    with _changing(folder, device, wait) as (edited, work):
+        check_held(edited.facts, [name], "nothing was replaced")
+        fresh = renewed(edited.facts[name], new)
+        if fresh != edited.facts[name]:
+            edited.replace(name, fresh)
+            edited.save(work.out, f"replace {digest([ascii(name), ascii(fresh.text), ascii(fresh.target)])}")
+    return edited, edited.report([name])
+
+
+@contextmanager
+def _changing(
+    folder: str | Path, device: str | torch.device, wait: float
+) -> Iterator[tuple[EditedModel, Work]]:
+    """The edited model of a folder that is locked, with what is left to move there; moved at the end.
+
+    Raises:
+        As `undo`.
+    """
+    path = place(folder)
     work = Work(path)
     if not (path.exists() or work.folder.exists()):
         files.read_description(path)  # says so, before a lock makes its parent
     with locked(path, wait):
         work.tidy()
         files.refuse_unfinished(work)
-        edited, owner = EditedModel.open(path, device), work.owner()
-        done = owner is not None and work.ended and owner.task == task
-        if not (done and not set(ids) & set(edited.facts)):  # else a process died after all was written
-            edited.forget(list(edited.facts) if everything else list(ids))
-            edited.save(path, task)
+        yield EditedModel.open(path, device), work
         files.settle(work)
-    return edited
 
 
 def _continued(
@@ -242,7 +295,7 @@ def _continued(
             f"{work.out} was made from {name}, not from {model}; leave the model out to go on, or choose "
             "another folder"
         )
-    if editor is not None and sequence(editor, settings or name) != about.editor:
+    if editor is not None and sequence(editor, settings or _settled(name, dtype, device)) != about.editor:
         raise SequenceError(
             f"{work.out} was made with another sequence or other settings than {editor}; leave the sequence "
             "out to go on, or choose another folder"
@@ -252,6 +305,11 @@ def _continued(
     edited = EditedModel(load(model or name, dtype, device), about.editor)
     edited.resume(start)
     return edited
+
+
+def _settled(name: str, dtype: torch.dtype, device: str | torch.device) -> str | EditableModel:
+    """The name of a model with settings on file, and the model itself where they have to be derived."""
+    return name if has_file(name) else load(name, dtype, device)
 
 
 def _same_model(given: str, name: str) -> bool:

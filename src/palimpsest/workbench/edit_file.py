@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from palimpsest.errors import RequestError, ResourceError
+from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
 from palimpsest.network.apply import WeightDelta
 from palimpsest.types import EditRequest
@@ -71,7 +71,7 @@ def load_edit(path: str | Path) -> SavedEdit:
             raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
         requests = tuple(EditRequest(**request) for request in json.loads(about["requests"]))
         return SavedEdit(WeightDelta(deltas, about["base"]), requests, about["model"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RequestError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResourceError(
             f"{path} holds no edit that can be read ({error}); give a file that save_edit wrote, or a folder "
             "of `palimpsest edit`"

@@ -23,22 +23,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
 from palimpsest.editors import check_kind
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential
-from palimpsest.errors import LedgerError, ModelError, NonFiniteError, RequestError
-from palimpsest.network.apply import commit, restored
+from palimpsest.errors import LedgerError, ModelError, NonFiniteError
+from palimpsest.network.apply import restored
 from palimpsest.network.model import EditableModel, describe, fingerprint, load, read_weight, write_weight
 from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.exact import dtype_of, sequence
 from palimpsest.workbench.folder import Description
+from palimpsest.workbench.held import check_held, check_new, renewed
 from palimpsest.workbench.limits import check_batch, check_window
 from palimpsest.workbench.places import place
 from palimpsest.workbench.report import EditReport, chosen, report_on
+from palimpsest.workbench.steps import anew, computed_alone, joined, lean, rounded_weight
 from palimpsest.workbench.work import Work, described
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -72,7 +75,7 @@ class EditedModel(Shown):
         settings: str | None = None,
     ) -> None:
         self.model = model
-        self.editor = sequence(editor, settings or model.name)
+        self.editor = sequence(editor, settings or model)
         self.base = describe(model)
         self.facts: dict[str, EditRequest] = {}
         self.losses: dict[str, float] = {}
@@ -128,24 +131,30 @@ class EditedModel(Shown):
         check_kind(requests)
         check_window(self.model, requests, self.editor)
         named = [r if r.id else replace(r, id=r.text) for r in requests]
-        self._check_new(named)
+        check_new(self.facts, named)
         self._check_written()
+        cut = [named[start : start + batch] for start in range(0, len(named), batch)]
         try:
-            for start in range(0, len(named), batch):
-                some = named[start : start + batch]
-                state = self._state or _lean(self.editor.set_up(self.model))
-                delta, state = (editor or self.editor).edit(self.model, some, state)
-                commit(self.model, delta, made_here=True)
-                self._state = state
-                self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
-                ends = [losses[-1] for losses in delta.notes["loss_history"]]
-                self.losses |= dict(zip([request.id for request in some], ends, strict=True))
-                del delta  # not held while the next is made
-                self.facts |= {request.id: request for request in some}
-                if after is not None:
-                    after()
+            with tqdm(total=len(named), desc="writing facts", unit="fact", disable=None, leave=False) as bar:
+                for some in cut:
+                    self._take_in(some, editor or self.editor)
+                    bar.update(len(some))
+                    if after is not None:
+                        after()
         finally:
             self._write(self.ledgers)
+
+    def _take_in(self, facts: Sequence[EditRequest], editor: Sequential) -> None:
+        """Write one batch, computed as if there were no other fact."""
+        state = self._state or lean(self.editor.set_up(self.model))
+        alone, losses = computed_alone(self.model, facts, editor, state)
+        ledgers, weights = joined(state, alone)
+        for layer, weight in weights.items():
+            write_weight(self.model, layer, weight)
+        self._state = replace(state, ledgers=ledgers, weights=weights, steps=state.steps + 1)
+        self._written = {i: read_weight(self.model, i).clone() for i in self.editor.layers}
+        self.losses |= losses
+        self.facts |= {request.id: request for request in facts}
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove facts from the model, as if they had never been written.
@@ -157,18 +166,41 @@ class EditedModel(Shown):
                 changed.
         """
         names = unique(ids)
-        unknown = [name for name in names if name not in self.facts]
-        if unknown:
-            raise LedgerError(
-                f"no fact {', '.join(map(repr, unknown))} among the {len(self)} that are held; nothing was "
-                f"forgotten. The ids are the keys of EditedModel.facts, and stand in {files.DESCRIPTION}"
-            )
+        check_held(self.facts, names, "nothing was forgotten")
         self._check_written()
         ledgers = {layer: ledger.copy() for layer, ledger in self.ledgers.items()}
         for ledger in ledgers.values():
             ledger.forget(names)
         self._write(ledgers)
         self.facts = {name: fact for name, fact in self.facts.items() if name not in names}
+
+    def replace(self, name: str, new: str | EditRequest) -> None:
+        """Give a fact a new object, or another request under its id, in one step.
+
+        The weights are then, bit by bit, those after `forget` of the old fact and `edit` of the new one.
+
+        Args:
+            name: id of the fact.
+            new: the new object, or a whole request, which gets this id.
+
+        Raises:
+            LedgerError: if the id is unknown; the message names those that are like it.
+            RequestError: if the new fact cannot be written, or another one asks its prompt.
+            ModelError: if other code changed the edited weights.
+            Exception: any error of the editor. Whatever the error, the old fact is then as it was.
+        """
+        check_held(self.facts, [name], "nothing was replaced")
+        fresh = renewed(self.facts[name], new)
+        check_window(self.model, [fresh], self.editor)
+        self._check_written()
+        before = self._state, self.facts, dict(self.losses)
+        try:
+            self.forget([name])
+            self.edit([fresh])
+        except BaseException:
+            self._state, self.facts, self.losses = before
+            self._write(self.ledgers)
+            raise
 
     def report(self, ids: Sequence[str] | None = None) -> EditReport:
         """Ask the model, unedited and edited, about some of its facts, or all; its weights stay as they are.
@@ -296,18 +328,6 @@ class EditedModel(Shown):
         self._state = replace(self._state, ledgers=solved, weights=weights)
         self._written = rounded
 
-    def _check_new(self, requests: Sequence[EditRequest]) -> None:
-        held = [name for name in unique([request.id for request in requests]) if name in self.facts]
-        if held:
-            raise LedgerError(f"fact {held[0]!r} is held already; forget it first, or give another id")
-        asked = {fact.text: name for name, fact in self.facts.items()}
-        for request in requests:
-            if asked.setdefault(request.text, request.id) != request.id:
-                raise RequestError(
-                    f"facts {asked[request.text]!r} and {request.id!r} both ask {request.text!r}; keep one "
-                    "of them, or forget the one that is held"
-                )
-
     def _check_written(self) -> None:
         for layer, weight in self._written.items():
             if not torch.equal(read_weight(self.model, layer), weight.to(self.model.device)):
@@ -318,26 +338,3 @@ class EditedModel(Shown):
             f"weights of {self.model.name} in {where} were changed by something else than this EditedModel; "
             "take that back, or open the saved folder again"
         )
-
-
-def _lean(state: SequenceState) -> SequenceState:
-    """A state without second moments and second copies: the ledgers hold what they need of them."""
-    for ledger in state.ledgers.values():
-        ledger.spill()
-    unedited = {layer: ledger.base for layer, ledger in state.ledgers.items()}
-    return replace(state, prepared=Prepared(state.prepared.contexts), unedited=unedited)
-
-
-def anew(ledger: EditLedger) -> EditLedger:
-    """A ledger of the same facts in the order of their ids, recomputed, so that its history has no effect."""
-    order = sorted(range(len(ledger)), key=ledger.ids.__getitem__)
-    fresh = ledger.copy()
-    fresh.forget(ledger.ids)
-    ids = [ledger.ids[i] for i in order]
-    fresh.insert(ledger.keys[:, order], ledger.values[:, order], ids, ledger.weights[order])
-    return fresh
-
-
-def rounded_weight(ledger: EditLedger) -> Tensor:
-    """Weight (d_v, d_k) of a ledger in the dtype of W_0; without facts W_0 itself, bit by bit."""
-    return ledger.weight.to(ledger.base.dtype) if len(ledger) else ledger.base

@@ -4,17 +4,19 @@ import torch
 
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import Sequential
-from palimpsest.errors import ResourceError, SequenceError
+from palimpsest.errors import PalimpsestError, ProfileError, ResourceError, SequenceError
+from palimpsest.network.model import EditableModel
 from palimpsest.workbench.folder import DESCRIPTION, Description
 
 
-def sequence(editor: Sequential | str, model: str) -> Sequential:
+def sequence(editor: Sequential | str, model: str | EditableModel) -> Sequential:
     """A sequence from which every fact can be removed exactly.
 
     Args:
         editor: a row of ``config/sequences.yaml``, used with ``reads="unedited"`` and ``values="once"``, or a
             `Sequential`.
-        model: name of the model whose settings on file a row is combined with.
+        model: name of the model whose settings on file a row is combined with, or a loaded model, which may
+            have none.
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
@@ -22,7 +24,7 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
     """
     name, chosen = "these settings", editor
     if isinstance(chosen, str):
-        name, chosen = chosen, configuration(chosen, model, reads="unedited", values="once")
+        name, chosen = chosen, _on_file(chosen, model)
     wanted = {"retain": "all", "post": None, "reads": "unedited", "values": "once"}
     odd = [
         f"{field}={getattr(chosen, field)!r}"
@@ -36,6 +38,20 @@ def sequence(editor: Sequential | str, model: str) -> Sequential:
             "memit_aligned or alphaedit_aligned"
         )
     return chosen
+
+
+def _on_file(row: str, model: str | EditableModel) -> Sequential:
+    """A row of the sequences with a model's settings, whatever the files hold."""
+    try:
+        return configuration(row, model, reads="unedited", values="once")
+    except PalimpsestError:
+        raise
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+        called = model if isinstance(model, str) else model.name
+        raise ProfileError(
+            f"the settings of {called} for {row} cannot be read ({type(error).__name__}: "
+            f"{str(error)[:200]}); correct config/sequences.yaml or the model's file in config/models"
+        ) from error
 
 
 def dtype_of(about: Description) -> torch.dtype:

@@ -175,7 +175,7 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
     found = {}
     for layer in about.editor.layers:
         path = ledger_path(folder, layer)
-        ledger = EditLedger.load(path, site=f"layer {layer}", device=device)
+        ledger = _ledger(path, layer, device)
         if ledger.base_sha256 != about.unedited.get(layer):
             raise LedgerError(
                 f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
@@ -190,6 +190,18 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
         ledger.forget([name for name in ledger.ids if name not in names])
         found[layer] = ledger
     return found
+
+
+def _ledger(path: Path, layer: int, device: torch.device | str) -> EditLedger:
+    try:
+        return EditLedger.load(path, site=f"layer {layer}", device=device)
+    except PalimpsestError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ResourceError(
+            f"ledger file {path} is damaged ({type(error).__name__}: {str(error)[:200]}); restore it from an "
+            "intact copy"
+        ) from error
 
 
 def write_folder(

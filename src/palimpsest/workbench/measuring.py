@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from palimpsest.errors import ModelError
 from palimpsest.evaluation.evaluate import Evaluation, evaluate, records_frame
@@ -185,7 +186,7 @@ def _weights(first: EditableModel, second: EditableModel) -> tuple[pd.DataFrame,
         )
     rows = []
     if fingerprint(first) != fingerprint(second):
-        for name, weight in a.items():
+        for name, weight in tqdm(a.items(), desc="comparing", unit="weight", disable=None, leave=False):
             gap, size = float((b[name].double() - weight.double()).norm()), float(weight.double().norm())
             if not torch.equal(weight, b[name].to(weight.dtype)):
                 rows.append({"weight": name, "norm": gap, "relative": gap / size if size else math.inf})

@@ -1,6 +1,8 @@
 """Folders of edited models by path, with a name to which suffixes can be added."""
 
+import errno
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +20,8 @@ def place(folder: str | Path) -> Path:
     """
     try:
         path = Path(os.path.realpath(folder))
+        if path.is_symlink():  # it leads to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         size = len(os.fsencode(path.name))
         with suppress(FileNotFoundError):  # it may be made
             path.parent.stat()
@@ -32,3 +36,19 @@ def place(folder: str | Path) -> Path:
             f"the name {path.name[:20]}… has {size} bytes, and {LONGEST} is the most; choose a shorter one"
         )
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Check that something can be made at a path, or in the nearest folder above it that exists.
+
+    A lock is waited for where it cannot be made for a reason that may pass; in ``/proc`` none ever is.
+
+    Raises:
+        ResourceError: if nothing can be made there.
+    """
+    above = next(folder for folder in path.parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ResourceError(f"cannot write in {above}: {error}; choose another folder") from error

@@ -1,0 +1,177 @@
+"""The engine, Snakemake: what it is told, how it is started, and what came of the jobs.
+
+Snakemake is an extra and runs in a process of its own; nothing here imports it.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from palimpsest import paths
+from palimpsest.batch.job import refusal_of
+from palimpsest.batch.jobs import Batch, Job, as_plan, batch_dir, expand, marker_of
+from palimpsest.batch.matrix import Matrix
+from palimpsest.batch.slots import gpus
+from palimpsest.errors import LostRunError, NotebookError, ProfileError, UnknownNameError
+from palimpsest.files import as_json, locked, write_atomically
+
+ENGINES = {"node": "", "slurm": "slurm", "kubernetes": "kubernetes"}
+"""Folder in ``workflow/profiles`` -> executor plugin that it needs."""
+
+EXTRA = "python -m pip install -e '.[batch]'"
+
+
+def check_engine(engine: str) -> None:
+    """Check that an engine is known and installed.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        ProfileError: if Snakemake, or the plugin for its executor, is not installed.
+    """
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, list(ENGINES))
+    needed = {"snakemake": EXTRA}
+    if plugin := ENGINES[engine]:
+        module = f"snakemake_executor_plugin_{plugin}"
+        needed[module] = f"python -m pip install {module.replace('_', '-')}"
+    for module, remedy in needed.items():
+        if importlib.util.find_spec(module) is None:
+            raise ProfileError(f"{module} is not installed, which --profile {engine} needs; run {remedy}")
+
+
+def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra: Sequence[str] = ()) -> Batch:
+    """Run what is due of a matrix; another call goes on with what is left.
+
+    Args:
+        matrix: which runs are wanted.
+        engine: a row of ``ENGINES``.
+        dry: say what is due and what Snakemake would do, and do nothing.
+        extra: further arguments of Snakemake.
+
+    Returns:
+        What was due and what stood.
+
+    Raises:
+        ProfileError: if the engine is not installed, or a job needs a GPU and this node shows none.
+        BusyError: if another batch runs in this checkout.
+        NotebookError: after the last job, if any failed in a way that comes again.
+        LostRunError: if those that failed lost their memory, GPU or node.
+    """
+    check_engine(engine)
+    with locked(batch_dir() / "plan.json", 0):
+        batch = expand(matrix)
+        for job in batch.due:
+            print(f"{job.name}: {job.reason}")
+        for name, reason in batch.left_out.items():
+            print(f"{name} is {reason}")
+        print(f"{len(batch.due)} jobs are due, {len(batch.standing)} results stand", flush=True)
+        if not batch.due and (matrix.book is None or marker_of("book").is_file()):
+            return batch
+        seen = _gpus(batch, engine)
+        plan = write_plan(batch, matrix, seen)
+        status = subprocess.call(command(plan, engine, len(seen), dry, extra), env=_environment())
+        if not dry:
+            _report(batch, status)
+    return batch
+
+
+def _gpus(batch: Batch, engine: str) -> list[str]:
+    """GPUs to share out; those of a cluster are its scheduler's.
+
+    Raises:
+        ProfileError: if a job needs one and there is none.
+    """
+    if engine != "node":
+        return []
+    found, needing = gpus(), [job.name for job in batch.due if job.gpu]
+    if needing and not found:
+        raise ProfileError(
+            f"{needing[0]} needs a GPU, and this node shows none (nvidia-smi, CUDA_VISIBLE_DEVICES); start "
+            "it on another, or give --profile slurm"
+        )
+    return found
+
+
+def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
+    """Write what the workflow reads, and take away the markers and notes of jobs that are due.
+
+    Args:
+        batch: its jobs.
+        matrix: where they come from.
+        seen: GPUs that jobs on this node share.
+    """
+    for name in (*(job.name for job in batch.due), "book", "fetch"):
+        for place in (marker_of(name), refusal_of(name)):
+            place.unlink(missing_ok=True)
+    plan = batch_dir() / "plan.json"
+    content = {
+        "id": uuid.uuid4().hex,
+        "folder": str(batch_dir()),
+        "gpus": list(seen),
+        "retries": matrix.retries,
+        "fetch": matrix.fetch,
+        "book": matrix.book,
+        "jobs": as_plan(batch.due),
+    }
+    write_atomically(plan, as_json(content))
+    return plan
+
+
+def command(plan: Path, engine: str, count: int, dry: bool = False, extra: Sequence[str] = ()) -> list[str]:
+    """How Snakemake is called.
+
+    Args:
+        plan: from `write_plan`.
+        engine: a row of ``ENGINES``.
+        count: of GPUs on this node, which as many jobs may use at once.
+        dry: whether nothing is run.
+        extra: further arguments.
+    """
+    folder = paths.root() / "workflow"
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(folder / "Snakefile")),
+        *("--workflow-profile", str(folder / "profiles" / engine), "--directory", str(paths.root())),
+        *("--nolock", "--config", f"plan={plan}"),
+        *(("--cores", str(os.cpu_count() or 1), "--resources", f"gpu={count}") if engine == "node" else ()),
+        *(("--dry-run",) if dry else ()),
+        *extra,
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """Of the engine: profiles of the user's home do not change what a batch does."""
+    return {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+
+
+def _report(batch: Batch, status: int) -> None:
+    """Say what came of the jobs.
+
+    Raises:
+        NotebookError, LostRunError: if any is not done.
+    """
+    left = [job for job in batch.due if not job.marker.is_file()]
+    print(f"{len(batch.due) - len(left)} of {len(batch.due)} jobs are done", flush=True)
+    if not left and status == 0:
+        return
+    logs = batch_dir() / "logs"
+    refused = [job for job in left if refusal_of(job.name).is_file()]
+    waiting = [job for job in left if {other.name for other in left} & {*job.after}]
+    lost = [job for job in left if job not in refused and job not in waiting]
+    parts = [
+        f"{said}: {_names(jobs)}"
+        for said, jobs in (("failed", refused), ("lost or not begun", lost), ("waiting for those", waiting))
+        if jobs
+    ] or [f"Snakemake ended with status {status}"]
+    kind = NotebookError if refused or not left else LostRunError
+    raise kind(
+        f"{'; '.join(parts)}. Their logs are in {logs}; mend the cause, and the same command goes on with "
+        "what is left"
+    )
+
+
+def _names(jobs: Sequence[Job]) -> str:
+    return ", ".join(job.name for job in jobs)

@@ -1,0 +1,167 @@
+"""Jobs of a batch: what each runs, what it waits for, and whether it is due.
+
+What is due is decided here, from the hashes by which `palimpsest status` decides, before the engine starts;
+the engine is told by markers in ``build/batch``, which only say what has been done since.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from palimpsest import cache, paths
+from palimpsest.batch.matrix import Matrix, Moments, Needs
+from palimpsest.book.needs import left_out
+from palimpsest.book.profiles import find_notebook, load_profile, own_seed, parameters_for
+from palimpsest.book.status import entry
+
+
+def batch_dir() -> Path:
+    """Folder of markers, logs and plans: all of it can be deleted."""
+    return paths.build_dir() / "batch"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of the command line.
+
+    Attributes:
+        name: unique in a batch, and its place among markers and logs.
+        arguments: of ``palimpsest``.
+        gpu: number of GPUs, 0 or 1.
+        needs: memory, minutes and cores.
+        after: names of jobs that are waited for.
+        reason: why it is due.
+        witness: file that a run of a page writes last; empty for other jobs.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    gpu: int
+    needs: Needs
+    after: tuple[str, ...] = ()
+    reason: str = ""
+    witness: str = ""
+
+    @property
+    def marker(self) -> Path:
+        """File that says that the job is done."""
+        return marker_of(self.name)
+
+
+def marker_of(name: str) -> Path:
+    """File that says that a job is done."""
+    return batch_dir() / "done" / f"{name}.json"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is due, and what stands.
+
+    Attributes:
+        due: jobs, those that are waited for first.
+        standing: names of the page runs that need nothing.
+        left_out: profile and page -> why the profile does not run the page.
+    """
+
+    due: tuple[Job, ...]
+    standing: tuple[str, ...] = field(default=())
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def expand(matrix: Matrix) -> Batch:
+    """The jobs of a matrix that are due, as the results stand now.
+
+    A page without a seed runs once for each profile, and one that the profile leaves out does not run. Second
+    moments are summed where a page is due.
+
+    Raises:
+        UnknownNameError: if a profile names a parameter that a page does not have.
+        ProfileError: if a profile or its values are malformed.
+        NotebookError: if a page cannot be read.
+    """
+    due: list[Job] = []
+    standing: list[str] = []
+    skipped: dict[str, str] = {}
+    out = {(pair.profile, pair.page) for pair in matrix.leave_out}
+    for profile in matrix.profiles:
+        setting = load_profile(profile)
+        named = [page for page in matrix.notebooks if (profile, page) not in out]
+        reasons = {page: left_out(setting, find_notebook(page)) for page in named}
+        skipped |= {f"{profile}/{page}": reason for page, reason in reasons.items() if reason}
+        pages = [page for page in named if not reasons[page]]
+        runs = [job for page in pages for job in _runs(matrix, profile, page)]
+        standing += [job.name for job in runs if not job.reason]
+        fresh = [job for job in runs if job.reason]
+        if fresh and profile in matrix.moments:
+            before = _moments(matrix, profile, matrix.moments[profile])
+            due += before
+            fresh = [_after(job, before[-1:]) for job in fresh]
+        due += fresh
+    return Batch(tuple(due), tuple(standing), skipped)
+
+
+def _after(job: Job, others: Iterable[Job]) -> Job:
+    return Job(**{**vars(job), "after": tuple(other.name for other in others)})
+
+
+def _runs(matrix: Matrix, profile: str, page: str) -> list[Job]:
+    """One job for each seed of a page, with a reason where it is due."""
+    setting, source = load_profile(profile), find_notebook(page)
+    own, parameters = own_seed(setting, source), parameters_for(setting, source)
+    seeds: list[int | None] = [None] if own is None or not matrix.seeds else list(matrix.seeds)
+    jobs = []
+    for seed in seeds:
+        found = entry(page, profile, seed)
+        given = () if seed is None else ("--seed", str(seed))
+        name = f"{profile}/{page}" + ("" if found.seed is None else f"/seed-{found.seed}")
+        jobs.append(
+            Job(
+                name,
+                ("run", page, "--profile", profile, *given),
+                int(str(parameters.get("device", "cpu")).startswith("cuda")),
+                matrix.needs_of.get(page, matrix.needs),
+                reason=found.standing.reason if found.standing.due else "",
+                witness=str(found.witness),
+            )
+        )
+    return jobs
+
+
+def _moments(matrix: Matrix, profile: str, moments: Moments) -> list[Job]:
+    """Jobs for the shards of second moments, and their merge as the last; none that is done already."""
+    setting = load_profile(profile)
+    device = str(setting.defaults.get("device", "cpu"))
+    gpu = int(device.startswith("cuda"))
+    work = ["stats", setting.model, "--layers", moments.layers, "--tokens", str(moments.tokens)]
+    work += ["--products", moments.products, "--device", device]
+    place = f"{profile}/moments-{cache.digest([work, moments.shards])[:12]}"
+    shards = []
+    for number in range(1, moments.shards + 1):
+        part = ("--shard", f"{number}/{moments.shards}")
+        name = f"{place}/shard-{number}"
+        shards.append(Job(name, _recorded(work, part, name), gpu, matrix.needs, reason="not summed yet"))
+    name = f"{place}/merged"
+    after = tuple(job.name for job in shards)
+    merge = Job(name, _recorded(work, ("--merge",), name), gpu, matrix.needs, after, "not merged yet")
+    return [merge] if _made(merge) else [*(job for job in shards if not _made(job)), merge]
+
+
+def _recorded(work: list[str], part: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return (*work, *part, "--json", str(marker_of(name)))
+
+
+def _made(job: Job) -> bool:
+    """Whether a job of second moments is marked as done, and what it made is still there."""
+    try:
+        files = json.loads(job.marker.read_text("utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(files) and all(Path(file).is_file() for file in files)
+
+
+def as_plan(jobs: Iterable[Job]) -> list[dict[str, object]]:
+    """JSON-able entries for the engine."""
+    return [
+        {**asdict(job), **job.needs.model_dump(), "needs": None, "marker": str(job.marker)} for job in jobs
+    ]

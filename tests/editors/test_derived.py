@@ -1,0 +1,131 @@
+"""Settings of models without a file: derived from published ones, with reasons."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from palimpsest.editors import EDITORS, edit, editor_for
+from palimpsest.editors import derived as module
+from palimpsest.editors.derived import (
+    MEASURED,
+    PUBLISHED,
+    REFERENCE,
+    Energy,
+    Shape,
+    derived_settings,
+    energy,
+    layers_of,
+    nearest,
+    shape_of,
+)
+from palimpsest.editors.named_sequences import configuration
+from palimpsest.editors.settings import editor_settings, known_models
+from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.memory.moments import key_statistics
+from tests.editing import REQUESTS, stub_texts
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
+
+TWICE = Energy(2 * MEASURED.subject, MEASURED.text, 4 * MEASURED.direction)
+
+
+def test_published_models_have_files_and_the_layers_of_their_settings() -> None:
+    for name, shape in PUBLISHED.items():
+        assert max(editor_settings(name, "memit")["layers"]) < shape.depth
+        assert nearest(shape) == name
+
+
+@pytest.mark.parametrize(
+    ("published", "depth", "own", "expected"),
+    [
+        ((4, 5, 6, 7, 8), 32, 32, (4, 5, 6, 7, 8)),
+        ((4, 5, 6, 7, 8), 32, 24, (3, 4, 5, 6)),
+        ((4, 5, 6, 7, 8), 32, 64, tuple(range(8, 17))),
+        ((4, 5, 6, 7, 8), 32, 4, (1,)),
+        ((13, 14, 15, 16, 17), 48, 12, (3, 4)),
+        ((21,), 28, 1, (0,)),
+    ],
+)
+def test_layers_keep_their_share_of_depth(
+    published: tuple[int, ...], depth: int, own: int, expected: tuple[int, ...]
+) -> None:
+    assert layers_of(published, depth, own) == expected
+
+
+def test_the_nearest_model_has_the_same_kind_of_mlp_then_family_then_size() -> None:
+    assert nearest(Shape(32, 4096, True, "mistral")) == "llama3-8b"
+    assert nearest(Shape(24, 896, True, "qwen2")) == "qwen2.5-7b"
+    assert nearest(Shape(24, 1024, False, "opt")) == "gpt2-xl"
+    assert nearest(Shape(44, 6144, False, "gpt_neox")) == "gpt-j-6b"
+    assert [shape_of(tiny_model(kind)).gated for kind in ("phi3", "gemma2", "opt", "gptj")] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("kind", "source"), [("mistral", "qwen2.5-7b"), ("opt", "gpt2-xl")])
+@pytest.mark.parametrize("editor", EDITORS)
+def test_every_editor_gets_settings_with_a_reason_for_each(kind: str, source: str, editor: str) -> None:
+    model = tiny_model(kind)
+    found = derived_settings(model, editor, TWICE)
+    built: Any = EDITORS[editor].editor(**found.settings)
+    text = str(found)
+    assert f"{model.name} has no settings in" in text
+    assert "were not searched" in text
+    for name in found.settings:
+        assert any(reason.startswith(f"{name} ") for reason in found.reasons), name
+    if editor in ("memit", "alphaedit", "rome"):
+        assert built.targets.clamp == editor_settings(source, editor)["targets"]["clamp"]
+        assert f"as for {source}" in text
+    assert all(layer < model.n_layers for layer in getattr(built, "layers", ()))
+
+
+def test_weights_in_units_of_keys_grow_with_their_energy() -> None:
+    model = tiny_model("mistral")
+    reference, found = editor_settings(REFERENCE, "memit"), derived_settings(model, "memit", TWICE)
+    assert found.settings["preserve_weight"] == 2 * reference["preserve_weight"]
+    assert any("600: 300 of smollm2-135m, times 2, the ratio of the key energy" in r for r in found.reasons)
+    reference, found = editor_settings(REFERENCE, "alphaedit"), derived_settings(model, "alphaedit", TWICE)
+    assert found.settings["ridge"] == 2 * reference["ridge"]
+    assert found.settings["threshold"] == 4 * reference["threshold"]
+
+
+def test_energy_is_that_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    model = tiny_model("opt")
+    found = energy(model, (1, 2), 1500)
+    moments = key_statistics(model, [1, 2], 1500)
+    text = torch.stack([moments[layer].value.trace() for layer in (1, 2)]).mean()
+    assert found.text == pytest.approx(float(text))
+    assert found.direction == pytest.approx(float(text) / 64)
+    assert found.subject > 0
+
+
+@pytest.mark.parametrize("kind", ["mistral", "opt"])
+def test_an_edit_by_name_prints_what_was_derived(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_texts(monkeypatch)
+    measure = module.energy
+    monkeypatch.setattr(module, "energy", lambda model, layers, tokens: measure(model, layers, 1500))
+    model = tiny_model(kind)
+    made, _ = edit("ft", model, REQUESTS[:1])
+    assert made.norm() > 0
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"palimpsest: tiny-{kind}-0 has no settings in")
+    assert "at the share of depth" in printed
+    sequence = configuration("memit_aligned", model)
+    assert sequence.preserve_weight > 0
+    assert "preserve_weight" in capsys.readouterr().err
+    assert editor_for("memit", model, layers=(2,)).layers == (2,)  # type: ignore[attr-defined]
+
+
+def test_a_model_with_a_file_gets_its_own_and_a_bare_name_none(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model("llama")
+    model.name = REFERENCE
+    assert editor_for("memit", model) == editor_for("memit", REFERENCE)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UnknownNameError, match="pass the loaded model for derived ones"):
+        editor_for("memit", "tiny-llama-0")
+    with pytest.raises(ProfileError, match="no model has settings of 'nothing', so none can be derived"):
+        derived_settings(tiny_model("opt"), "nothing")
+    assert "tiny-llama-0" not in known_models()
