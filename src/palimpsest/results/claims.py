@@ -209,16 +209,10 @@ def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str
 
 
 def _unknown_notebooks(claims: Sequence[Claim]) -> list[str]:
-    """Claims whose notebook does not exist, with the name that is most like it.
-
-    A checkout in which none of them exists has other pages; their claims are not run there.
-    """
+    """Claims whose notebook does not exist, with the name most like it; a checkout with none has other pages."""
     known = sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb"))
-    named = [claim for claim in claims if claim.notebook is not None]
-    if not any(claim.notebook in known for claim in named):
-        return []
     found = []
-    for claim in named:
+    for claim in claims if any(claim.notebook in known for claim in claims) else ():
         if claim.notebook is not None and claim.notebook not in known:
             near = get_close_matches(claim.notebook, known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; choose one of: {', '.join(known)}"
