@@ -209,10 +209,10 @@ def _parse(rows: Sequence[Any], papers: set[str]) -> tuple[list[Claim], list[str
 
 
 def _unknown_notebooks(claims: Sequence[Claim]) -> list[str]:
-    """Claims whose notebook does not exist, with the name most like it; a checkout with none has other pages."""
+    """Claims whose notebook does not exist, with the nearest name; none where all pages are others."""
     known = sorted(path.stem for path in paths.notebooks_dir().glob("*.ipynb"))
     found = []
-    for claim in claims if any(claim.notebook in known for claim in claims) else ():
+    for claim in claims if any(one.notebook in known for one in claims) else ():
         if claim.notebook is not None and claim.notebook not in known:
             near = get_close_matches(claim.notebook, known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; choose one of: {', '.join(known)}"
