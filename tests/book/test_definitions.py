@@ -1,10 +1,13 @@
 """What the top of a module binds, and that nothing else happens there."""
 
 import ast
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from palimpsest.book import definitions
 from palimpsest.book.definitions import Definition, Outside, Package, Target, WholeModule, bindings
 from palimpsest.errors import NotebookError
 from tests.book.pages import write_files
@@ -137,3 +140,21 @@ def test_a_dotted_name_leads_to_where_it_is_defined(
 
 def test_definitions_are_shown_with_their_module() -> None:
     assert [str(Definition("deep.inner", "Y")), str(Definition("", "A"))] == ["deep.inner.Y", "A"]
+
+
+def test_sources_are_parsed_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most, parse = 0, 0, ast.parse
+
+    def watched(source: str) -> ast.Module:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.002)
+        at_once -= 1
+        return parse(source)
+
+    monkeypatch.setattr(definitions.ast, "parse", watched)
+    with ThreadPoolExecutor(8) as pool:
+        trees = list(pool.map(definitions.syntax_tree, ["x = 1"] * 24))
+    assert most == 1
+    assert {ast.unparse(tree) for tree in trees} == {"x = 1"}

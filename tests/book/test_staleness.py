@@ -254,11 +254,6 @@ def test_rows_that_no_page_asks_for_leave_every_page_up_to_date(copied: Path, be
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="derived settings name every published model, so that pages count their rows; passes once a page "
-    "that names its model does not reach `palimpsest.editors.derived`",
-)
 def test_rows_of_another_model_leave_pages_up_to_date(copied: Path, before: dict[str, str]) -> None:
     with edited(copied, OF_ANOTHER_MODEL):
         changed = {page for page in before if laptop_hash(page) != before[page]}

@@ -129,7 +129,7 @@ def _nothing(*_: Any, **__: Any) -> list[str]:
 
 STUBS: list[tuple[Any, str, Callable[..., Any]]] = [
     (runner, "run_notebook", _made),
-    (standing, "standing", lambda *_: "fresh"),
+    (standing, "standing", lambda *_: standing.Standing("fresh")),
     (confirm, "confirm_all", _nothing),
     (render, "render_all", _nothing),
     (arm_runs, "standings", _nothing),

@@ -1,22 +1,22 @@
 """Settings of models without a file: derived from published ones, with reasons."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, edit, editor_for
+from palimpsest.editors import EDITORS, edit, editor_for, settings
 from palimpsest.editors import derived as module
 from palimpsest.editors.derived import (
     MEASURED,
-    PUBLISHED,
     REFERENCE,
     Energy,
     Shape,
+    by_nearness,
     derived_settings,
     energy,
     layers_of,
-    nearest,
     shape_of,
 )
 from palimpsest.editors.named_sequences import configuration
@@ -28,11 +28,18 @@ from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
+
+def nearest(shape: Shape) -> str:
+    return next(iter(by_nearness(shape)))
+
+
 TWICE = Energy(2 * MEASURED.subject, MEASURED.text, 4 * MEASURED.direction)
 
 
 def test_published_models_have_files_and_the_layers_of_their_settings() -> None:
-    for name, shape in PUBLISHED.items():
+    known = by_nearness(shape_of(tiny_model("opt")))
+    assert set(known) == {path.stem for path in known_models().values()}
+    for name, shape in known.items():
         assert max(editor_settings(name, "memit")["layers"]) < shape.depth
         assert nearest(shape) == name
 
@@ -59,6 +66,7 @@ def test_the_nearest_model_has_the_same_kind_of_mlp_then_family_then_size() -> N
     assert nearest(Shape(24, 896, True, "qwen2")) == "qwen2.5-7b"
     assert nearest(Shape(24, 1024, False, "opt")) == "gpt2-xl"
     assert nearest(Shape(44, 6144, False, "gpt_neox")) == "gpt-j-6b"
+    assert nearest(Shape(30, 576, True, "llama")) == REFERENCE
     assert [shape_of(tiny_model(kind)).gated for kind in ("phi3", "gemma2", "opt", "gptj")] == [1, 1, 0, 0]
 
 
@@ -77,6 +85,24 @@ def test_every_editor_gets_settings_with_a_reason_for_each(kind: str, source: st
         assert built.targets.clamp == editor_settings(source, editor)["targets"]["clamp"]
         assert f"as for {source}" in text
     assert all(layer < model.n_layers for layer in getattr(built, "layers", ()))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{depth: 28, width: 3584, gated: true}", "section shape: family: Field required"),
+        ("{depth: many, width: 3584, gated: true, family: qwen2}", "section shape: depth: Input should be"),
+        ("{depth: 28, width: 3584, gated: true, family: q, heads: 2}", "section shape: heads: Unexpected"),
+        ("28", "section shape: : Input should be"),
+    ],
+)
+def test_a_shape_that_cannot_be_read_names_its_file(
+    row: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.yaml").write_text(f"shape: {row}\neditors: {{}}\n")
+    monkeypatch.setattr(settings, "models_dir", lambda: tmp_path)
+    with pytest.raises(ProfileError, match=rf"^other\.yaml, {message}"):
+        by_nearness(Shape(30, 576, True, "llama"))
 
 
 def test_weights_in_units_of_keys_grow_with_their_energy() -> None:

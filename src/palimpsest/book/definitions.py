@@ -10,10 +10,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from palimpsest.errors import NotebookError
 
 Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+
+
+_PARSING = Lock()
+
+
+def syntax_tree(source: str) -> ast.Module:
+    """Syntax tree of a source, one thread at a time.
+
+    Python up to 3.11.4 counts the depth of trees for all threads together, so that two of them at once can
+    end in a SystemError (CPython issue 106905).
+
+    Raises:
+        SyntaxError: if it is not Python.
+    """
+    with _PARSING:
+        return ast.parse(source)
 
 
 @dataclass(frozen=True)
@@ -174,7 +191,7 @@ class Package:
             path = self.modules[module]
             where = path.relative_to(self.folder.parent).as_posix()
             try:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
+                tree = syntax_tree(path.read_text(encoding="utf-8"))
             except SyntaxError as error:
                 raise NotebookError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error
             holder = module if path.stem == "__init__" else module.rpartition(".")[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 
 from palimpsest.book.canonical import Canonical, Form, Use, function_scope, own_nodes, strings
-from palimpsest.book.definitions import Package, imported
+from palimpsest.book.definitions import Package, imported, syntax_tree
 from palimpsest.errors import NotebookError
 
 PARAMETERS = "parameters"
@@ -79,13 +79,13 @@ def notebook_code(notebook: Path, package: Package, part: str = COMPUTE) -> Note
     return NotebookCode(tuple(form), texts, tuple(tree for _, tree in trees))
 
 
-def _check_order(where: str, parsed: Sequence[tuple[nbformat.NotebookNode, ast.Module]]) -> None:
+def _check_order(where: str, cells: Sequence[tuple[nbformat.NotebookNode, ast.Module]]) -> None:
     """Whether cells that compute do without names that only cells that show something define."""
     defined: dict[str, set[str]] = {COMPUTE: set(), SHOW: set(), SETUP: set()}
-    for cell, _ in parsed:
+    for cell, _ in cells:
         defined[part_of(cell)] |= names_bound(cell.source)
     shown = defined[SHOW] - defined[COMPUTE] - defined[SETUP]
-    for cell, _ in parsed:
+    for cell, _ in cells:
         if part_of(cell) != SHOW and (used := sorted(names_read(cell.source) & shown)):
             raise NotebookError(
                 f"{where}, cell {cell.id}: {', '.join(used)} comes from a cell tagged {SHOW}, which no "
@@ -132,6 +132,6 @@ def _no_arguments() -> ast.arguments:
 
 def _parsed(source: str, where: str) -> ast.Module:
     try:
-        return ast.parse(source)
+        return syntax_tree(source)
     except SyntaxError as error:
         raise NotebookError(f"{where}, line {error.lineno}: not Python: {error.msg}") from error

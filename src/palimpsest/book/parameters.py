@@ -16,6 +16,7 @@ import nbformat
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from palimpsest.book.definitions import syntax_tree
 from palimpsest.errors import NotebookError, ProfileError, UnknownNameError
 
 TYPES: dict[str, Any] = {
@@ -79,7 +80,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     lines = source.splitlines()
     found: dict[str, Parameter] = {}
     try:
-        body = ast.parse(source).body
+        body = syntax_tree(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NotebookError(f"{notebook.name}: the parameters cell is no Python: {error}") from error
     for node in body:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from palimpsest.editors.settings import editor_settings, known_models, models_dir
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from palimpsest.editors.settings import editor_settings, known_models, models_dir, shapes
 from palimpsest.errors import ProfileError
 from palimpsest.memory.keys import subject_keys
 from palimpsest.memory.moments import key_statistics
@@ -26,8 +28,10 @@ class Shape:
         depth: number of decoder layers.
         width: d_v.
         gated: whether the MLP multiplies by a gate (LLaMA) or not (GPT-2).
-        family: row of FAMILIES.
+        family: model type of its transformers configuration.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     depth: int
     width: int
@@ -39,14 +43,6 @@ class Shape:
         sizes = [log(12 * one.depth * one.width**2) for one in (self, other)]
         return self.gated != other.gated, self.family != other.family, abs(sizes[0] - sizes[1])
 
-
-PUBLISHED = {
-    "gpt2-xl": Shape(48, 1600, False, "gpt2"),
-    "gpt-j-6b": Shape(28, 4096, False, "gptj"),
-    "llama3-8b": Shape(32, 4096, True, "llama"),
-    "qwen2.5-7b": Shape(28, 3584, True, "qwen2"),
-}
-"""Models with published settings, by the name of their file in config/models."""
 
 REFERENCE = "smollm2-135m"
 
@@ -121,9 +117,22 @@ def shape_of(model: EditableModel) -> Shape:
     return Shape(model.n_layers, read_weight(model, 0).shape[0], gated, str(model.net.config.model_type))
 
 
-def nearest(shape: Shape) -> str:
-    """Name of the published model that is nearest to a shape."""
-    return min(PUBLISHED, key=lambda name: shape.unlike(PUBLISHED[name]))
+def by_nearness(shape: Shape) -> dict[str, Shape]:
+    """Models whose settings files tell their shape, by short name; those nearest to a shape first.
+
+    Raises:
+        ProfileError: if a file is not YAML, or a shape in it lacks a value or has one of another kind.
+    """
+    known = {}
+    for name, row in shapes().items():
+        try:
+            known[name] = TypeAdapter(Shape).validate_python(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ProfileError(
+                f"{name}.yaml, section shape: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            ) from error
+    return dict(sorted(known.items(), key=lambda item: shape.unlike(item[1])))
 
 
 def layers_of(published: Sequence[int], depth: int, own: int) -> tuple[int, ...]:
@@ -171,10 +180,9 @@ def derived_settings(model: EditableModel, editor: str, own: Energy | None = Non
         ProfileError: if no published model has settings of that editor.
     """
     shape = shape_of(model)
-    source, base = _base(shape, editor)
+    source, depth, base = _base(shape, editor)
     found, reasons = dict(base), []
     if "layers" in base:
-        depth = PUBLISHED[source].depth if source in PUBLISHED else REFERENCE_DEPTH
         layers = layers_of(base["layers"], depth, shape.depth)
         found["layers"] = layers[-1:] if len(base["layers"]) == 1 else layers
         reasons.append(
@@ -205,15 +213,15 @@ def derived_settings(model: EditableModel, editor: str, own: Energy | None = Non
     return Derived(editor, model.name, found, tuple(reasons))
 
 
-REFERENCE_DEPTH = 30
-"""Layers of the embedded model, whose settings serve where no published model has any."""
+def _base(shape: Shape, editor: str) -> tuple[str, int, dict[str, Any]]:
+    """The nearest model that has settings of an editor, its depth, and these settings.
 
-
-def _base(shape: Shape, editor: str) -> tuple[str, dict[str, Any]]:
-    """The nearest published model that has settings of an editor, and these; else the embedded model's."""
-    for name in [*sorted(PUBLISHED, key=lambda name: shape.unlike(PUBLISHED[name])), REFERENCE]:
+    Published ones come first; the embedded model serves where none of them has any.
+    """
+    known = by_nearness(shape)
+    for name in [*(name for name in known if name != REFERENCE), REFERENCE]:
         try:
-            return name, editor_settings(name, editor)
+            return name, known[name].depth, editor_settings(name, editor)
         except ProfileError:
             continue
     raise ProfileError(f"no model has settings of {editor!r}, so none can be derived; pass an editor object")

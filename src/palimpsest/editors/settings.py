@@ -111,6 +111,16 @@ def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
     return dict(row["every"]) | dict(row.get(host) or {})
 
 
+def shapes() -> dict[str, Any]:
+    """Short name of each model whose file has a section ``shape`` -> that section, as it is written there.
+
+    Raises:
+        ProfileError: if a file is not YAML.
+    """
+    files = {path.stem: _read(path) for path in sorted(models_dir().glob("*.yaml"))}
+    return {name: content["shape"] for name, content in files.items() if "shape" in content}
+
+
 def _of_model(model: str) -> tuple[str, dict[str, Any]]:
     """Name and content of the settings file of one model."""
     known = known_models()
