@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
+    "planning": ("book", "studies.cost", "algebra.projector", "editors", "memory.settings", "network"),
     "batch": ("book",),
     "commands": (
-        *("network", "memory", "datasets", "evaluation", "results", "workbench", "book", "batch"),
+        *("network", "memory", "datasets", "evaluation", "results", "workbench", "book", "batch", "planning"),
         *("editors.settings", "studies.settings_search"),
     ),
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import batches, doctor, edits, models, search, stats
+from palimpsest.commands import batches, doctor, edits, models, planning, search, stats
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -36,6 +36,7 @@ compare = app.command()(models.compare)
 trace = app.command()(search.trace)
 tune = app.command()(search.tune)
 check_up = app.command()(doctor.doctor)
+plan = app.command()(planning.plan)
 sum_moments = app.command()(stats.stats)
 run_batch = app.command()(batches.batch)
 
@@ -66,9 +67,10 @@ def run(
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
-    With -p the result goes to build/runs, because it is not a run of the profile. With --seed it is a run of
-    the profile for that seed: it goes to seed-N in the profile's results, and the verdicts give the spread.
-    Exit status 2 means that the same command fails again, 75 that memory, the GPU or the kernel was lost.
+    With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile. With
+    --seed it is a run of the profile for that seed: it goes to seed-N in the profile's results, and the
+    verdicts give the spread. Exit status 2 means that the same command fails again, 75 that memory, the GPU
+    or the kernel was lost.
     """
     from palimpsest.book import runner
 

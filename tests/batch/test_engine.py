@@ -78,6 +78,7 @@ if len(Path({str(tries)!r}).read_text().splitlines()) == 1:
     os.kill(os.getppid(), signal.SIGKILL)  # the run of the page
 """
     add_page(clone, "03_killed", kill + WORK)
+    clone.write_profile("laptop", notebooks={"01_tiny": {"seed": 2}, "02_fails": {}, "03_killed": {}})
     write_matrix(clone)
     names = [
         f"laptop/{page}/seed-{seed}" for page, seed in (("01_tiny", 2), ("02_fails", 1), ("03_killed", 1))

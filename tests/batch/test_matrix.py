@@ -91,13 +91,22 @@ def test_what_stands_is_not_due_until_its_sources_change(clone: Clone) -> None:
 
 def test_a_page_that_is_left_out_has_no_job(clone: Clone) -> None:
     shutil.copyfile(clone.notebook, clone.root / "notebooks" / "02_other.ipynb")
+    clone.write_profile("laptop", notebooks={"01_tiny": {"seed": 2}, "02_other": {}})
     out = [{"profile": "laptop", "page": "02_other"}]
     assert [job.name for job in expand(matrix(leave_out=out)).due] == ["laptop/01_tiny/seed-2"]
     assert len(expand(matrix(pages=["02_other"])).due) == 1
 
 
+def test_a_page_that_the_profile_leaves_out_has_no_job_and_is_named(clone: Clone) -> None:
+    shutil.copyfile(clone.notebook, clone.root / "notebooks" / "02_other.ipynb")
+    batch = expand(matrix(seeds=[2, 7]))
+    assert {job.name.split("/")[1] for job in batch.due} == {"01_tiny"}
+    assert batch.left_out == {"laptop/02_other": "not in this profile, which gives no sizes for it"}
+    assert batch.standing == ()
+
+
 def test_moments_are_summed_by_shards_before_the_pages_and_only_where_one_is_due(clone: Clone) -> None:
-    clone.write_profile("laptop", defaults={"seed": 2})
+    clone.write_profile("laptop", defaults={"seed": 2}, notebooks={"01_tiny": {}})
     asked = matrix(moments={"laptop": {"layers": "1-2", "tokens": 90, "shards": 2}})
     one, two, merge, page = expand(asked).due
     assert one.arguments[:6] == ("stats", "tiny", "--layers", "1-2", "--tokens", "90")
@@ -124,3 +133,7 @@ def test_status_as_json_says_of_each_page_whether_a_run_is_due(clone: Clone) -> 
     assert Path(row["witness"]).is_file()
     (other,) = json.loads(shown(entries("laptop", 9)))
     assert (other["seed"], other["state"], other["run"]) == (9, "not run", True)
+    clone.write_profile("laptop")
+    (left,) = json.loads(shown(entries("laptop")))
+    assert (left["state"], left["run"]) == ("left out", False)
+    assert left["reason"] == "not in this profile, which gives no sizes for it"

@@ -68,6 +68,7 @@ def copy(tmp_path: Path) -> Copy:
     done = made.run("-m", "palimpsest.cli", "new-result", NAME, TITLE, "--question", QUESTION)
     assert done.returncode == 0, done.stderr
     assert f"notebook: {NAME}" in done.stdout
+    assert f"\n  {NAME}: {{}}\n" in done.stdout
     return made
 
 

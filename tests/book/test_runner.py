@@ -276,7 +276,7 @@ def test_new_prose_is_taken_over_without_a_run(finished: Clone, monkeypatch: pyt
 def test_a_run_with_other_values_does_not_pass_for_the_profile(finished: Clone) -> None:
     before = finished.results()
     run = run_notebook("01_tiny", "laptop", {"seed": 7})
-    assert run.notebook == finished.root / "build" / "runs" / "laptop" / "01_tiny.ipynb"
+    assert run.notebook == finished.root / "build" / "runs" / "laptop" / "seed=7" / "01_tiny.ipynb"
     assert finished.results() == before
 
 
@@ -285,6 +285,8 @@ def test_run_all_goes_on_after_a_failure_and_names_it(
 ) -> None:
     second = clone.root / "notebooks" / "02_other.ipynb"
     second.write_bytes(clone.notebook.read_bytes())
+    clone.write_profile("laptop", notebooks={"01_tiny": {}, "02_other": {}})
+    monkeypatch.setattr(runner, "check_gpu", lambda wanted: None)
     commands: list[list[str]] = []
     monkeypatch.setattr(
         runner, "in_own_process", lambda command, jobs: commands.append(command) or len(commands) % 2
@@ -304,6 +306,7 @@ def test_two_notebooks_run_at_once_and_share_the_cores(
     clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (clone.root / "notebooks" / "02_other.ipynb").write_bytes(clone.notebook.read_bytes())
+    clone.write_profile("laptop", notebooks={"01_tiny": {}, "02_other": {}})
     both, threads = Barrier(2, timeout=60), []
 
     class Process:
@@ -339,6 +342,7 @@ def test_a_notebook_that_times_something_runs_alone_after_the_others(
     nbformat.write(timed, clone.root / "notebooks" / "00_timed.ipynb")
     for name in ("02_other", "03_more"):
         (clone.root / "notebooks" / f"{name}.ipynb").write_bytes(clone.notebook.read_bytes())
+    clone.write_profile("laptop", notebooks={"00_timed": {}, "01_tiny": {}, "02_other": {}, "03_more": {}})
     running, most, order = [], {}, []
 
     class Process:

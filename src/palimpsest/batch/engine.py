@@ -66,6 +66,8 @@ def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra:
         batch = expand(matrix)
         for job in batch.due:
             print(f"{job.name}: {job.reason}")
+        for name, reason in batch.left_out.items():
+            print(f"{name} is {reason}")
         print(f"{len(batch.due)} jobs are due, {len(batch.standing)} results stand", flush=True)
         if not batch.due and (matrix.book is None or marker_of("book").is_file()):
             return batch

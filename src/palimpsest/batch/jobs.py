@@ -11,6 +11,7 @@ from pathlib import Path
 
 from palimpsest import cache, paths
 from palimpsest.batch.matrix import Matrix, Moments, Needs
+from palimpsest.book.needs import left_out
 from palimpsest.book.profiles import find_notebook, load_profile, own_seed, parameters_for
 from palimpsest.book.status import entry
 
@@ -60,16 +61,19 @@ class Batch:
     Attributes:
         due: jobs, those that are waited for first.
         standing: names of the page runs that need nothing.
+        left_out: profile and page -> why the profile does not run the page.
     """
 
     due: tuple[Job, ...]
     standing: tuple[str, ...] = field(default=())
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def expand(matrix: Matrix) -> Batch:
     """The jobs of a matrix that are due, as the results stand now.
 
-    A page without a seed runs once for each profile. Second moments are summed where a page is due.
+    A page without a seed runs once for each profile, and one that the profile leaves out does not run. Second
+    moments are summed where a page is due.
 
     Raises:
         UnknownNameError: if a profile names a parameter that a page does not have.
@@ -78,9 +82,14 @@ def expand(matrix: Matrix) -> Batch:
     """
     due: list[Job] = []
     standing: list[str] = []
+    skipped: dict[str, str] = {}
     out = {(pair.profile, pair.page) for pair in matrix.leave_out}
     for profile in matrix.profiles:
-        pages = [page for page in matrix.notebooks if (profile, page) not in out]
+        setting = load_profile(profile)
+        named = [page for page in matrix.notebooks if (profile, page) not in out]
+        reasons = {page: left_out(setting, find_notebook(page)) for page in named}
+        skipped |= {f"{profile}/{page}": reason for page, reason in reasons.items() if reason}
+        pages = [page for page in named if not reasons[page]]
         runs = [job for page in pages for job in _runs(matrix, profile, page)]
         standing += [job.name for job in runs if not job.reason]
         fresh = [job for job in runs if job.reason]
@@ -89,7 +98,7 @@ def expand(matrix: Matrix) -> Batch:
             due += before
             fresh = [_after(job, before[-1:]) for job in fresh]
         due += fresh
-    return Batch(tuple(due), tuple(standing))
+    return Batch(tuple(due), tuple(standing), skipped)
 
 
 def _after(job: Job, others: Iterable[Job]) -> Job:
@@ -112,7 +121,7 @@ def _runs(matrix: Matrix, profile: str, page: str) -> list[Job]:
                 ("run", page, "--profile", profile, *given),
                 int(str(parameters.get("device", "cpu")).startswith("cuda")),
                 matrix.needs_of.get(page, matrix.needs),
-                reason="" if found.standing.stands else found.standing.reason,
+                reason=found.standing.reason if found.standing.due else "",
                 witness=str(found.witness),
             )
         )

@@ -22,9 +22,10 @@ from palimpsest.book.badges import strip
 from palimpsest.book.gallery import write_gallery
 from palimpsest.book.headlines import write_headlines
 from palimpsest.book.licences import write_licences
+from palimpsest.book.needs import left_out
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.profiles import Profile, find_notebook, known_notebooks, load_profile, results_of
-from palimpsest.book.provenance import read_provenance
+from palimpsest.book.provenance import gpu_lines, read_provenance
 from palimpsest.book.render import is_drawn
 from palimpsest.book.standing import NOT_RUN, confirmation, stale
 from palimpsest.book.verdicts import write_verdicts
@@ -86,10 +87,10 @@ def write_page(name: str, setting: Profile, folder: Path, claims: str = "") -> P
         claims: badges of the claims that it tests, as Markdown.
     """
     source = nbformat.read(find_notebook(name), as_version=4)
-    reason = stale(name, setting)
-    if reason == NOT_RUN or not (results_of(setting.name) / f"{name}.ipynb").is_file():
+    left, reason = left_out(setting, find_notebook(name)), stale(name, setting)
+    if left or reason == NOT_RUN or not (results_of(setting.name) / f"{name}.ipynb").is_file():
         path = folder / f"{name}.md"
-        write_atomically(path, stub(name, source, setting).encode())
+        write_atomically(path, stub(name, source, setting, left).encode())
         return path
     results = results_of(setting.name)
     executed = nbformat.read(results / f"{name}.ipynb", as_version=4)
@@ -117,10 +118,22 @@ def claim_strips() -> dict[str, str]:
     }
 
 
-def stub(name: str, source: NotebookNode, setting: Profile) -> str:
-    """Text of the page of a notebook that was not run; it keeps the labels to which other pages refer."""
+def stub(name: str, source: NotebookNode, setting: Profile, left: str = "") -> str:
+    """Text of the page of a notebook that was not run; it keeps the labels to which other pages refer.
+
+    Args:
+        name: of the notebook.
+        source: its cells.
+        setting: profile whose result is shown.
+        left: why the profile does not run it; empty if it does.
+    """
     text = "\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
     labels = "\n".join(_LABEL.findall(text))
+    if left:
+        return (
+            f"{labels}\n# {title_of(source)}: left out\n\n```{{admonition}} Left out\n:class: note\n"
+            f"`{name}` is {plain(left)}. Profile {setting.name}, {setting.model}.\n```\n"
+        )
     return (
         f"{labels}\n# {title_of(source)}: {NOT_RUN}\n\n"
         f"```{{admonition}} {NOT_RUN.capitalize()}\n:class: warning\n"
@@ -204,6 +217,8 @@ def provenance_box(record: Mapping[str, Any], provenance: Mapping[str, Any], set
         "started": provenance.get("started", ""),
         "wall time": f"{provenance.get('wall_seconds', 0):,.0f} s",
         "peak memory": f"{provenance.get('peak_memory_mib', 0):,} MiB",
+        "processor": provenance.get("processor", ""),
+        **gpu_lines(provenance),
     }
     lines = [[plain(key), plain(str(value))] for key, value in rows.items() if value != ""]
     shown = table(["what", "value"], lines)

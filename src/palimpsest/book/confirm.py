@@ -106,6 +106,8 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
     if state.kind in ("fresh", "confirmed"):
         return None
     made = read_provenance(source.stem, folder)
+    if state.kind == "left out":
+        raise NotebookError(f"{source.stem}: {state.reason}; there is nothing to confirm")
     if state.kind == "not run" or "definitions" not in made:
         raise NotebookError(f"{source.stem}: {state.reason}; run it")
     now = inputs(source, parameters_for(setting, source), made["files"])

@@ -20,7 +20,7 @@ from palimpsest.book.losses import is_loss
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
-from palimpsest.book.tracing import CALLS, EXTENSION, SHOWING, TRACE
+from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
 from palimpsest.errors import LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
@@ -61,6 +61,11 @@ class Traced:
                 methods |= {".".join((*parts, name))} if "." in name else set()
         asked = frozenset(content.get("asked", ()))
         return cls(tuple(content.get("files", ())), frozenset(functions), asked, frozenset(methods))
+
+    @staticmethod
+    def gpu(file: Path) -> dict[str, Any]:
+        """What a trace says of the GPU that was used; empty if none was."""
+        return dict(json.loads(file.read_text("utf-8")).get(GPU, {})) if file.is_file() else {}
 
     def uncovered(self, found: Reached) -> list[str]:
         """Functions that ran and do not count in a page's hash."""

@@ -9,16 +9,20 @@ KINDS = ("OutOfMemoryError", "MemoryError", "DeadKernelError")
 TEXTS = (
     "out of memory",
     "can't allocate memory",
-    "Cannot allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDA-capable device(s) is/are busy or unavailable",
-    "no CUDA-capable device is detected",
-    "uncorrectable ECC error",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+    "cuda-capable device(s) is/are busy or unavailable",
+    "no cuda-capable device is detected",
+    "ecc error",
     "fallen off the bus",
-    "Kernel died",
+    "gpu is lost",
+    "hardware error",
+    "unspecified launch failure",
+    "kernel died",
 )
-"""Parts of messages of the driver and of the system. An illegal access or an assertion on the device is no
-loss: it is a fault of the code, and comes again."""
+"""Parts of messages of the driver and of the system, in small letters. An illegal access or an assertion on
+the device is no loss: it is a fault of the code, and comes again. A launch that fails for a reason that the
+driver does not know counts as one, since no kernel here is written by hand."""
 
 
 def is_loss(error: BaseException) -> bool:
@@ -26,7 +30,7 @@ def is_loss(error: BaseException) -> bool:
     found: BaseException | None = error
     while found is not None:
         kind, text = getattr(found, "ename", type(found).__name__), str(getattr(found, "evalue", found))
-        if kind in KINDS or any(part in text for part in TEXTS):
+        if kind in KINDS or any(part in text.lower() for part in TEXTS):
             return True
         found = found.__cause__
     return False

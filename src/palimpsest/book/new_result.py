@@ -92,6 +92,8 @@ class Made:
         files = "\n".join(str(path) for path in (self.notebook, self.test, self.contents))
         return (
             f"{files}\n\nIn data/claims.yaml, in place of `not_run` in the row of the claim:\n\n{self.row}\n"
+            "In config/profiles/laptop.yaml, and others that are to run it, under `notebooks`, with "
+            f"its sizes there ({{}} for its defaults):\n\n  {self.notebook.stem}: {{}}\n\n"
             f"Then: palimpsest check-notebooks {self.notebook.stem} --accept"
         )
 

@@ -1,8 +1,9 @@
 """Profiles: parameters with which the same notebooks run at several scales.
 
 A profile is a file ``config/profiles/<name>.yaml``. The defaults in the notebooks are the smoke profile,
-because nbval runs notebooks unchanged. The parameters ``profile`` and ``model`` are set from the profile in
-every notebook that declares them.
+because nbval runs notebooks unchanged. Every other profile runs the pages that it gives sizes for, or those
+of a list of its own; the others are left out, and named where all are run. The parameters ``profile`` and
+``model`` are set from the profile in every notebook that declares them.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palimpsest import paths
 from palimpsest.book.arms import ARMS, plan
+from palimpsest.book.model_files import lend_settings
 from palimpsest.book.parameters import merged, read_parameters
 from palimpsest.errors import ProfileError, UnknownNameError
 
@@ -24,25 +26,43 @@ class Profile(BaseModel):
     Attributes:
         name: name of the file without its ending.
         model: name, hub id or folder, as in `palimpsest.load`.
+        settings: name of the model whose settings hold for a folder of weights; empty where the model has its
+            own.
         description: one sentence shown on every page, with the sizes.
         machine: intended machine and expected time.
         defaults: parameter -> value, for every notebook that declares the parameter.
-        notebooks: name of a notebook -> parameter -> value; takes precedence over ``defaults``.
+        notebooks: name of a notebook -> parameter -> value; takes precedence over ``defaults``. An empty
+            mapping says that the notebook's own defaults are meant.
+        pages: notebooks that the profile runs, where it does not run all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     model: str = Field(min_length=1)
+    settings: str = ""
     description: str = Field(min_length=1)
     machine: str = Field(min_length=1)
     defaults: dict[str, Any] = Field(default_factory=dict)
     notebooks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    pages: tuple[str, ...] | None = None
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Names of the notebooks that it runs; those of the smoke profile are all."""
+        if self.name == SMOKE:
+            return tuple(known_notebooks())
+        return tuple(self.notebooks) if self.pages is None else self.pages
 
 
 SMOKE = "smoke"
 """Profile of the notebooks' own defaults. Its numbers say nothing, so that its results can be thrown away;
 what is carried of them, in ``results/smoke``, are values to compare with."""
+
+
+def has_page(profile: Profile, notebook: str) -> bool:
+    """Whether a profile runs a notebook, by its name; a page that it does not list has no sizes there."""
+    return profile.name == SMOKE or notebook in profile.listed
 
 
 def results_of(profile: str) -> Path:
@@ -88,9 +108,11 @@ def known_profiles() -> list[str]:
 def load_profile(name: str) -> Profile:
     """Read a profile; that of a long run follows from ``config/arms.yaml``.
 
+    Where it names ``settings`` for a folder, their copy for that folder is brought up to date.
+
     Raises:
-        UnknownNameError: if there is no such file or run; the message lists the known ones.
-        ProfileError: if the file is malformed.
+        UnknownNameError: if there is no such file, run or settings; the message lists the known ones.
+        ProfileError: if the file is malformed, or ``settings`` has nothing to say.
     """
     if name.startswith(f"{ARMS}."):
         return _of_arm(name)
@@ -106,11 +128,14 @@ def load_profile(name: str) -> Profile:
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")
     try:
-        return Profile.model_validate({"name": name} | content)
+        profile = Profile.model_validate({"name": name} | content)
     except ValidationError as error:
         known = ", ".join(field for field in Profile.model_fields if field != "name")
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ProfileError(f"{path.name}: {faults} (known keys: {known})") from error
+    if profile.settings:
+        lend_settings(name, profile.model, profile.settings)
+    return profile
 
 
 def _of_arm(name: str) -> Profile:
@@ -172,11 +197,12 @@ def check_profile(profile: Profile) -> None:
 
     Raises:
         UnknownNameError: if it names a notebook or parameter that does not exist.
-        ProfileError: if a value does not have the declared type.
+        ProfileError: if a value does not have the declared type, or a page that is left out has sizes.
     """
-    for name in profile.notebooks:
+    for name in (*profile.notebooks, *(profile.pages or ())):
         if name not in known_notebooks():
             raise UnknownNameError(f"notebook in profile {profile.name}", name, known_notebooks())
+    _check_pages(profile)
     declared: set[str] = set()
     for name in known_notebooks():
         parameters_for(profile, find_notebook(name))
@@ -188,3 +214,12 @@ def check_profile(profile: Profile) -> None:
                 parameter,
                 sorted(declared),
             )
+
+
+def _check_pages(profile: Profile) -> None:
+    odd = [name for name in profile.notebooks if not has_page(profile, name)]
+    if odd:
+        raise ProfileError(
+            f"profile {profile.name} gives sizes for {', '.join(odd)}, but does not name them under 'pages'; "
+            "add them there, or take the sizes away"
+        )

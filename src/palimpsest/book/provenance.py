@@ -5,13 +5,16 @@ A provenance is written after the files that it vouches for.
 
 import importlib.metadata
 import json
+import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,11 +39,13 @@ class Measured:
         started: in UTC.
         seconds: wall time.
         device: of the model.
+        gpu: as `palimpsest.book.gpus.used`; empty on a CPU.
     """
 
     started: datetime
     seconds: float
     device: str = "cpu"
+    gpu: Mapping[str, Any] = field(default_factory=dict)
 
 
 def path_of(stem: str, folder: Path) -> Path:
@@ -127,6 +132,38 @@ def provenance(found: Inputs, files: Mapping[str, str], measured: Measured) -> d
         "wall_seconds": round(measured.seconds, 1),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit),
         "device": measured.device,
+        "processor": processor(),
+        **({"gpu": dict(measured.gpu)} if measured.gpu else {}),
+    }
+
+
+def processor() -> str:
+    """Name of the processor and number of its cores, by which runs of one machine are told."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
+        name = found[1].strip() if found else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def machine_of(made: Mapping[str, Any]) -> str:
+    """What did the work of a run: its GPU, else its processor; empty where the provenance does not say."""
+    return str(made.get("gpu", {}).get("name", "") or made.get("processor", ""))
+
+
+def gpu_lines(made: Mapping[str, Any]) -> dict[str, str]:
+    """What a provenance says of a GPU, in words; empty for a run without one."""
+    gpu = made.get("gpu", {})
+    names = {
+        "cuda": "CUDA",
+        "cudnn": "cuDNN",
+        "tf32_matmul": "TF32 in products",
+        "tf32_cudnn": "TF32 in cuDNN",
+    }
+    words = {"True": "yes", "False": "no"}
+    return {
+        f"GPU: {names.get(key, key.replace('_', ' '))}": words.get(str(value), str(value))
+        for key, value in gpu.items()
     }
 
 

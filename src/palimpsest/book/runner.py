@@ -5,6 +5,7 @@ interrupted run leaves the earlier result as it was.
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import nbformat
 
 from palimpsest import paths
-from palimpsest.book.dependencies import dependencies
+from palimpsest.book.dependencies import dependencies, short_hash
 from palimpsest.book.execution import (
     Traced,
     in_own_process,
@@ -27,6 +28,9 @@ from palimpsest.book.execution import (
     papermill_run,
     trace_file,
 )
+from palimpsest.book.gpus import check_gpu
+from palimpsest.book.losses import LOST
+from palimpsest.book.needs import check_needed, left_out, require
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.page_code import COMPUTE, SHOW, notebook_code
 from palimpsest.book.profiles import (
@@ -50,10 +54,13 @@ from palimpsest.book.provenance import (
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
 from palimpsest.errors import LostRunError, NotebookError
-from palimpsest.files import locked, write_atomically
+from palimpsest.files import as_json, locked, write_atomically
 from palimpsest.results import records
 
 TIMED = "timed"
+
+LONGEST_NAME = 60
+"""Characters of a folder's name that says with which parameters a run was made."""
 
 Executor = Literal["papermill", "nbval"]
 """papermill injects the parameters of any profile; nbval runs a notebook as it stands, which is the smoke
@@ -91,7 +98,7 @@ def run_notebook(
         name: a notebook's name, or a path ending in ``.ipynb``.
         profile: where the parameters come from.
         overrides: values that win over the profile's. Such a run is no run of the profile, so it
-            goes to ``build/runs`` unless ``folder`` says otherwise.
+            goes to a folder of its own in ``build/runs`` unless ``folder`` says otherwise.
         gpu: what CUDA_VISIBLE_DEVICES is set to; unchanged if None.
         folder: where the result goes instead of ``results/<profile>``.
         executor: what runs the cells.
@@ -100,14 +107,18 @@ def run_notebook(
     Raises:
         BusyError: if another process still runs it after that time.
         UnknownNameError: if there is no such notebook, profile or parameter.
-        ProfileError: if a value is of another type than the notebook's default.
+        ProfileError: if a value is of another type than the notebook's default, the profile does not run the
+            page, or the model has no settings for an editor that the page needs.
+        ResourceError: if there is no such GPU.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
             earlier results are untouched.
         LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
-    default = paths.build_dir() / "runs" / profile if overrides else results_of(profile)
+    require(setting, source, overrides)
+    check_gpu(gpu)
+    default = runs_of(profile, overrides) if overrides else results_of(profile)
     target = folder or default
     with locked(result_place(source.stem, target), wait):
         clean_up(source.stem, target)
@@ -132,6 +143,18 @@ def run_notebook(
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
 
 
+def runs_of(profile: str, overrides: Mapping[str, Any]) -> Path:
+    """Folder of a run with other parameters than a profile's, such as ``build/runs/laptop/seed=1``.
+
+    It is named by these parameters where that is short, else by a hash of them, so that no two such runs
+    write the same files.
+    """
+    named = ",".join(f"{name}={overrides[name]}" for name in sorted(overrides))
+    if len(named) > LONGEST_NAME or not re.fullmatch(r"[\w.=,+-]+", named):
+        named = short_hash(as_json({name: overrides[name] for name in sorted(overrides)}).decode())[:12]
+    return paths.build_dir() / "runs" / profile / named
+
+
 class _FailedError(NotebookError):
     """A cell failed."""
 
@@ -150,7 +173,9 @@ def _made(
     traced, shown = (Traced.read(trace_file(staging), part) for part in (COMPUTE, SHOW))
     check_covered(source, parameters, traced)
     check_covered(source, parameters, shown, SHOW)
-    measured = Measured(started, seconds, _device(staging / f"{source.stem}.json"))
+    check_needed(source, parameters, traced.asked)
+    device, gpu = _device(staging / f"{source.stem}.json"), Traced.gpu(trace_file(staging))
+    measured = Measured(started, seconds, device, gpu)
     files = file_hashes(traced.files)
     made = provenance(with_files(before, files), files, measured)
     made["records"] = record_hashes(source.stem, staging)
@@ -244,19 +269,28 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set). A notebook
             that times something runs alone, after the others.
 
+    Pages that the profile leaves out, and those that ask for editors without settings for its model, are
+    named and skipped.
+
     Raises:
         NotebookError: after the last notebook, if any failed; another call resumes with those.
+        LostRunError: if want of memory, or a lost GPU or kernel, was the cause of all of them.
     """
     setting = load_profile(profile)
     check_profile(setting)
+    check_gpu(gpu)
     print(f"profile {setting.name}: {setting.description} ({setting.machine})", flush=True)
     names, begun = known_notebooks(), time.monotonic()
 
     def one(name: str) -> int | None:
         """Exit status of a run; None where none was needed."""
+        skipped = left_out(setting, find_notebook(name))
         reason = "forced" if force else stale(name, setting)
         elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
         line = f"notebook {names.index(name) + 1} of {len(names)}, elapsed {elapsed}: {name}"
+        if skipped:
+            print(f"{line} is {skipped}", flush=True)
+            return None
         if reason is None:
             renewed = refresh_sources(name, profile)
             print(f"{line} is up to date{' (its source was renewed)' if renewed else ''}", flush=True)
@@ -276,11 +310,10 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         codes = [found[name] if name in found else one(name) for name in names]
     ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
     failed = [name for name, code in zip(names, codes, strict=True) if code]
+    later = all(code in (None, 0, LOST) for code in codes)
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:
-        raise NotebookError(
-            f"failed: {', '.join(failed)}; the messages are above; "
-            "mend the cause and run the same command again"
-        )
+        kind, mend = (LostRunError, "") if later else (NotebookError, "mend the cause and ")
+        raise kind(f"failed: {', '.join(failed)}; the messages are above; {mend}run the same command again")
     return ran

@@ -1,10 +1,11 @@
-"""How a carried result stands to the present sources: fresh, confirmed, stale, or not run."""
+"""How a carried result stands to the present sources: fresh, confirmed, stale, not run, or left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from palimpsest.book.needs import left_out
 from palimpsest.book.profiles import (
     SEED,
     Profile,
@@ -28,23 +29,30 @@ class Standing:
 
     Attributes:
         kind: ``fresh``, ``confirmed`` (made by other code, whose small run gave the same values), ``stale``
-            or ``not run``.
-        reason: of ``stale`` and ``not run``.
+            ``not run``, or ``left out`` (the profile does not run the page).
+        reason: of the last three.
         note: what a reader should know of a result that stands.
         changed: definitions, with their module, whose code is not that of the result.
     """
 
-    kind: Literal["fresh", "confirmed", "stale", "not run"]
+    kind: Literal["fresh", "confirmed", "stale", "not run", "left out"]
     reason: str = ""
     note: str = ""
     changed: tuple[str, ...] = ()
 
     @property
     def stands(self) -> bool:
-        """Whether nothing is to be run."""
+        """Whether there is a result, and it may be shown as that of the present sources."""
         return self.kind in ("fresh", "confirmed")
 
+    @property
+    def due(self) -> bool:
+        """Whether the page is to be run: not where its result stands, or the profile leaves it out."""
+        return self.kind in ("stale", "not run")
+
     def __str__(self) -> str:
+        if self.kind == "left out":
+            return self.reason
         state = {"fresh": "up to date", "confirmed": "up to date"}.get(self.kind, self.kind)
         detail = self.reason if self.kind == "stale" else self.note
         return f"{state} ({detail})" if detail else state
@@ -66,6 +74,8 @@ def standing(
     """
     setting = load_profile(profile) if isinstance(profile, str) else profile
     source, place = find_notebook(name), folder or results_of(setting.name)
+    if reason := left_out(setting, source):
+        return Standing("left out", reason)
     made = read_provenance(source.stem, place)
     if not made or not (place / f"{source.stem}.json").is_file():
         return Standing("not run", NOT_RUN)
@@ -84,7 +94,7 @@ def standing(
     if made.get("content_hash") != now.content_hash:
         changed = changed_definitions(made.get("definitions", {}), now)
         return Standing("stale", _reason(made, now, changed), changed=changed)
-    notes = [confirmation(made), _other_library(made)]
+    notes = [confirmation(made), _other_library(made), _on_gpu(made)]
     kind: Literal["fresh", "confirmed"] = "confirmed" if made.get("confirmed") else "fresh"
     return Standing(kind, note="; ".join(note for note in notes if note))
 
@@ -154,6 +164,14 @@ def confirmation(made: Mapping[str, Any]) -> str:
     text = f"made with {made.get('code_revision', 'unknown')}, confirmed at smoke size with {revision}"
     missing = in_history(revision) is False
     return f"{text}, which is not in this history" if missing else text
+
+
+def _on_gpu(made: Mapping[str, Any]) -> str:
+    if not (gpu := made.get("gpu")):
+        return ""
+    peak = gpu.get("peak_memory_mib", 0) / 1024
+    driver = f"driver {gpu.get('driver', 'unknown')}, CUDA {gpu.get('cuda', 'unknown')}"
+    return f"made on {gpu.get('name', 'a GPU')}, {driver}, {peak:.1f} GiB at most"
 
 
 def _other_library(made: Mapping[str, Any]) -> str:

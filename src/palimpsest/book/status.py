@@ -59,7 +59,7 @@ def shown(found: list[Entry]) -> str:
             "profile": one.profile,
             "seed": one.seed,
             "state": one.standing.kind,
-            "run": not one.standing.stands,
+            "run": one.standing.due,
             "reason": one.standing.reason,
             "note": one.standing.note,
             "changed": list(one.standing.changed),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import paths
+from palimpsest.book.gpus import used
 from palimpsest.book.page_code import COMPUTE, SHOW
 from palimpsest.errors import NotebookError
 
@@ -41,6 +42,9 @@ NOTED = ("data/", "config/")
 
 MEASURED = "results/bench.json"
 """The record of the benchmarks; hashed too, once it is read."""
+
+GPU = "gpu"
+"""Key of the trace for what is known of the GPU that the run used."""
 
 ASKED = "palimpsest.asked"
 """Audit event by which the package says with which key it asks for a row of settings."""
@@ -135,7 +139,9 @@ class Trace:
             for kind, part in self.parts.items():
                 part.functions |= self.calls.functions(kind)
         temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({k: part.as_dict() for k, part in self.parts.items()}, indent=1))
+        parts = {kind: part.as_dict() for kind, part in self.parts.items()}
+        gpu = used(sys.modules.get("torch"))
+        temporary.write_text(json.dumps(parts | ({GPU: gpu} if gpu else {}), indent=1))
         os.replace(temporary, self._file)
 
 

@@ -135,9 +135,20 @@ def _device() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("device", "cpu; no CUDA device is seen, profiles gpu-* need one")
+        return Finding("device", f"cpu; {_why_no_gpu()}")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("device", f"cpu; {', '.join(f'cuda:{i} {name}' for i, name in enumerate(names))}")
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    from palimpsest.book.gpus import gpus
+
+    if here := gpus():
+        driver = f"the driver {here[0].driver} lists GPU {', '.join(map(str, here))}"
+        return f"{driver}, but torch {torch.__version__} sees none: install a build of it with CUDA"
+    return "no CUDA device is seen, profiles gpu-* need one"
 
 
 def _cache() -> Iterator[Finding]:

@@ -62,7 +62,7 @@ class OneMessage(TyperGroup):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever reads the output has gone
             if is_loss(error):
-                stop(ctx, error, f"{type(error).__name__}: {error}; free memory or the GPU, and repeat", LOST)
+                stop(ctx, error, lost(error), LOST)
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
 
 
@@ -95,6 +95,15 @@ def unexpected(error: BaseException, command: str) -> str:
         f"{cause}.{where} Check that file and what was given first. If they are right, this is a fault of "
         f"palimpsest: report it with the command, this message, what {DEBUG} adds to it, and the output of "
         "`palimpsest doctor`"
+    )
+
+
+def lost(error: BaseException) -> str:
+    """The message of an error that says that memory did not suffice or a GPU was lost."""
+    cause = str(error).strip().partition("\n")[0]
+    return (
+        f"memory did not suffice, or the GPU was lost ({type(error).__name__}: {cause}). What was done "
+        "before is kept; give the same command again, on a device that is free or larger"
     )
 
 

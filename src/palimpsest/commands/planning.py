@@ -1,0 +1,38 @@
+"""The command that says what a profile will take."""
+
+from typing import Annotated
+
+import typer
+
+Pages = Annotated[
+    list[str] | None,
+    typer.Option("--pages", help="Names of notebooks, also several with commas; all by default."),
+]
+
+
+def plan(
+    profile: Annotated[str, typer.Argument(help="Name of a file in config/profiles.")],
+    pages: Pages = None,
+    json: Annotated[bool, typer.Option("--json", help="For a scheduler: bytes and seconds.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, max=10, help="That the probe may take.")] = 10.0,
+    device: Annotated[
+        str | None, typer.Option(help="Plan for this device, not the profile's.", show_default=False)
+    ] = None,
+) -> None:
+    """Say what a profile will take: bytes to fetch, disk, memory, and time by stage of each page.
+
+    Sizes follow from the shape of the model. Times follow from counts of operations and a probe of this
+    machine, so ask on the one that is to run it; runs of this profile on record correct them.
+
+    Example: palimpsest plan gpu-gpt2-xl
+    Example: palimpsest plan laptop --pages 06_alignment,07_drift --json
+    """
+    from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile
+    from palimpsest.files import as_json
+    from palimpsest.planning.plan import plan as planned
+    from palimpsest.planning.report import report
+
+    load_profile(profile)
+    names = [find_notebook(name).stem for text in pages or () for name in text.split(",") if name]
+    made = planned(profile, names or known_notebooks(), seconds, device)
+    typer.echo(as_json(made.as_dict()).decode() if json else report(made), nl=not json)
