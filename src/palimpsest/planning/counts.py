@@ -145,12 +145,13 @@ def operations(shape: Shape, work: Work, method: Method, weight_bytes: int) -> O
     read = Positions(work.read, work.read * (WINDOW + 1) // 2, work.read)
     steps = work.steps or method.steps
     written = sum(run.facts for run in work.runs)
+    asked = work.asked + work.by_layer * shape.layers
     return Operations(
         model={
             "values": work.values * values_work(shape, at, last, steps),
             "keys": written * len(method.layers) * keys_work(shape, at, last),
             "statistics": Positions(tokens, windows).forward(shape, last + 1),
-            "evaluation": work.asked * evaluation_work(shape, prompt) + evaluation_work(shape, read),
+            "evaluation": asked * evaluation_work(shape, prompt) + evaluation_work(shape, read),
         },
         exact={
             "solve": len(method.layers) * sum(solve_work(shape, run) for run in work.runs),

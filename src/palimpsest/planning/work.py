@@ -20,6 +20,10 @@ CLASSES = 8
 ARMS = 3
 """Null edits beside the methods of page 10."""
 
+TRACED = 3 * 12
+"""Prompts asked of a fact at each layer by causal tracing: whole states, MLPs and attention put back at each
+of the twelve tokens of a mean fact."""
+
 SHARED = 1 + 2 + 4
 """Prompts asked of a fact where a page does not say how many: itself, paraphrases and neighbours."""
 
@@ -53,6 +57,7 @@ class Work:
         tokens: behind each second moment; None for those on file.
         layers: layers with a second moment; None for the edited ones, 0 for none.
         projected: whether projectors of these layers are made.
+        by_layer: prompts that are asked again for each layer of the model.
     """
 
     values: int = 0
@@ -64,6 +69,7 @@ class Work:
     tokens: int | None = None
     layers: int | None = None
     projected: bool = True
+    by_layer: int = 0
 
 
 def _prompts(p: Parameters) -> int:
@@ -281,6 +287,11 @@ def _cost(p: Parameters) -> Work:
     return Work(p["facts"], runs=runs, asked=p["facts"] * SHARED)
 
 
+def _traced(p: Parameters) -> Work:
+    by_layer = p["facts"] * p["samples"] * TRACED // p["every"]
+    return Work(asked=p["asked"], by_layer=by_layer, layers=0, projected=False)
+
+
 def _none(_: Parameters) -> Work:
     return Work(layers=0, projected=False)
 
@@ -309,5 +320,6 @@ PAGES: dict[str, Callable[[Parameters], Work]] = {
     "20_long_horizon": _horizon,
     "21_cost": _cost,
     "22_alphaedit_theorems": _none,
+    "23_causal_tracing": _traced,
 }
 """Notebook -> its work by its parameters. A page that is not here has no estimate, and a plan says so."""
