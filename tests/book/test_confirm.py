@@ -9,11 +9,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from palimpsest import cli
+from palimpsest import cli, paths
 from palimpsest.book import confirm as confirming
 from palimpsest.book import small_runs
 from palimpsest.book.confirm import Confirmed, confirm, confirm_all, tolerance
 from palimpsest.book.dependencies import dependencies
+from palimpsest.book.evidence import declared
 from palimpsest.book.execution import Traced
 from palimpsest.book.regression import Allowance
 from palimpsest.book.small_runs import small_run
@@ -250,8 +251,59 @@ def test_a_changed_definition_that_the_small_run_does_not_execute_is_refused(
     change(clone, TOY.replace("return x - 1", "return -1 + x"))
     assert refused() == (
         "01_tiny: its small run does not execute toy.thorough, which changed, and so proves nothing of it; "
-        "run the page"
+        "run the page, or, if no run of it can reach that code, say why in config/not_reached.yaml"
     )
+
+
+@pytest.mark.slow
+def test_what_the_results_own_run_did_not_execute_does_not_matter(again: tuple[Clone, str]) -> None:
+    clone, _ = again
+    change(
+        clone,
+        TOY.replace("return x - 1", "return spare(x)")
+        + "\n\ndef spare(x):\n    return x - LESS\n\n\nLESS = 1\n",
+    )
+    clone.pretend_run_again(executed=["toy.doubled", "toy.thorough"])
+    assert "does not execute toy.spare, toy.thorough, which changed" in refused()
+    clone.pretend_run_again(executed=["toy.doubled"])
+    assert confirm("01_tiny", "laptop") is not None
+    made = clone.provenance()
+    assert made["confirmed"][-1]["declared"] == []
+    assert made["executed"] == ["toy.doubled"]
+
+
+@pytest.mark.slow
+def test_new_code_behind_code_that_ran_is_declared(again: tuple[Clone, str]) -> None:
+    clone, _ = again
+    source = TOY.replace("return FACTOR * x", "return FACTOR * x if x else spare(x)")
+    change(clone, f"{source}\n\ndef spare(x):\n    return x\n")
+    clone.pretend_run_again(executed=["toy.doubled"])
+    assert "its small run does not execute toy.spare, which changed" in refused()
+    row = {"definitions": ["toy.sp"], "reason": "numbers are never 0"}
+    change(clone, clone.toy.read_text(), not_reached=[row])
+    assert "toy.spare" in refused()
+    change(clone, clone.toy.read_text(), not_reached=[row | {"definitions": ["toy."]}])
+    assert confirm("01_tiny", "laptop") is not None
+    assert clone.provenance()["confirmed"][-1]["declared"] == ["toy.spare"]
+    assert "(1 definitions that no run of it reaches by declaration)" in str(standing("01_tiny", "laptop"))
+
+
+@pytest.mark.parametrize("content", ["[", "- definitions: []\n  reason: x", "- definitions: [toy.x]", "text"])
+def test_declared_code_that_cannot_be_read_is_named(clone: Clone, content: str) -> None:
+    (clone.root / "config/not_reached.yaml").write_text(content)
+    with pytest.raises(ProfileError, match=r"^not_reached.yaml: rows need definitions and reason: "):
+        declared()
+
+
+def test_every_row_names_definitions_that_exist() -> None:
+    graph = dependencies(paths.checkout() / "src" / "palimpsest")
+    known = {
+        f"{module}.{name}"
+        for module in graph.package.modules
+        for name in graph.package.bindings(module).definitions
+    }
+    for name in (name for row in declared() for name in row.definitions):
+        assert any(one == name or (one.startswith(name) and name.endswith(".")) for one in known), name
 
 
 @pytest.mark.slow

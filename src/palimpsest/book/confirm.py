@@ -1,12 +1,11 @@
 """Carry a result over a change of code that is not meant to change it, on the proof of its small run.
 
 The page is run at smoke size under the old and the new revision, on this machine, with one thread and nothing
-computed before. If the new run executed every definition that changed and all values agree, the result's
-provenance gets the new hashes and names both revisions. A change that is meant to alter numbers never
-qualifies: run the page.
+computed before. If the runs speak for every definition that changed (`palimpsest.book.evidence`) and all
+values agree, the result's provenance gets the new hashes and names both revisions. A change that is meant to
+alter numbers never qualifies: run the page.
 """
 
-import ast
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from palimpsest import paths
 from palimpsest.book.changes import Side, changed_code
-from palimpsest.book.definitions import Definition
-from palimpsest.book.dependencies import Dependencies, dependencies
-from palimpsest.book.execution import Traced
-from palimpsest.book.liveness import HEAD
+from palimpsest.book.evidence import Evidence
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import (
     DIRTY,
@@ -40,7 +36,7 @@ from palimpsest.book.provenance import (
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
 from palimpsest.book.small_runs import small_run, with_shared, worktree
-from palimpsest.book.staleness import NOTEBOOK, Inputs, file_hashes, inputs
+from palimpsest.book.staleness import Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
 from palimpsest.files import locked
@@ -131,7 +127,7 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
         ]
         changed = changed_code(*sides)
     relative = tolerance(changed)
-    _all_executed(source.stem, changed, now, with_shared(traced))
+    declared = Evidence.of(now, with_shared(traced), made).require(source.stem, changed)
     found = list(differences(old, new, _allowed(source.stem, relative)))
     if found:
         raise NotebookError(
@@ -145,6 +141,7 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
         "profile": "smoke",
         "values": done.values,
         "relative": relative,
+        "declared": declared,
         "on": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     renewed = {
@@ -152,6 +149,8 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
         **hashes_of(now, file_hashes(made["files"])),
         "confirmed": [*made.get("confirmed", []), step],
     }
+    if "executed" in made:
+        renewed["executed"] = sorted({*made["executed"], *traced.names})
     write_provenance(source.stem, folder, renewed)
     return done
 
@@ -250,53 +249,3 @@ def tolerance(changed: Iterable[str]) -> float:
         raise ProfileError(f"{file.name}: rows need definitions, relative and reason: {error}") from error
     names = {name for part in changed for name in (part, part.rpartition(".")[0])}
     return max([10.0**-DIGITS, *(row.relative for row in rows if names & set(row.definitions))])
-
-
-def _all_executed(page: str, changed: Iterable[str], now: Inputs, traced: Traced) -> None:
-    """Whether a small run executed every changed definition, so that it can speak for them."""
-    graph = dependencies(paths.checkout() / "src" / "palimpsest")
-    users = _users(graph, now)
-    missed = []
-    for name in changed:
-        whole = name.removesuffix(HEAD)
-        holder = name.rpartition(".")[0]
-        if whole in now.definitions:
-            ran = _executed(whole, graph, users, traced)
-        else:
-            ran = holder not in now.definitions or name in traced.methods
-        missed += [] if ran else [name]
-    if missed:
-        raise NotebookError(
-            f"{page}: its small run does not execute {', '.join(missed)}, which changed, and so proves "
-            "nothing of it; run the page"
-        )
-
-
-def _users(graph: Dependencies, now: Inputs) -> dict[str, set[str]]:
-    """Definition -> those that name it, with the notebook for what no definition names."""
-    users: dict[str, set[str]] = {name: set() for name in now.definitions if name != NOTEBOOK}
-    for name in users:
-        module, _, own = name.rpartition(".")
-        code = graph.code(Definition(module, own))
-        for use in code.uses(list(code.rows)):
-            if str(use.target) in users:
-                users[str(use.target)].add(name)
-    return users
-
-
-def _executed(
-    name: str,
-    graph: Dependencies,
-    users: Mapping[str, set[str]],
-    traced: Traced,
-    seen: frozenset[str] = frozenset(),
-) -> bool:
-    """Whether a definition ran; a constant, or a class but for its methods, if what names it did."""
-    if name == NOTEBOOK or name in traced.functions:
-        return True
-    module, _, own = name.rpartition(".")
-    if isinstance(graph.node(Definition(module, own)), ast.FunctionDef | ast.AsyncFunctionDef):
-        return False
-    if not users[name]:
-        return True  # nothing but the notebook names it
-    return any(_executed(user, graph, users, traced, seen | {name}) for user in users[name] - seen)

@@ -67,6 +67,11 @@ class Traced:
         """What a trace says of the GPU that was used; empty if none was."""
         return dict(json.loads(file.read_text("utf-8")).get(GPU, {})) if file.is_file() else {}
 
+    @property
+    def names(self) -> list[str]:
+        """Functions and methods that ran, sorted."""
+        return sorted(self.functions | self.methods)
+
     def uncovered(self, found: Reached) -> list[str]:
         """Functions that ran and do not count in a page's hash."""
         return sorted(self.functions - {str(definition) for definition in found.definitions})

@@ -178,6 +178,7 @@ def _made(
     measured = Measured(started, seconds, device, gpu)
     files = file_hashes(traced.files)
     made = provenance(with_files(before, files), files, measured)
+    made["executed"] = traced.names
     made["records"] = record_hashes(source.stem, staging)
     made["shown"] = {
         "hash": shown_hash(source, parameters, shown.files, made["records"]),

@@ -162,6 +162,9 @@ def confirmation(made: Mapping[str, Any]) -> str:
         return ""
     revision = steps[-1]["revision"]
     text = f"made with {made.get('code_revision', 'unknown')}, confirmed at smoke size with {revision}"
+    told = sorted({name for step in steps for name in step.get("declared", ())})
+    if told:
+        text += f" ({len(told)} definitions that no run of it reaches by declaration)"
     missing = in_history(revision) is False
     return f"{text}, which is not in this history" if missing else text
 
