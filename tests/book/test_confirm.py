@@ -269,7 +269,8 @@ def test_what_the_results_own_run_did_not_execute_does_not_matter(again: tuple[C
     assert confirm("01_tiny", "laptop") is not None
     made = clone.provenance()
     assert made["confirmed"][-1]["declared"] == []
-    assert made["executed"] == ["toy.doubled"]
+    assert {"toy.doubled"} < set(made["executed"])  # and what records and paths ran in the small run
+    assert not {"toy.thorough", "toy.spare"} & set(made["executed"])
 
 
 @pytest.mark.slow
