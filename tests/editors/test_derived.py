@@ -105,6 +105,13 @@ def test_a_shape_that_cannot_be_read_names_its_file(
         by_nearness(Shape(30, 576, True, "llama"))
 
 
+def test_settings_without_a_shape_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{REFERENCE}.yaml").write_text("editors: {memit: {layers: [1]}}\n")
+    monkeypatch.setattr(settings, "models_dir", lambda: tmp_path)
+    with pytest.raises(ProfileError, match=rf"^{REFERENCE}\.yaml has no section shape; give it depth"):
+        derived_settings(tiny_model("opt"), "memit")
+
+
 def test_weights_in_units_of_keys_grow_with_their_energy() -> None:
     model = tiny_model("mistral")
     reference, found = editor_settings(REFERENCE, "memit"), derived_settings(model, "memit", TWICE)

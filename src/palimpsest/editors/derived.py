@@ -221,9 +221,12 @@ def _base(shape: Shape, editor: str) -> tuple[str, int, dict[str, Any]]:
     known = by_nearness(shape)
     for name in [*(name for name in known if name != REFERENCE), REFERENCE]:
         try:
-            return name, known[name].depth, editor_settings(name, editor)
+            settings = editor_settings(name, editor)
         except ProfileError:
             continue
+        if name not in known:
+            raise ProfileError(f"{name}.yaml has no section shape; give it depth, width, gated and family")
+        return name, known[name].depth, settings
     raise ProfileError(f"no model has settings of {editor!r}, so none can be derived; pass an editor object")
 
 
