@@ -1,6 +1,7 @@
 """Editing methods, one file each, and EDITORS, the table of their names.
 
-MEMIT, AlphaEdit, AlphaEdit+, EMMET and ROME are settings of one least-squares problem (`palimpsest.algebra.solve`).
+MEMIT, AlphaEdit, AlphaEdit+, EMMET and ROME are settings of one least-squares problem
+(`palimpsest.algebra.solve`).
 A new method is one file with a subclass of `palimpsest.editors.base.Editor`, and one row of EDITORS.
 """
 

@@ -3,9 +3,9 @@
     Δ = R (Kᵀ C⁻¹ K + λ I)⁻¹ Kᵀ C⁻¹        C = μ C₀
 
 With λ = 0 this minimises tr(Δ C Δᵀ), what the preserved keys lose, under the constraint ΔK = R: ROME's update
-for many facts at once. The paper adds λI, for more than one fact, because KᵀC⁻¹K is badly conditioned. The
-formula then is the minimiser of ‖ΔK − R‖² + λ tr(Δ C Δᵀ): by the push-through identity it is MEMIT's with weight
-λμ of C₀, so that λ > 0 gives up the constraint.
+for many facts at once. The code adds λI, for more than one fact, because KᵀC⁻¹K is badly conditioned. The
+formula then is the minimiser of ‖ΔK − R‖² + λ tr(Δ C Δᵀ): by the push-through identity it is MEMIT's with
+weight λμ of C₀, so that λ > 0 gives up the constraint.
 
 Differences from the released code: prefixes are sampled with a seed and start after a new line; the symmetric
 systems are solved by Cholesky, where the code inverts C and, if it must, takes a pseudo-inverse; dependent

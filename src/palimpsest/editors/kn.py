@@ -1,24 +1,25 @@
 """KN: knowledge neurons (Dai et al., ACL 2022), found by integrated gradients and given another value.
 
-A neuron is one input of the edited map, whose column of W is its value. Of a fact with the old object y, and
-of the neurons x̄ (d_k,) of a layer at the last token of a prompt, the attribution is
+A neuron is one input of the edited map, whose column of W is its value. For a fact with the old object y, and
+the neurons x̄ (d_k,) of a layer at the last token of a prompt, the attribution is
 
-    Attr_i = x̄_i ∫₀¹ ∂p(y | αx̄)/∂x_i dα  ≈  (x̄_i/m) Σ_{k=1..m} ∂p(y | (k/m) x̄)/∂x_i        (Eq. 5 and below)
+    Attr_i = x̄_i ∫₀¹ ∂p(y | αx̄)/∂x_i dα  ≈  (x̄_i/m) Σ_{k=1..m} ∂p(y | (k/m) x̄)/∂x_i
 
-where αx̄ stands in for the neurons of that layer. A neuron is kept if its attribution is above a share t of the
-largest one, in more than a share p of the prompts. The columns of the kept ones become
+where αx̄ stands in for the neurons of that layer (Sec. 3.2). A neuron is kept if its attribution is above a
+share t of the largest one, in more than a share p of the prompts. The columns of the kept ones become
 
     W_:i ← W_:i − λ₁ e(y) + λ₂ e(y*)        e: word embedding, summed over the tokens; y*: the new object
 
-A request names no old object and no other wordings. The old object is what the model answers: as many tokens as
-the new one has, each the most probable after those before it. The prompts are the request's own behind each
-prefix. If the model answers the new object already, and the weights λ are equal, nothing changes.
+A request names no old object and no other wordings. The old object is what the model answers: as many tokens
+as the new one has, each the most probable after those before it. The prompts are the request's own behind
+each prefix. If the model answers the new object already, and the weights λ are equal, nothing changes.
 
-Differences from EasyEdit's code, whose weights λ are the defaults: the sum has k = 1..m as in the paper, where
-it has 0..m−1 over m−1; attributions of an object of several tokens are averaged over them, as there; neurons are
-inputs of the edited map in every family (there outputs of the gate in LLaMA, before its activation); λ does not
-depend on the number of tokens (there 2 for one token, 1 for each of several); all facts of a batch are
-found on the model as it is at the start of the call, where the code writes the first request only.
+Differences from EasyEdit's code, whose weights for one token are the defaults: the sum has k = 1..m as in the
+paper, where it has 0..m−1 over m−1; neurons are inputs of the edited map in every family, as in the paper
+(there outputs of the map before it, without the activation); the weights do not depend on the number of
+tokens (there 2 for one token, 1 for each of several; in the paper λ₁ = 1, λ₂ = 8); the facts of a batch are
+all found on the model as it is at the start of the call, where the code writes the first request only. As
+there, the attributions of an object of several tokens are averaged over them.
 """
 
 from collections import Counter
@@ -237,7 +238,7 @@ def _word_embeddings(model: EditableModel, layer: int) -> Float[Tensor, "vocabul
     wide = read_weight(model, layer).shape[0]
     if words.shape[1] != wide:
         raise ModelError(
-            f"word embeddings of {model.name} are {words.shape[1]} wide and its values {wide}, so that KN cannot "
-            "add one to the other; use another editor"
+            f"word embeddings of {model.name} are {words.shape[1]} wide and its values {wide}, so that KN "
+            "cannot add one to the other; use another editor"
         )
     return words

@@ -2,13 +2,13 @@
 
     Δ = (α/r) B A        A (r, d_k) uniform in ±1/√d_k, B (d_v, r) = 0 at first; Adam trains both
 
-The loss, its batches and its stop are those of FT-M (`palimpsest.editors.ft`): the mean NLL of the tokens of each
-new object, each after those before it. A baseline of the EasyEdit survey (Wang et al., 2024).
+The loss, its batches and its stop are those of FT-M (`palimpsest.editors.ft`): the mean NLL of the tokens of
+each new object, each after those before it. A baseline of the EasyEdit survey (Zhang et al., 2024).
 
 Differences from EasyEdit's code: it adapts the query and value maps of all layers (the MLP in GPT-J) with
-AdaLoRA, which gives the rank to where it helps most; here the edited map of the named layers has factors of one
-rank, as in the paper. No dropout; no end token behind the object; a batch with a small loss is not
-updated; A is drawn with a seed. The result is merged, so that it is an edit of weights like any other.
+AdaLoRA, which gives rank to where it helps most; here the edited map of the named layers has factors of one
+rank, as in the paper. No dropout; no end token behind the object; a batch with a small loss is not updated; A
+is drawn with a seed. The result is merged, so that it is an edit of weights like any other.
 """
 
 from collections.abc import Mapping, Sequence

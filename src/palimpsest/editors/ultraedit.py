@@ -2,18 +2,18 @@
 
     Δ = V Hᵀ (H Hᵀ + I)⁻¹        V_:j = −η ‖h̃_j‖² g̃_j
 
-Column j is one token of a fact, prompt and new object: h_j (d_k,) is what the edited map receives there, g_j (d_v,)
-the gradient of the fact's loss in what it returns, and h̃_j, g̃_j are the two less their mean and over their
-standard deviation. Mean and deviation are those of all tokens of all facts so far, these included ("lifelong
-normalisation"); they are all that a sequence keeps. Nothing is trained, no subject is looked for, and the
-columns enter the problem of `palimpsest.algebra.solve` with ridge 1.
+Column j is one token of a fact, prompt and new object: h_j (d_k,) is what the edited map receives there, g_j
+(d_v,) the gradient of the fact's loss in what it returns, and h̃_j, g̃_j are the two less their mean and over
+their standard deviation. Mean and deviation are those of all tokens of all facts so far, these included
+("lifelong normalisation"); they are all that a sequence keeps. Nothing is trained, no subject is looked for,
+and the columns enter the problem of `palimpsest.algebra.solve` with ridge 1.
 
-Differences from the released code: a fact's loss is its own mean over its tokens, so that what is seen of it does
-not depend on the other facts (there the mean over the tokens of a mini-batch); the running variance is exact
-(there every mini-batch of n tokens counts n times its variance over n − 1); the last token of the object, which
-predicts nothing, is left out; the edited map of the named layers is changed, as in the released settings of
-GPT-J, in every family (there gate and input maps in LLaMA and Qwen). As there, statistics are shared by all
-edited layers, whose maps have one shape.
+Differences from the released code: a fact's loss is its own mean over its tokens, so that what is seen of it
+does not depend on the other facts (there the mean over the tokens of a mini-batch); the running variance is
+exact (there every mini-batch of n tokens counts n times its variance over n − 1); the last token of the
+object, which predicts nothing, is left out; the edited map of the named layers is changed in every family, as
+in the released settings of GPT-J (in those of LLaMA and Qwen the gate and the map beside it). As there,
+statistics are shared by all edited layers, whose maps have one shape.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
