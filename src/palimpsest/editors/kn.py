@@ -14,6 +14,9 @@ A request names no old object and no other wordings. The old object is what the 
 as the new one has, each the most probable after those before it. The prompts are the request's own behind
 each prefix. If the model answers the new object already, and the weights λ are equal, nothing changes.
 
+In families with a norm behind the map (Gemma 2 and 3, OLMo 2) the length of αx̄ counts only near zero, where
+the sum has no point: attributions then compare the neurons of a layer, and sum to almost nothing.
+
 Differences from EasyEdit's code, whose weights for one token are the defaults: the sum has k = 1..m as in the
 paper, where it has 0..m−1 over m−1; neurons are inputs of the edited map in every family, as in the paper
 (there outputs of the map before it, without the activation); the weights do not depend on the number of
@@ -163,7 +166,7 @@ def attributions(
     Returns:
         (layers, d_k), in the dtype of the model, or float32 if that is narrower. As ``steps`` grows, the
         sum of a row goes to the mean probability of the answer's tokens, less that with the layer's neurons
-        at zero (completeness).
+        at zero (completeness); without a norm behind the map the error is of the order of 1/m.
     """
     each, parts = max(1, batch // steps), []
     for first in range(0, len(layers), each):
