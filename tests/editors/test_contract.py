@@ -284,7 +284,7 @@ def test_only_smoothing_asks_for_a_score() -> None:
     for select in SELECTIONS:
         assert small("alphaedit_plus", smoothing={"select": select}).score_rule == select
     assert small("alphaedit_plus", smoothing=None).score_rule is None
-    others = ("memit", "alphaedit", "rome", "ft", "ft_l", "ike")
+    others = [name for name in EDITORS if name != "alphaedit_plus"]
     assert [name for name in others if small(name).score_rule is not None] == []
     assert made_by(SEQUENCE).score_rule is None
 
