@@ -17,10 +17,13 @@ from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.editors.derived import derived_settings, has_file
 from palimpsest.editors.ft import FineTune
+from palimpsest.editors.grace import Grace
 from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
+from palimpsest.editors.melo import Melo
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
+from palimpsest.editors.serac import Serac
 from palimpsest.editors.settings import asked, editor_settings
 from palimpsest.errors import ProfileError, RequestError, ScoreError, UnknownNameError
 from palimpsest.network.apply import Edit
@@ -51,6 +54,9 @@ EDITORS: dict[str, Method] = {
     "ft": Method(editor=FineTune, style=Style(FineTune.printed, OKABE_ITO["sky blue"])),
     "ft_l": Method(editor=FineTune, style=Style("FT-L")),
     "ike": Method(editor=Ike, style=Style(Ike.printed)),
+    "grace": Method(editor=Grace, style=Style(Grace.printed)),
+    "melo": Method(editor=Melo, style=Style(Melo.printed)),
+    "serac": Method(editor=Serac, style=Style(Serac.printed)),
 }
 """Method name, as in settings, notebooks and records -> class and style."""
 
