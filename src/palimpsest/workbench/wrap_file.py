@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from palimpsest.errors import PalimpsestError, ResourceError
+from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
 from palimpsest.network.chosen import ChosenContext, Embed
 from palimpsest.network.codebook import Codebook
@@ -79,10 +79,9 @@ def load_wrap(path: str | Path, embed: Embed | None = None) -> Wrap:
         if embed is not None:
             threshold = float(about["threshold"])
             return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, PalimpsestError) as
-        error: raise ResourceError(
-            f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap "
-            "wrote"
+    except (OSError, SafetensorError, ArithmeticError, ValueError, LookupError, TypeError) as error:
+        raise ResourceError(
+            f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap wrote"
         ) from error
     raise ResourceError(
         f"{path} holds texts that are chosen by embeddings, and no embedder was given; pass embed=, the one "
