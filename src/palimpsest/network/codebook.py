@@ -93,7 +93,7 @@ class Codebook:
                 f"a query of width {queries.shape[1]} was asked of keys of width {self.keys.shape[1]}; use "
                 "the layer and the place that the keys were read at"
             )
-        exact = torch.promote_types(queries.dtype, self.keys.dtype)
+        exact = torch.promote_types(torch.promote_types(queries.dtype, self.keys.dtype), torch.float32)
         keys, radii = (part.to(queries.device, exact) for part in (self.keys, self.radii))
         # Differences, not products: near keys are told apart by small distances of long vectors.
         far = torch.cdist(queries.to(exact), keys, compute_mode="donot_use_mm_for_euclid_dist")  # (q, m)

@@ -81,7 +81,8 @@ def load_wrap(path: str | Path, embed: Embed | None = None) -> Wrap:
             return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
     except (OSError, SafetensorError, ArithmeticError, ValueError, LookupError, TypeError) as error:
         raise ResourceError(
-            f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap wrote"
+            f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap "
+            "wrote"
         ) from error
     raise ResourceError(
         f"{path} holds texts that are chosen by embeddings, and no embedder was given; pass embed=, the one "
