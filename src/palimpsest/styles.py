@@ -33,9 +33,6 @@ STYLES: dict[str, Style] = {
     "rect": Style("RECT", OKABE_ITO["green"]),
     "prune": Style("PRUNE", OKABE_ITO["purple"]),
     "mend": Style("MEND"),
-    "grace": Style("GRACE"),
-    "serac": Style("SERAC"),
-    "melo": Style("MELO"),
 }
 """Styles of what is not an editor of the package: the unedited model, post-processing of updates, and
 baselines of the papers. Styles of editors are in `palimpsest.editors.EDITORS`."""

@@ -19,12 +19,15 @@ from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.editors.derived import derived_settings, has_file
 from palimpsest.editors.emmet import Emmet
 from palimpsest.editors.ft import FineTune
+from palimpsest.editors.grace import Grace
 from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.kn import KnowledgeNeurons
 from palimpsest.editors.lora import Lora
+from palimpsest.editors.melo import Melo
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
+from palimpsest.editors.serac import Serac
 from palimpsest.editors.settings import asked, editor_settings
 from palimpsest.editors.ultraedit import UltraEdit
 from palimpsest.errors import ProfileError, RequestError, ScoreError, UnknownNameError
@@ -62,6 +65,9 @@ EDITORS: dict[str, Method] = {
     "kn": Method(editor=KnowledgeNeurons, style=Style(KnowledgeNeurons.printed)),
     "ultraedit": Method(editor=UltraEdit, style=Style(UltraEdit.printed)),
     "ike": Method(editor=Ike, style=Style(Ike.printed)),
+    "grace": Method(editor=Grace, style=Style(Grace.printed)),
+    "melo": Method(editor=Melo, style=Style(Melo.printed)),
+    "serac": Method(editor=Serac, style=Style(Serac.printed)),
 }
 """Method name, as in settings, notebooks and records -> class and style."""
 
