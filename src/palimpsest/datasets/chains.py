@@ -6,7 +6,7 @@ unedited facts another case edits are left out: all edits of a list can be in on
 
 The project's facts hold 241 chains of two facts and none of three: 12 objects of all relations are subjects
 of further facts of their kind (`palimpsest.datasets.phrases`). So edits of second facts are few, and shared.
-Source of the form: Zhong et al. 2023 (MQuAKE, section 3), whose chains have two to four facts.
+Source of the form: Zhong et al. 2023 (MQuAKE), whose chains have two to four facts.
 """
 
 from collections import defaultdict

@@ -1,6 +1,6 @@
 """Cases that ask for more than the edited fact: questions of several hops, ripple tests, and long texts.
 
-Sources: Zhong et al. 2023 (MQuAKE), Cohen et al. 2024 (RippleEdits, section 3), Rosati et al. 2024 (LEME).
+Sources: Zhong et al. 2023 (MQuAKE), Cohen et al. 2024 (RippleEdits), Rosati et al. 2024 (LEME).
 """
 
 from collections.abc import Mapping
@@ -278,24 +278,23 @@ class LongFormCase:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """The checks of LEME: edit consistency of every passage, then factual consistency.
+        """The checks of LEME: edit consistency of the passages, then factual consistency.
 
-        The new fact should be supported and the old one contradicted. A required fact of the subject that is
-        the edited one, by its property or by its object, is left out: it is not true any more.
+        The new fact should be supported, and the old one not; of a related passage, the new one only if the
+        subject is among the objects that it requires. A required fact of the subject that is the edited one,
+        by its property or by its object, is left out: it is not true any more.
         """
         request, subject = self.request, self.passage.entity
-        new, old = (f"{request.text} {target}" for target in (request.target, self.target_true))
-        edit = [
-            Claim(passage.entity, text, text == new)
-            for passage in (self.passage, *self.related)
-            for text in (new, old)
-            if self.target_true or text == new
-        ]
-        facts = [
-            Claim(passage.entity, f"{passage.entity}, {name}: {value}", True)
-            for passage in (self.passage, *self.related)
-            for name, values in passage.required.items()
-            for value in values
-            if passage.entity != subject or (name != self.edited and value != self.target_true)
-        ]
-        return (*edit, *facts)
+        found = [Claim(subject, f"{request.text} {request.target}", True)]
+        for passage in (self.passage, *self.related):
+            if passage is not self.passage and any(subject in held for held in passage.required.values()):
+                found.append(Claim(passage.entity, f"{request.text} {request.target}", True))
+            if self.target_true:
+                found.append(Claim(passage.entity, f"{request.text} {self.target_true}", False))
+        for passage in (self.passage, *self.related):
+            for name, values in passage.required.items():
+                for value in values:
+                    stale = name == self.edited or value == self.target_true
+                    if passage is not self.passage or not stale:
+                        found.append(Claim(passage.entity, f"{passage.entity}, {name}: {value}", True))
+        return tuple(found)
