@@ -135,5 +135,5 @@ def _texts(value: Any, field: str) -> Iterator[str]:
         elif isinstance(one, str):
             seen |= {one.strip(): None} if one.strip() else {}
         elif value is not None:
-            raise DataError(f"field {field!r} must be a text or lists of texts, not {str(value)[:80]!r}")
+            raise DataError(f"field {field!r} must be a text or lists of texts, not {str(value)[:80]}")
     return iter(seen)

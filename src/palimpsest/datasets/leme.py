@@ -27,13 +27,11 @@ from palimpsest.datasets.case_files import (
 )
 from palimpsest.datasets.counterfact import to_counterfact
 from palimpsest.datasets.harder_cases import LongFormCase, Passage
+from palimpsest.datasets.set_formats import LEME_HEADS
 from palimpsest.errors import DataError
 from palimpsest.types import EvalCase
 
 FORMAT = "LEME"
-
-HEADS = ("coupled_prompts_and_properties", "dependancies")
-"""Names of the field that tells a record of LEME."""
 
 
 def load_leme(path: str | Path, strict: bool = True) -> LoadedSet[LongFormCase]:
@@ -55,7 +53,7 @@ def parse_leme(record: Mapping[str, Any], default: str) -> LongFormCase:
     Raises:
         DataError, RequestError: if the record is malformed, with the field and the reason.
     """
-    head = next((name for name in HEADS if name in record), HEADS[0])
+    head = next((name for name in LEME_HEADS if name in record), LEME_HEADS[0])
     held = object_member(record, head)
     plain = {name: value for name, value in record.items() if name != "id"}
     case = parse_case(plain | {"case_id": label_of(record, default)})
@@ -122,4 +120,4 @@ def to_leme(case: LongFormCase) -> dict[str, Any]:
     }
     if case.edited:
         held["edited_property"] = case.edited
-    return to_counterfact(plain) | {HEADS[0]: held}
+    return to_counterfact(plain) | {LEME_HEADS[0]: held}
