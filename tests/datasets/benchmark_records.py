@@ -1,4 +1,4 @@
-"""Three records of every benchmark format, written by hand for these tests: people and places are invented."""
+"""Three records of every benchmark format, written by hand for tests; people and places are invented."""
 
 from typing import Any
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from palimpsest.datasets.harder_cases import (
 from palimpsest.datasets.mquake import to_mquake
 from palimpsest.datasets.ripple_edits import to_ripple_edits
 from palimpsest.datasets.set_formats import TOLD, set_format
-from palimpsest.errors import DataError, RequestError
+from palimpsest.errors import DataError
 from palimpsest.types import EditRequest, Probe
 from tests.datasets.benchmark_records import (
     KNOWEDIT,
@@ -74,6 +73,20 @@ def test_three_records_are_three_cases_in_a_list_and_in_lines(
     lines.write_text("\n".join(map(json.dumps, records)))
     assert list(read(lines).cases) == list(loaded.cases)
     assert len({case.id for case in loaded.cases}) == 3
+
+
+def broken(record: Raw, path: str, value: object = ...) -> Raw:
+    """A copy whose field has another value, or is gone."""
+    changed: Any = copy.deepcopy(record)
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    inner = changed
+    for step in way:
+        inner = inner[step]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return changed
 
 
 # What is read
@@ -206,10 +219,8 @@ def test_claims_of_a_long_text() -> None:
         ("Ben", "Ben, mother: Anna", True),
         ("Cleo", "Cleo, home: Paris", True),
     ]
-    assert [claim.supported for claim in LongFormCase("a", request, "", passage, ()).claims][:1] == [True]
-    assert not any(
-        "Paris" in c.text and not c.supported for c in LongFormCase("a", request, "", child, ()).claims
-    )
+    unknown = LongFormCase("a", request, "", child, ())
+    assert all(claim.supported for claim in unknown.claims)
 
 
 def test_multi_counterfact_has_no_fact_with_two_new_objects(tmp_path: Path) -> None:
@@ -279,223 +290,6 @@ def test_readers_of_plain_facts_name_them(record: Raw, name: str, tmp_path: Path
 def test_plain_facts_of_knowedit_and_leme_are_still_read(tmp_path: Path) -> None:
     assert len(load_cases_of(written(tmp_path, KNOWEDIT)).cases) == 3
     assert len(load_cases_of(written(tmp_path, [LEME[0], LEME[2]])).cases) == 2
-
-
-# What is refused
-
-
-def broken(record: Raw, path: str, value: object = ...) -> Raw:
-    """A copy whose field has another value, or is gone."""
-    changed: Any = copy.deepcopy(record)
-    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    inner = changed
-    for step in way:
-        inner = inner[step]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return changed
-
-
-TWICE = [MQUAKE[0]["requested_rewrite"][0], MQUAKE[0]["requested_rewrite"][0] | {"target_new": {"str": "x"}}]
-CASES: list[tuple[str, str, object, str]] = [
-    ("mquake", "single_hops", [], "multi-hop case '1' has no hops; give the facts of its chain"),
-    ("mquake", "single_hops", ..., "field 'single_hops' is missing"),
-    ("mquake", "new_single_hops", [], "has no new_hops"),
-    ("mquake", "requested_rewrite", [], "has no edits"),
-    ("mquake", "questions", [" "], "has no questions"),
-    (
-        "mquake",
-        "requested_rewrite",
-        TWICE,
-        "edits the answer of 'Anna Berg lives in' twice, to 'Sudland' and to 'x'",
-    ),
-    ("mquake", "requested_rewrite", {}, "field 'requested_rewrite' must be a list of objects, not {}"),
-    ("mquake", "requested_rewrite.0.subject", ..., "field 'requested_rewrite.0.subject' is missing"),
-    ("mquake", "requested_rewrite.0.target_new.str", "Norland", "are both 'Norland'"),
-    (
-        "mquake",
-        "requested_rewrite.0.target_new",
-        "x",
-        "field 'requested_rewrite.0.target_new.str' is missing",
-    ),
-    ("mquake", "requested_rewrite.0.prompt", "She lives in", "occurs 0 times in prompt"),
-    ("mquake", "single_hops.1.answer", 3, "field 'single_hops.1.answer' must be a text, not 3"),
-    (
-        "mquake",
-        "single_hops.0.answer_alias",
-        "x",
-        "field 'single_hops.0.answer_alias' must be a list of texts",
-    ),
-    ("mquake", "questions", "Where?", "field 'questions' must be a list of texts, not 'Where?'"),
-    ("mquake", "new_answer", None, "field 'new_answer' must be a text, not None"),
-    ("mquake", "orig", 3, "field 'orig' must be an object, not 3"),
-    (
-        "mquake",
-        "orig.triples_labeled",
-        [["a", "b"]],
-        "field 'orig.triples_labeled' must be a list of three texts",
-    ),
-    ("mquake", "case_id", 1.5, "field 'case_id' must be a text or a whole number, not 1.5"),
-    ("mquake", "case_id", True, "must be a text or a whole number, not True"),
-    ("ripple", "edit", ..., "field 'edit' is missing"),
-    ("ripple", "edit.prompt", ["x"], "field 'edit.prompt' must be a text"),
-    ("ripple", "edit.prompt", "Something", "names no object that can be told from the rest, 'Something'"),
-    ("ripple", "edit.relation", ..., "names no subject that can be told"),
-    ("ripple", "edit.original_fact.prompt", "Else is so.", "it must begin as the edit"),
-    ("ripple", "Forgetfulness", ..., "field 'Forgetfulness' is missing"),
-    ("ripple", "Relation_Specificity", ..., "field 'Relation_Specificity' is missing"),
-    (
-        "ripple",
-        "Relation_Specificity.0.test_queries",
-        [],
-        "field 'Relation_Specificity.0.test_queries' is an empty list",
-    ),
-    (
-        "ripple",
-        "Relation_Specificity.0.test_condition",
-        "XOR",
-        "field 'Relation_Specificity.0.test_condition' must be OR or AND, not 'XOR'",
-    ),
-    (
-        "ripple",
-        "Relation_Specificity.0.test_queries.0.answers.0.value",
-        3,
-        "field 'Relation_Specificity.0.test_queries.0.answers.0.value' must be a text, not 3",
-    ),
-    (
-        "ripple",
-        "Compositionality_I.0.condition_queries.0.prompt",
-        ...,
-        "field 'Compositionality_I.0.condition_queries.0.prompt' is missing",
-    ),
-    ("knowedit", "target_new", "", "field 'target_new' must be a text, not ''"),
-    (
-        "knowedit",
-        "locality.Relation_Specificity.1.prompt",
-        ...,
-        "'locality.Relation_Specificity.1.prompt' is missing",
-    ),
-    (
-        "knowedit",
-        "locality.Relation_Specificity.0.ground_truth",
-        ...,
-        "field 'locality.Relation_Specificity.0.ground_truth' is missing",
-    ),
-    (
-        "knowedit",
-        "portability.Reasoning.0.ground_truth",
-        [[]],
-        "'portability.Reasoning.0.ground_truth' holds no answer",
-    ),
-    (
-        "knowedit",
-        "portability.Reasoning.0.ground_truth",
-        [[3]],
-        "must be a text or lists of texts, not [[3]]",
-    ),
-    (
-        "knowedit",
-        "portability.Reasoning.0.prompt",
-        ["a", 3],
-        "'portability.Reasoning.0.prompt' must be a text or",
-    ),
-    ("knowedit", "portability", [1], "field 'portability' must be an object, not [1]"),
-    ("wikibio", "concept", ..., "field 'concept' is missing"),
-    (
-        "leme",
-        "coupled_prompts_and_properties",
-        None,
-        "field 'coupled_prompts_and_properties' must be an object",
-    ),
-    ("leme", "coupled_prompts_and_properties", ..., "field 'coupled_prompts_and_properties' is missing"),
-    (
-        "leme",
-        "coupled_prompts_and_properties.coupled_entities",
-        [],
-        "field 'coupled_prompts_and_properties.coupled_entities' is an empty list",
-    ),
-    (
-        "leme",
-        "coupled_prompts_and_properties.subject_entity.ground_truth.No. of children",
-        "two",
-        "",
-    ),
-    (
-        "multi-counterfact",
-        "requested_rewrite.target_new.str",
-        3,
-        "'requested_rewrite.target_new.str' must be a text",
-    ),
-]
-
-
-@pytest.mark.parametrize(("kind", "path", "value", "message"), CASES, ids=range(len(CASES)))
-def test_faults_are_named_by_format_record_and_field(
-    kind: str, path: str, value: object, message: str, tmp_path: Path
-) -> None:
-    read, records = READ[kind]
-    if not message:  # names of properties have dots
-        bad = copy.deepcopy(records[0])
-        bad["coupled_prompts_and_properties"]["subject_entity"]["ground_truth"]["No. of children"] = value
-        message = "ground_truth.No. of children' must be a list of texts, not 'two'"
-    else:
-        bad = broken(records[0], path, value)
-    file = written(tmp_path, [records[1], bad])
-    with pytest.raises(DataError) as error:
-        read(file)
-    text = str(error.value)
-    assert str(file) in text
-    assert message in text
-    if kind != "multi-counterfact":
-        name = {"mquake": "MQuAKE", "ripple": "RippleEdits", "leme": "LEME"}.get(kind, "KnowEdit")
-        assert f"read as {name}: 1 malformed record:\n  record 2: " in text
-        file.write_text("\n".join(map(json.dumps, [records[1], bad])))
-        with pytest.raises(DataError, match="\n  line 2: "):
-            read(file)
-    loose = read(file, strict=False)
-    assert len(loose.cases) == 1
-    assert [fault.line for fault in loose.rejected] == [2]
-
-
-def test_ids_repeat_and_long_lists_are_cut(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"25 malformed records:\n(.*\n)*  and 5 more\n"):
-        load_mquake(written(tmp_path, [MQUAKE[0], *[MQUAKE[0]] * 25]))
-    with pytest.raises(DataError, match="record 2: id '1' was already used at 1"):
-        load_mquake(written(tmp_path, [MQUAKE[0]] * 2))
-    with pytest.raises(DataError, match="holds no record of MQuAKE"):
-        load_mquake(written(tmp_path, []))
-
-
-@pytest.mark.parametrize("read", [*{reader for reader, _ in READ.values()}, load_any_set])
-def test_a_pipe_is_refused_at_once(read: Reader, tmp_path: Path) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    with pytest.raises(DataError, match="is a pipe and no file"):
-        read(path)
-
-
-@pytest.mark.parametrize("read", [*{reader for reader, _ in READ.values()}, load_any_set])
-@pytest.mark.parametrize(
-    "content", [b"\x00\xff\xfe", b"[" * 100_000, b'[{"case_id": NaN}]', b"[1, null, {}]"]
-)
-def test_crafted_files_are_refused(read: Reader, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "crafted"
-    path.write_bytes(content)
-    with pytest.raises(DataError):
-        read(path)
-
-
-def test_cases_that_cannot_be() -> None:
-    request = EditRequest("{} lives in", "Anna", "Rome")
-    for answers in ((), ((),), ((" ",),)):
-        with pytest.raises(RequestError, match="give it a text and one or more groups"):
-            Query("Where?", answers)
-    with pytest.raises(RequestError, match="a ripple test has no query"):
-        RippleTest(())
-    with pytest.raises(RequestError, match="ripple case 'a' has tests of 'charm'; choose from logical_gen"):
-        RippleCase("a", request, "", {"charm": ()})
 
 
 def test_what_ripple_edits_has_no_field_for(tmp_path: Path) -> None:
