@@ -17,6 +17,7 @@ edit, as there; for another name, whether the model knows the old fact under it.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from palimpsest.datasets.cases import seeded
 from palimpsest.datasets.chains import described, further, new_object, subjects
@@ -88,13 +89,13 @@ def ripple_cases(
     world = _World(facts, subjects(facts), _behind(facts))
     order = sorted(facts.select(split), key=lambda fact: (seeded(fact.id, seed).random(), fact.id))
     made = (_case(world, fact, seed, criteria) for fact in order)
-    cases = [case for case in made if case is not None]
+    cases = list(islice((case for case in made if case is not None), n))
     if n is not None and len(cases) < n:
         raise DataError(
             f"{n} ripple cases were asked for, but split {split!r} with {', '.join(criteria)} gives "
             f"{len(cases)}; ask for fewer, for more criteria or for split='all'"
         )
-    return cases[:n]
+    return cases
 
 
 def _behind(facts: FactSet) -> dict[str, tuple[Fact, ...]]:

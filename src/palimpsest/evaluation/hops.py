@@ -27,7 +27,7 @@ from palimpsest.evaluation.said import first_answers
 from palimpsest.mentions import mentions, normal
 from palimpsest.network.model import EditableModel
 from palimpsest.results.intervals import Interval, bootstrap_mean
-from palimpsest.types import Record
+from palimpsest.types import Record, plain
 
 TOKENS = 20
 """Tokens of a spoken answer, at most."""
@@ -141,7 +141,7 @@ def given(said: str, accepted: Sequence[str], match: Match = "mentions") -> bool
         match: ``mentions`` finds a text anywhere, ``begins`` only where the answer begins.
     """
     text = normal(said).casefold().strip()
-    places = (mentions(text, normal(name).casefold().strip()) for name in accepted)
+    places = (mentions(text, normal(plain(name)).casefold().strip()) for name in accepted)
     return any(found and (match == "mentions" or found[0][0] == 0) for found in places)
 
 
