@@ -77,7 +77,7 @@ def test_what_was_adapted_is_what_the_file_says() -> None:
     assert found["kn"] == {**xl, "layers": list(range(30))}
     gptj: Any = editor_for("ultraedit", "gpt-j-6b")
     assert found["ultraedit"]["layers"] == list(layers_of(gptj.layers, 28, 30))
-    assert found["ultraedit"]["lr"] == pytest.approx(gptj.lr * 16384 / 1536, rel=0.1)
+    assert found["ultraedit"]["lr"] == pytest.approx(10 * gptj.lr * 16384 / 1536, rel=0.1)
 
 
 def test_the_score_is_the_worst_margin_to_the_bar() -> None:

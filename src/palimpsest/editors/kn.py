@@ -59,7 +59,8 @@ class KnowledgeNeurons(WeightEditor):
     """Knowledge neurons; the fields are its settings.
 
     Attributes:
-        layers: layers whose neurons are searched, ascending; all of a model as published.
+        layers: layers whose neurons are searched, ascending; all of a model as published. An edit holds a
+            matrix for each, zero where no neuron was found.
         steps: m, points of the integral.
         adaptive_threshold: t, share of a prompt's largest attribution above which a neuron is kept.
         sharing: p, a neuron is kept if more than this share of the prompts keep it.
