@@ -84,9 +84,8 @@ def calibrated_threshold(embed: Embed, inside: Sequence[Pair], outside: Sequence
             "kinds"
         )
     near, far = (_paired(embed, pairs) for pairs in (inside, outside))
-    known = torch.cat([near, far]).unique()  # sorted
-    cuts = torch.cat([(known[1:] + known[:-1]) / 2, known[:1], known[-1:]]).clamp(max=1).sort().values
-    cuts = cuts[(cuts > 0) & (cuts <= near.max())]
+    known = torch.cat([near, far, near.new_zeros(1)]).clamp(min=0).unique()  # ascending, from 0 on
+    cuts = ((known[1:] + known[:-1]) / 2)[known[1:] <= near.max()]
     if not len(cuts):
         raise ProfileError(
             f"the largest cosine of a pair in scope is {float(near.max()):.3g}: the embedder does not find "
@@ -100,7 +99,9 @@ def calibrated_threshold(embed: Embed, inside: Sequence[Pair], outside: Sequence
 def _paired(embed: Embed, pairs: Sequence[Pair]) -> Float64[Tensor, " n"]:
     """Cosine of statement and prompt of each pair."""
     statements, prompts = (embed([pair[i] for pair in pairs]) for i in (0, 1))
-    return torch.nn.functional.cosine_similarity(statements.double(), prompts.double(), dim=1)
+    return torch.nn.functional.cosine_similarity(statements.double(), prompts.double(), dim=1).round(
+        decimals=12
+    )
 
 
 @plain_dataclass(frozen=True, repr=False)
