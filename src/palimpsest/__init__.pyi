@@ -44,6 +44,7 @@ from .editors import PlusState as PlusState
 from .editors import Rome as Rome
 from .editors import edit as edit
 from .editors import editor_for as editor_for
+from .editors import style_of as style_of
 from .editors.base import Prepared as Prepared
 from .editors.base import State as State
 from .editors.named_sequences import changed as changed
@@ -52,6 +53,7 @@ from .editors.named_sequences import sequence_of as sequence_of
 from .editors.named_sequences import stepwise as stepwise
 from .editors.named_sequences import tuned as tuned
 from .editors.sequential import Sequential as Sequential
+from .editors.serac import calibrated_threshold as calibrated_threshold
 from .editors.settings import editor_settings as editor_settings
 from .editors.settings import regimes as regimes
 from .editors.steps import steps as steps
@@ -144,6 +146,7 @@ from .studies.hidden_states import ModelState as ModelState
 from .studies.hidden_states import StatesAsked as StatesAsked
 from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
+from .studies.in_turn import InTurn as InTurn
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
 from .studies.long_horizon import long_horizon as long_horizon
@@ -166,6 +169,7 @@ from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
 from .studies.sample_size import protection as protection
 from .studies.sample_size import relative_change as relative_change
+from .studies.scopes import scope_pairs as scope_pairs
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns
 from .studies.trajectory import Watch as Watch
