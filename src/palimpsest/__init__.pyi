@@ -24,11 +24,14 @@ from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
+from .datasets import load_any_set as load_any_set
 from .datasets import load_cases_of as load_cases_of
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
+from .datasets import multi_hop_cases as multi_hop_cases
 from .datasets import original_statements as original_statements
+from .datasets import ripple_cases as ripple_cases
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
 from .datasets.classes import load_classes as load_classes
@@ -147,6 +150,7 @@ from .studies.hidden_states import StatesAsked as StatesAsked
 from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
 from .studies.in_turn import InTurn as InTurn
+from .studies.in_turn import all_written as all_written
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
 from .studies.long_horizon import long_horizon as long_horizon

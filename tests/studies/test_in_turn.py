@@ -13,7 +13,7 @@ from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import commit, installed, restored
 from palimpsest.network.model import EditableModel
 from palimpsest.studies import in_turn as room
-from palimpsest.studies.in_turn import InTurn
+from palimpsest.studies.in_turn import InTurn, all_written
 from tests.editing import same_bits, small, snapshot
 from tests.studies.test_trajectory import CASES
 
@@ -63,6 +63,22 @@ def test_rows_are_what_a_plain_loop_finds(
     assert costs["bytes"].gt(0).all() if memory else costs["bytes"].eq(0).all()
     assert rows.loc[rows["metric"].eq("same"), "value"].tolist() == [1]
     assert same_bits(model, before)
+
+
+@pytest.mark.parametrize("name", ["rome", "grace"])
+def test_all_edits_are_in_force_in_the_block_and_none_behind_it(
+    model: EditableModel, text: Reference, name: str
+) -> None:
+    editor, before = small(name), snapshot(model)
+    batches = [[c.request for c in CASES[:2]], [c.request for c in CASES[2:4]]]
+    with all_written(model, editor, batches):
+        found = {(r.case, r.metric): r.value for r in evaluate(model, CASES[:4], SCORES)}
+        assert not same_bits(model, before) or model.wraps
+    assert found == pytest.approx(by_hand(model, editor, text)[0])
+    with pytest.raises(ZeroDivisionError), all_written(model, editor, batches):
+        _ = 1 / 0
+    assert same_bits(model, before)
+    assert model.wraps == ()
 
 
 def test_a_run_is_read_back_and_other_facts_are_another_run(

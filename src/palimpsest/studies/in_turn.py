@@ -6,7 +6,8 @@ hold all facts of its sequence in each edit, as those of `palimpsest.editors.rem
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,13 +22,54 @@ from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import Edit, installed
 from palimpsest.network.model import EditableModel, fingerprint
-from palimpsest.types import EvalCase
+from palimpsest.types import EditRequest, EvalCase
 
 REVISION = 1
 """Part of the cache key; raise it when the code gives other rows for the same run."""
 
 COLUMNS = ("edits", "of", "key", "metric", "value")
 _Row = tuple[int, str, str, str, float]
+
+
+def in_force(
+    model: EditableModel, editor: Editor, batches: Sequence[Sequence[EditRequest]]
+) -> Generator[Edit]:
+    """The edit of each batch, with it and all earlier ones in force; at the end the model is as before.
+
+    Args:
+        model: the unedited model; it may be asked between the edits.
+        editor: any editor; one that changes no weight holds all facts of its sequence in each edit.
+        batches: requests of each edit.
+
+    Raises:
+        RequestError: if a batch is empty or has the same subject and prompt twice.
+        As `palimpsest.editors.base.Editor.edit`; the model is restored.
+    """
+    if isinstance(editor, WeightEditor):
+        for step in steps(model, editor, batches):
+            if step.requests:
+                yield step.edit
+        return
+    state = editor.begin()
+    for requests in batches:
+        check(requests)
+        edit, state = editor.edit(model, requests, state)
+        with installed(model, edit):
+            yield edit
+
+
+@contextmanager
+def all_written(
+    model: EditableModel, editor: Editor, batches: Sequence[Sequence[EditRequest]]
+) -> Iterator[EditableModel]:
+    """Inside the block the edits of all batches are in force, made one after the other; as `in_force`."""
+    edits = in_force(model, editor, batches)
+    try:
+        for _ in batches:
+            next(edits)
+        yield model
+    finally:
+        edits.close()
 
 
 @dataclass(frozen=True)
@@ -97,7 +139,7 @@ class InTurn:
     def _rows(self, editor: Editor) -> Iterator[_Row]:
         before = fingerprint(self.model)
         seconds, started = 0.0, time.perf_counter()
-        for number, edit in enumerate(self._in_force(editor), 1):
+        for number, edit in enumerate(in_force(self.model, editor, self._batches()), 1):
             seconds += time.perf_counter() - started
             if (edits := number * self.batch) in self.at:
                 taken, rows = self._timed(self.cases[:edits])
@@ -109,21 +151,9 @@ class InTurn:
             started = time.perf_counter()
         yield len(self.cases), "undone", "", "same", float(fingerprint(self.model, anew=True) == before)
 
-    def _in_force(self, editor: Editor) -> Iterator[Edit]:
-        """The edit of each batch, with it and all earlier ones in force."""
+    def _batches(self) -> list[list[EditRequest]]:
         asked = [case.request for case in self.cases[: self.at[-1]]]
-        batches = [asked[first : first + self.batch] for first in range(0, len(asked), self.batch)]
-        if isinstance(editor, WeightEditor):
-            for step in steps(self.model, editor, batches):
-                if step.requests:
-                    yield step.edit
-            return
-        state = editor.begin()
-        for requests in batches:
-            check(requests)
-            edit, state = editor.edit(self.model, requests, state)
-            with installed(self.model, edit):
-                yield edit
+        return [asked[first : first + self.batch] for first in range(0, len(asked), self.batch)]
 
     def _timed(self, cases: Sequence[EvalCase]) -> tuple[float, list[tuple[str, str, str, float]]]:
         """Seconds of an evaluation, and its rows."""
