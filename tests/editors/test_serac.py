@@ -292,6 +292,7 @@ def test_what_is_no_scope(numbers: tuple[float, float, int, int]) -> None:
         Scope(*numbers)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_edit() -> None:
     vectors = torch.ones(1, 3, dtype=torch.float64)
     with pytest.raises(ShapeError, match="2 texts have 1 embeddings; give one for each text"):

@@ -143,6 +143,7 @@ def test_queries_in_half_precision_are_compared_in_float32() -> None:
         (1, [float("nan")], ("a",), NonFiniteError, "NaN or infinite"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_codebook(
     keys: int, radii: list[float], labels: tuple[str, ...], error: type[Exception], message: str
 ) -> None:

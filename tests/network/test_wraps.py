@@ -291,10 +291,10 @@ def with_values(values: Float[Tensor, "m d"], layer: int = 1, wide: int = 64) ->
         ),
         (
             replace(
-                with_values(torch.zeros(1, 32)), act=AddedBlocks(torch.zeros(1, 2, 64), torch.zeros(1, 32, 3))
+                with_values(torch.zeros(1, 32)), act=AddedBlocks(torch.zeros(2, 3, 64), torch.zeros(2, 32, 3))
             ),
             ShapeError,
-            r"up are \(1, 32, 3\), where \(1, 32, 2\) fits",
+            r"down are \(2, 3, 64\), where \(1, 3, 64\) fits 1 entries",
         ),
     ],
 )

@@ -106,6 +106,7 @@ def test_a_failed_save_leaves_the_file(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_no_folder_of_weights_keeps_them(name: str) -> None:
     """By name and as an object; `EditedModel` and the command say the same."""
