@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from palimpsest.datasets.files import LISTED, Rejected, member, text_member
 from palimpsest.datasets.reading import numbered_records, text_of
@@ -11,6 +11,7 @@ from palimpsest.errors import DataError, RequestError
 from palimpsest.files import file_sha256, special
 
 
+@runtime_checkable
 class Named(Protocol):
     """Anything with an id."""
 

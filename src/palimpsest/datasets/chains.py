@@ -146,8 +146,8 @@ def _case(
 
 def _new_middle(facts: FactSet, by_subject: Mapping[str, tuple[Fact, ...]], fact: Fact, seed: int) -> str:
     """The new object of a chain's first fact: one that changes as many answers as any; "" if none does."""
-    kind = KINDS[fact.relation]
-    pool = sorted({name for relation in KINDS if KINDS[relation] == kind for name in facts.objects[relation]})
+    alike = [relation for relation, kind in KINDS.items() if kind == KINDS[fact.relation]]
+    pool = sorted({name for relation in alike for name in facts.objects[relation] if name in by_subject})
     old = further(by_subject, fact.relation, fact.object)
 
     def changed(name: str) -> int:

@@ -16,7 +16,7 @@ a fact that the model did not know.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,7 @@ TOKENS = 20
 """Tokens of a spoken answer, at most."""
 
 
+@runtime_checkable
 class Query(Protocol):
     """A prompt with groups of accepted texts, of each of which one has to be given."""
 
@@ -47,6 +48,7 @@ class Query(Protocol):
         ...
 
 
+@runtime_checkable
 class Asking(Protocol):
     """Anything that stands for a query: an edit or a hop."""
 
@@ -56,6 +58,7 @@ class Asking(Protocol):
         ...
 
 
+@runtime_checkable
 class HopCase(Protocol):
     """A multi-hop case."""
 
@@ -90,6 +93,7 @@ class HopCase(Protocol):
         ...
 
 
+@runtime_checkable
 class Test(Protocol):
     """A ripple test."""
 
@@ -109,6 +113,7 @@ class Test(Protocol):
         ...
 
 
+@runtime_checkable
 class TestedCase(Protocol):
     """An edit with ripple tests by criterion."""
 
