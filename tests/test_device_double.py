@@ -13,8 +13,10 @@ import torch
 
 from palimpsest.editors import EDITORS, base
 from palimpsest.editors.base import WeightEditor
+from palimpsest.editors.remembered import RememberingEditor
 from palimpsest.editors.steps import steps
 from palimpsest.evaluation.ability import ability
+from palimpsest.evaluation.answers import ask
 from palimpsest.evaluation.drift import drift, reference
 from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.metrics import SCORES
@@ -94,6 +96,27 @@ def test_every_editor(
             return [read_weight(model, layer).cpu().flatten().tolist() for layer in editor.layers]
 
     plain, there = on_both(kind, work, tmp_path, monkeypatch)
+    assert alike(there, plain)
+
+
+@pytest.mark.parametrize("name", ["grace", "melo"])
+def test_memories(name: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches, the second of which splits entries of the first, and one fact forgotten again."""
+
+    def work(model: EditableModel) -> list[Any]:
+        editor, state = small(name, radius=100.0), None
+        assert isinstance(editor, RememberingEditor)
+        for batch in (FACTS[:2], FACTS[2:4]):
+            edit, state = editor.edit(model, batch, state)
+        left, _ = editor.forget(state, [FACTS[1].id or FACTS[1].text])
+        found: list[Any] = []
+        for held in (edit, left):
+            with installed(model, held):
+                found.append(ask(model, [(fact.text, fact.target) for fact in FACTS[:4]]).nll.tolist())
+            found.append(held.book.radii.tolist())
+        return found
+
+    plain, there = on_both("llama", work, tmp_path, monkeypatch)
     assert alike(there, plain)
 
 

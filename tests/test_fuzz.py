@@ -22,8 +22,15 @@ from palimpsest.book.arms import plan
 from palimpsest.book.headlines import load_headlines
 from palimpsest.book.profiles import load_profile
 from palimpsest.cache import digest
+from palimpsest.datasets import load_any_set, load_facts
 from palimpsest.datasets.any_format import load_cases_of
 from palimpsest.datasets.counterfact import load_counterfact
+from palimpsest.datasets.facts import FACTS_FOLDER
+from palimpsest.datasets.knowedit import load_knowedit
+from palimpsest.datasets.leme import load_leme
+from palimpsest.datasets.mquake import load_mquake
+from palimpsest.datasets.multi_counterfact import load_multi_counterfact
+from palimpsest.datasets.ripple_edits import load_labels, load_ripple_edits
 from palimpsest.datasets.wordings import load_wordings
 from palimpsest.datasets.zsre import load_zsre
 from palimpsest.errors import PalimpsestError
@@ -33,6 +40,7 @@ from palimpsest.results.printed_audit import load_audit
 from palimpsest.workbench import folder as files
 from palimpsest.workbench.edit_file import load_edit, save_edit
 from palimpsest.workbench.work import Work
+from tests.datasets.benchmark_records import LEME, MQUAKE, RIPPLE, WIKIBIO
 from tests.datasets.test_any_format import COUNTERFACT, EASYEDIT, KNOWEDIT, ZSRE
 from tests.editing import stub_texts
 from tests.fuzzing import bytes_near, values_near
@@ -50,11 +58,19 @@ OWN = {
     "wordings": ["{} a", "{} b"],
 }
 RECORDS = {"own": OWN, "counterfact": COUNTERFACT, "zsre": ZSRE, "easyedit": EASYEDIT, "knowedit": KNOWEDIT}
+RECORDS |= {"mquake": MQUAKE[1], "ripple": RIPPLE[0], "wikibio": WIKIBIO[0], "leme": LEME[0]}
 FACT_READERS: dict[str, Callable[[Path], object]] = {
     "any": load_cases_of,
     "wordings": load_wordings,
     "counterfact": load_counterfact,
     "zsre": load_zsre,
+    "any set": load_any_set,
+    "mquake": load_mquake,
+    "ripple": load_ripple_edits,
+    "labels": load_labels,
+    "knowedit": load_knowedit,
+    "leme": load_leme,
+    "multi-counterfact": load_multi_counterfact,
 }
 fuzzed = settings(
     deadline=timedelta(seconds=20),
@@ -93,6 +109,31 @@ def test_facts(reader: str, tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "facts"
     path.write_bytes(content)
     survives(lambda: FACT_READERS[reader](path), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def relation() -> dict[str, Any]:
+    """One relation of the fact set, to write and read the whole takes too long."""
+    whole = yaml.safe_load((FACTS_FOLDER / "relations.yaml").read_text("utf-8"))
+    return {"P103": whole["P103"]}
+
+
+@fuzzed
+@given(data=st.data())
+def test_fact_sets(relation: dict[str, Any], tmp_path: Path, data: st.DataObject) -> None:
+    triples, relations = b"subject,relation,object\nAda,P103,English\n", as_text(relation)
+    if data.draw(st.booleans()):
+        triples = data.draw(bytes_near(triples))
+    else:
+        near = values_near(relation)
+        relations = data.draw(st.one_of(bytes_near(relations), near.map(as_text), near.map(_as_yaml)))
+    (tmp_path / "triples.csv").write_bytes(triples)
+    (tmp_path / "relations.yaml").write_bytes(relations)
+    survives(lambda: load_facts(tmp_path), tmp_path)
+
+
+def _as_yaml(value: Any) -> bytes:
+    return yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "backslashreplace")
 
 
 def checkout(folder: Path) -> Path:

@@ -44,6 +44,10 @@ def test_the_palette_is_distinct() -> None:
     [
         ("alphaedit_plus", Style("AlphaEdit+", "#000000")),
         ("ft_l", Style("FT-L", None)),
+        ("ft_m", Style("FT-M", None)),
+        ("r_rome", Style("r-ROME", None)),
+        ("emmet", Style("EMMET", "#F0E442")),
+        ("kn", Style("KN", None)),
         ("rect", Style("RECT", "#009E73")),
         ("unedited", Style("unedited", "#7F7F7F")),
         ("serac", Style("SERAC", None)),

@@ -24,11 +24,14 @@ from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
+from .datasets import load_any_set as load_any_set
 from .datasets import load_cases_of as load_cases_of
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
+from .datasets import multi_hop_cases as multi_hop_cases
 from .datasets import original_statements as original_statements
+from .datasets import ripple_cases as ripple_cases
 from .datasets import zsre as zsre
 from .datasets import zsre_style as zsre_style
 from .datasets.classes import load_classes as load_classes
@@ -44,6 +47,7 @@ from .editors import PlusState as PlusState
 from .editors import Rome as Rome
 from .editors import edit as edit
 from .editors import editor_for as editor_for
+from .editors import style_of as style_of
 from .editors.base import Prepared as Prepared
 from .editors.base import State as State
 from .editors.named_sequences import changed as changed
@@ -52,6 +56,7 @@ from .editors.named_sequences import sequence_of as sequence_of
 from .editors.named_sequences import stepwise as stepwise
 from .editors.named_sequences import tuned as tuned
 from .editors.sequential import Sequential as Sequential
+from .editors.serac import calibrated_threshold as calibrated_threshold
 from .editors.settings import editor_settings as editor_settings
 from .editors.settings import regimes as regimes
 from .editors.steps import steps as steps
@@ -144,6 +149,8 @@ from .studies.hidden_states import ModelState as ModelState
 from .studies.hidden_states import StatesAsked as StatesAsked
 from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
+from .studies.in_turn import InTurn as InTurn
+from .studies.in_turn import all_written as all_written
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
 from .studies.long_horizon import long_horizon as long_horizon
@@ -166,6 +173,7 @@ from .studies.regimes import planned_regime as planned_regime
 from .studies.regimes import regime_of as regime_of
 from .studies.sample_size import protection as protection
 from .studies.sample_size import relative_change as relative_change
+from .studies.scopes import scope_pairs as scope_pairs
 from .studies.stream import Stream as Stream
 from .studies.stream import score_columns as score_columns
 from .studies.trajectory import Watch as Watch

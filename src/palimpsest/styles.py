@@ -32,12 +32,7 @@ STYLES: dict[str, Style] = {
     "unedited": Style("unedited", "#7F7F7F"),
     "rect": Style("RECT", OKABE_ITO["green"]),
     "prune": Style("PRUNE", OKABE_ITO["purple"]),
-    "emmet": Style("EMMET", OKABE_ITO["yellow"]),
     "mend": Style("MEND"),
-    "kn": Style("KN"),
-    "grace": Style("GRACE"),
-    "serac": Style("SERAC"),
-    "melo": Style("MELO"),
 }
 """Styles of what is not an editor of the package: the unedited model, post-processing of updates, and
 baselines of the papers. Styles of editors are in `palimpsest.editors.EDITORS`."""

@@ -1,6 +1,7 @@
 """Cases in the style of CounterFact and ZsRE, and the loaders of the original schemas."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -456,3 +457,13 @@ def test_original_zsre_loads_but_for_one_empty_alternative() -> None:
     assert loaded.cases[0].neighbours == (
         Probe("john goodman's character in the big lebowski?", "Walter Sobchak"),
     )
+
+
+@pytest.mark.parametrize("load", [load_counterfact, load_zsre])
+def test_a_pipe_is_refused_at_once(load: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(
+        DataError, match="is a pipe and no file; write what it gives to a file, and read that"
+    ):
+        load(path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -234,6 +235,12 @@ def test_long_lists_of_bad_rows_are_cut(tmp_path: Path) -> None:
         ({"questions": ["Is {}?", "Is {}?"]}, r"template 'Is {}\?' occurs twice"),
         ({"perturbations": {1: ["{} a"]}}, "perturbations must have the levels 1 to 6 in order"),
         ({"colour": "red"}, "needs the fields name, description, prompt"),
+        ({"paraphrases": float("nan")}, r"P103: must hold texts and lists of texts, not 'nan' \(float\)"),
+        ({"questions": "Is {}?"}, r"not 'Is {}\?' \(str\)"),
+        ({"name": 5}, r"not '5' \(int\)"),
+        ({"prompt": None}, r"not 'None' \(NoneType\)"),
+        ({"perturbations": dict.fromkeys(LEVELS, 7)}, r"not '7' \(int\)"),
+        ({"paraphrases": [["{} a"], "{} b", "{} c"]}, r"not \"\['{} a'\]\" \(list\)"),
     ],
 )
 def test_bad_relations_are_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -257,3 +264,41 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     (folder / "relations.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8 text"):
         load_facts(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"P1: " + b"[" * 600, "not valid YAML: maximum recursion depth exceeded"),
+        (b"P1: 2020-99-99", "not valid YAML: month must be in 1..12"),
+        (b"P1: \x00", "not valid YAML: unacceptable character"),
+        (b"P1: &a [*a]", "P1: needs the fields name"),
+        (b"P1: {3: x, name: y}", r"P1: needs the fields name, .*; found \['3', 'name'\]"),
+        (b".nan: {}", "nan: needs the fields name"),
+        (b"\xff\x00", "not UTF-8 text"),
+        (b"[1, 2]", "must map property ids to relations"),
+    ],
+)
+def test_crafted_relations_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "triples.csv").write_text("subject,relation,object\n")
+    (tmp_path / "relations.yaml").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "subject,relation,object\nAda,P103," + "x" * 200_000,
+            r"not valid CSV: field larger.*; correct line 2",
+        ),
+        ("x" * 200_000, r"not valid CSV: field larger.*; correct line 1"),
+        ("", "columns must be subject,relation,object, not None"),
+    ],
+)
+def test_crafted_triples_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    shutil.copy(FACTS_FOLDER / "relations.yaml", tmp_path)
+    (tmp_path / "triples.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_facts(tmp_path)

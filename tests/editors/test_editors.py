@@ -24,6 +24,7 @@ from palimpsest.editors import (
     alphaedit,
     base,
     edit,
+    emmet,
     ft,
     memit,
     rome,
@@ -31,6 +32,8 @@ from palimpsest.editors import (
 )
 from palimpsest.editors.alphaedit import AlphaEditState
 from palimpsest.editors.alphaedit_plus import Perturbation, Smoothing
+from palimpsest.editors.emmet import Emmet
+from palimpsest.editors.lora import Lora
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import (
     ModelError,
@@ -94,8 +97,10 @@ MAKE: dict[str, Callable[..., Any]] = {
     ),
     "ft": lambda **o: FineTune(**{"layers": (1,), "lr": 0.03, "steps": 8, **o}),
     "ft_l": lambda **o: FineTune(**{"layers": LAYERS, "lr": 0.03, "limit": 0.05, "steps": 8, **o}),
+    "lora": lambda **o: Lora(**{"layers": LAYERS, "lr": 0.01, "steps": 12, **o}),
+    "emmet": lambda **o: Emmet(**{"layers": LAYERS, "preserve_weight": 20.0, **_common(), **o}),
 }
-WITHOUT_VALUES = ("ft", "ft_l")
+WITHOUT_VALUES = ("ft", "ft_l", "lora")
 """Editors that move weights towards a smaller loss and know no value, key or second moment."""
 
 
@@ -231,7 +236,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(name: str, monkeypatch: 
     model = tiny_model("llama")
     before, solves = snapshot(model), []
     where: dict[str, tuple[Any, str]] = {"rome": (rome, "solve_exact")}
-    where |= {"memit": (memit, "solve"), "alphaedit": (alphaedit, "solve")}
+    where |= {"memit": (memit, "solve"), "alphaedit": (alphaedit, "solve"), "emmet": (emmet, "solve")}
     where |= {"alphaedit_plus": (smoothing, "solve"), **dict.fromkeys(WITHOUT_VALUES, (ft, "run_body"))}
     module, function = where.get(name, (sequential.EditLedger, "insert"))
     real = getattr(module, function)

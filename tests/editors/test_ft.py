@@ -197,6 +197,28 @@ def test_nothing_is_left_on_the_network() -> None:
     assert not model.projection(1)._forward_hooks
 
 
+@pytest.mark.parametrize("model", ["smollm2-135m", "gpt2-xl", "gpt-j-6b", "llama3-8b", "qwen2.5-7b"])
+def test_ft_m_trains_the_object_alone_in_one_layer(model: str) -> None:
+    """Each token of the object after those before it; as EasyEdit, in the layer of its settings."""
+    asked: Any = editor_for("ft_m", model)
+    assert type(asked) is FineTune
+    assert (asked.objective, len(asked.layers), asked.contexts.count) == ("target_new", 1, 0)
+    assert asked.steps == 25
+
+
+def test_ft_m_and_prompt_last_are_one_for_an_object_of_one_token() -> None:
+    """And differ for an object of several, whose later tokens are read at other positions."""
+    model = double("llama")
+    for request, same in ((REQUESTS[3], True), (REQUESTS[1], False)):
+        tokens = len(encode_target(model.tokenizer, request.target, request.text))
+        assert (tokens == 1) == same
+        made = [
+            edit(editor(objective=objective), model, [request], START)[0].deltas[1]
+            for objective in ("target_new", "prompt_last")
+        ]
+        assert torch.equal(*made) == same
+
+
 def test_both_forms_are_on_file() -> None:
     free: Any = editor_for("ft", "gpt2-xl")
     held: Any = editor_for("ft_l", "gpt2-xl")

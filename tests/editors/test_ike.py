@@ -201,6 +201,20 @@ def test_asking_in_a_context_is_asking_the_longer_prompt(kind: str, batch_size: 
     assert torch.equal(ask(model, PAIRS).token_nll, bare.token_nll)
 
 
+@pytest.mark.parametrize(
+    "targets", [("Seattle, in the north",), ("Seattle, in the north", "Seattle, in Rome")]
+)
+def test_targets_of_one_prompt_alone_in_their_batch(targets: tuple[str, ...]) -> None:
+    """Their rows share more than the context: the prompt, and the first tokens of the targets."""
+    model = tiny_model("llama")
+    model.net.double()
+    prompt = "Anna Berg lives in"
+    written = ask(model, [(TEXT + prompt, target) for target in targets])
+    with installed(model, in_context(model)):
+        found = ask(model, [(prompt, target) for target in targets])
+    torch.testing.assert_close(found.token_nll, written.token_nll, rtol=1e-6, atol=1e-6)
+
+
 @every_kind
 def test_sampling_in_a_context_is_sampling_from_the_longer_prompt(kind: str) -> None:
     """Prompts of several lengths in one batch; the likeliest token each time, so that draws do not differ."""

@@ -8,12 +8,16 @@ import pandas as pd
 import pytest
 
 from palimpsest.editors import EDITORS, editor_for
+from palimpsest.editors.derived import layers_of
 from palimpsest.editors.settings import editor_settings, models_dir
 
 MODEL = "smollm2-135m"
 SEARCH = pd.read_csv(models_dir() / f"{MODEL}.search.csv")
-UNSEARCHED = ("ft_l", "ike")
+FOLLOWING = ("ft_l", "ike")
 """Their settings follow from others' by a rule, which a test below checks."""
+ADAPTED = ("ft_m", "lora", "r_rome", "emmet", "kn", "ultraedit")
+"""Their settings are published ones, adapted to the model by what its file says, or another method's."""
+UNSEARCHED = (*FOLLOWING, *ADAPTED)
 SEARCHED = [editor for editor in EDITORS if editor not in UNSEARCHED]
 
 
@@ -45,6 +49,35 @@ def test_what_was_not_searched_follows_from_what_was() -> None:
     published: Any = editor_for("ft_l", "gpt2-xl")
     assert published.limit == published.lr
     assert editor_settings(MODEL, "ike") == {"count": 16}
+
+
+def test_what_was_adapted_is_what_the_file_says() -> None:
+    """Layers at their share of depth, EasyEdit's numbers, and two weights with a rule."""
+    found = {name: editor_settings(MODEL, name) for name in (*SEARCHED, *ADAPTED)}
+    assert found["r_rome"] == {**found["rome"], "denominator": "same_key"}
+    assert found["ft_m"]["layers"] == list(layers_of((21,), 32, 30))
+    assert found["ft_m"]["lr"] == found["ft"]["lr"]
+    assert found["lora"] == {
+        "layers": found["memit"]["layers"],
+        "rank": 8,
+        "alpha": 32,
+        "steps": 70,
+        "lr": 5e-3,
+    }
+    published: Any = editor_for("emmet", "gpt-j-6b")
+    assert found["emmet"]["slack"] == published.slack
+    weight = (
+        published.slack * published.preserve_weight / editor_settings("gpt-j-6b", "memit")["preserve_weight"]
+    )
+    assert found["emmet"]["slack"] * found["emmet"]["preserve_weight"] == pytest.approx(
+        weight * found["memit"]["preserve_weight"]
+    )
+    xl = editor_settings("gpt2-xl", "kn")
+    assert xl["layers"] == list(range(48))
+    assert found["kn"] == {**xl, "layers": list(range(30))}
+    gptj: Any = editor_for("ultraedit", "gpt-j-6b")
+    assert found["ultraedit"]["layers"] == list(layers_of(gptj.layers, 28, 30))
+    assert found["ultraedit"]["lr"] == pytest.approx(10 * gptj.lr * 16384 / 1536, rel=0.1)
 
 
 def test_the_score_is_the_worst_margin_to_the_bar() -> None:

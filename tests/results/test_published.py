@@ -43,3 +43,33 @@ def test_published_names_become_ours():
     assert set(zsre["metric"]) == {"efficacy_tokens", "generalisation_tokens", "specificity_tokens"}
     plus = as_ours(published("alphaedit_plus", 1))
     assert "alphaedit_plus" in set(plus["method"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"cannot be read as a table \(No columns to parse from file\); restore the file"),
+        (b"\xff\xfe\x00", r"cannot be read as a table \(.*decode"),
+        (b'a,b\n"1', r"cannot be read as a table \(.*EOF inside string"),
+        (b"a,b\n1,2,3\n1,2,3,4\n", r"cannot be read as a table \(.*Expected 3 fields in line 3"),
+        (b"paper,value\nx,1\n", r"has no column 'spread', but \['paper', 'value'\]"),
+        (b"[" * 100_000, "has no column 'value', but"),
+    ],
+)
+def test_damaged_tables_are_named(content, message, tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "published"
+    folder.mkdir(parents=True)
+    (folder / "x_table1.csv").write_bytes(content)
+    monkeypatch.setattr("palimpsest.paths.root", lambda: tmp_path)
+    with pytest.raises(DataError, match=message):
+        published("x", 1)
+
+
+def test_numbers_that_are_none_are_nan(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "published"
+    folder.mkdir(parents=True)
+    (folder / "x_table1.csv").write_text("value,spread\nNaN,inf\ntext,1e999\n")
+    monkeypatch.setattr("palimpsest.paths.root", lambda: tmp_path)
+    rows = published("x", 1)
+    assert rows["value"].isna().all()
+    assert rows["printed"].tolist() == ["NaN", "text"]

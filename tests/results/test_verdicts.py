@@ -17,7 +17,7 @@ from palimpsest.results.claims import (
     verdict,
 )
 from palimpsest.results.effects import Count, Effect, Limit, Part, Parts
-from palimpsest.results.rules import LABELS, UNTESTED, Identity
+from palimpsest.results.rules import LABELS, OWN_DATA, UNTESTED, Identity
 from tests.results.made_up import LEMMAS, entry, record
 
 
@@ -151,6 +151,18 @@ def test_what_was_not_seen_before_the_papers_regime_is_not_tested(wanted):
     assert every.label == UNTESTED
     assert every.reason == f"still to come on page 16: more edits; so far: {plain.reason}"
     assert every.values == plain.values
+
+
+@pytest.mark.parametrize("wanted", BY_LABEL)
+def test_a_label_that_was_earned_on_data_of_our_own_is_no_label_of_the_papers(wanted):
+    values = {"03_x": {"d": BY_LABEL[wanted]}}
+    own = SMALL.model_copy(update={"own_data": "facts of this project"})
+    plain, found = verdict(SMALL, values, "laptop"), verdict(own, values, "laptop")
+    assert found.label == OWN_DATA
+    assert found.reason == f"facts of this project; there: {wanted}, {plain.reason}"
+    assert verdict(own, {}, "laptop").label == "not run"
+    both = awaiting(all=True).model_copy(update={"own_data": "facts of this project"})
+    assert verdict(both, values, "laptop").label == UNTESTED
 
 
 @pytest.mark.parametrize("everything", [True, False])

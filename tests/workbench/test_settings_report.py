@@ -19,7 +19,7 @@ def test_a_model_with_a_file_shows_its_sections() -> None:
     assert first == f"gpt2-xl has settings in {models_dir() / 'gpt2-xl.yaml'}:"
     assert [line.partition(":")[0] for line in lines] == list(EDITORS)
     assert "'preserve_weight': 20000" in lines[0]
-    assert "has no settings for editor 'ike'" in lines[-1]
+    assert any("has no settings for editor 'ike'" in line for line in lines)
 
 
 def test_any_other_model_shows_what_is_derived(

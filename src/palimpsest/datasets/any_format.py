@@ -8,6 +8,7 @@
     KnowEdit          as EasyEdit, with ``locality`` by kind, and answers as lists of aliases
 
 Only prompt, subject and new object are required; paraphrases and neighbours are read where a record has them.
+Benchmarks with harder questions are named and left to `palimpsest.datasets.load_any_set`.
 ``space: false`` joins the objects of a record to their prompts without a space.
 
 Sources: the released files of Meng et al. 2022, Mitchell et al. 2022, Wang et al. 2023 (EasyEdit) and Zhang
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.datasets.files import Loaded, load_cases, member, refusal, text_member
+from palimpsest.datasets.set_formats import more_than_facts
 from palimpsest.datasets.zsre import LOCALITY_HEAD
 from palimpsest.errors import DataError
 from palimpsest.files import special
@@ -142,8 +144,14 @@ def form_of(record: Mapping[str, Any]) -> Form:
     """The format of a record.
 
     Raises:
-        DataError: if it is of none; the message names the fields it has, and those it would need.
+        DataError: if it is of none, or of a benchmark with harder questions; the message names that, or the
+            fields it has and those it would need.
     """
+    if harder := more_than_facts(record):
+        raise DataError(
+            f"a record of {harder}, which is more than one plain fact; read the file with "
+            "palimpsest.datasets.load_any_set"
+        )
     for form in FORMS:
         if all(name in record for name in form.tells):
             return form

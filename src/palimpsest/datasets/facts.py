@@ -159,14 +159,18 @@ def load_facts(path: str | Path | None = None) -> FactSet:
 
 def _read_triples(path: Path, relations: Mapping[str, Relation]) -> tuple[Fact, ...]:
     reader = csv.DictReader(io.StringIO(read_text(path)))
-    if reader.fieldnames != ["subject", "relation", "object"]:
-        raise DataError(f"{path}: columns must be subject,relation,object, not {reader.fieldnames}")
+    try:
+        columns, rows = reader.fieldnames, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}: not valid CSV: {error}; correct line {reader.line_num + 1}") from error
+    if columns != ["subject", "relation", "object"]:
+        raise DataError(f"{path}: columns must be subject,relation,object, not {columns}")
     facts: dict[str, Fact] = {}
     rejected: list[Rejected] = []
-    for row in reader:
+    for line, row in rows:
         reason = _triple_fault(row, relations, facts)
         if reason:
-            rejected.append(Rejected(reader.line_num, reason))
+            rejected.append(Rejected(line, reason))
             continue
         fact = Fact(**row)
         facts[fact.id] = fact
@@ -197,9 +201,10 @@ def _triple_fault(
 
 
 def _read_relations(path: Path) -> dict[str, Relation]:
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: must map property ids to relations")
@@ -228,14 +233,24 @@ def _relation(name: str, entry: Mapping[str, Any]) -> Relation:
 def _relation_faults(name: object, entry: Any) -> Iterator[str]:
     """Yield descriptions of the faults of one relation."""
     fields = list(Relation.__dataclass_fields__)[1:]
-    if not isinstance(name, str) or not isinstance(entry, dict) or sorted(entry) != sorted(fields):
-        found = sorted(entry) if isinstance(entry, dict) else entry
+    if not isinstance(name, str) or not isinstance(entry, dict) or set(entry) != set(fields):
+        found = sorted(map(str, entry)) if isinstance(entry, dict) else entry
         yield f"  {name}: needs the fields {', '.join(fields)}; found {found}"
         return
     for field in ("perturbations", "question_perturbations"):
         if not isinstance(entry[field], dict) or tuple(entry[field]) != LEVELS:
             yield f"  {name}: {field} must have the levels 1 to 6 in order"
             return
+    lists = [entry["paraphrases"], entry["questions"]]
+    lists += [*entry["perturbations"].values(), *entry["question_perturbations"].values()]
+    texts = [entry["name"], entry["description"], entry["prompt"]]
+    texts += [text for held in lists if isinstance(held, list) for text in held]
+    odd = [one for one in lists if not isinstance(one, list)]
+    odd += [text for text in texts if not isinstance(text, str)]
+    if odd:
+        kind = type(odd[0]).__name__
+        yield f"  {name}: must hold texts and lists of texts, not {str(odd[0])[:80]!r} ({kind})"
+        return
     for field, least in (("paraphrases", 3), ("questions", 2)):
         if len(entry[field]) < least:
             yield f"  {name}: {field} must be at least {least}, not {len(entry[field])}"

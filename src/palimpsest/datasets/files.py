@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from palimpsest.datasets.reading import numbered_records
 from palimpsest.errors import DataError, RequestError
-from palimpsest.files import file_sha256
+from palimpsest.files import file_sha256, special
 from palimpsest.types import EvalCase
 
 Parsed = TypeVar("Parsed")
@@ -98,8 +98,10 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
         strict: raise an error if a record is malformed, instead of listing it in the result.
 
     Raises:
-        DataError: if the file cannot be read, or (strict) holds a malformed record.
+        DataError: if the file is a pipe or a device or cannot be read, or (strict) holds a malformed record.
     """
+    if kind := special(path):
+        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
     cases: list[EvalCase] = []
     rejected: list[Rejected] = []
     seen: dict[str, int] = {}

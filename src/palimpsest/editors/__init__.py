@@ -1,6 +1,7 @@
 """Editing methods, one file each, and EDITORS, the table of their names.
 
-MEMIT, AlphaEdit, AlphaEdit+ and ROME are settings of one least-squares problem (`palimpsest.algebra.solve`).
+MEMIT, AlphaEdit, AlphaEdit+, EMMET and ROME are settings of one least-squares problem
+(`palimpsest.algebra.solve`).
 A new method is one file with a subclass of `palimpsest.editors.base.Editor`, and one row of EDITORS.
 """
 
@@ -16,12 +17,19 @@ from palimpsest.editors.alphaedit_plus import AlphaEditPlus
 from palimpsest.editors.alphaedit_plus import PlusState as PlusState
 from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.editors.derived import derived_settings, has_file
+from palimpsest.editors.emmet import Emmet
 from palimpsest.editors.ft import FineTune
+from palimpsest.editors.grace import Grace
 from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
+from palimpsest.editors.kn import KnowledgeNeurons
+from palimpsest.editors.lora import Lora
+from palimpsest.editors.melo import Melo
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.rome import Rome
+from palimpsest.editors.serac import Serac
 from palimpsest.editors.settings import asked, editor_settings
+from palimpsest.editors.ultraedit import UltraEdit
 from palimpsest.errors import ProfileError, RequestError, ScoreError, UnknownNameError
 from palimpsest.network.apply import Edit
 from palimpsest.network.model import EditableModel
@@ -50,7 +58,16 @@ EDITORS: dict[str, Method] = {
     "rome": Method(editor=Rome, style=Style(Rome.printed, OKABE_ITO["orange"])),
     "ft": Method(editor=FineTune, style=Style(FineTune.printed, OKABE_ITO["sky blue"])),
     "ft_l": Method(editor=FineTune, style=Style("FT-L")),
+    "ft_m": Method(editor=FineTune, style=Style("FT-M")),
+    "lora": Method(editor=Lora, style=Style(Lora.printed)),
+    "r_rome": Method(editor=Rome, style=Style("r-ROME")),
+    "emmet": Method(editor=Emmet, style=Style(Emmet.printed, OKABE_ITO["yellow"])),
+    "kn": Method(editor=KnowledgeNeurons, style=Style(KnowledgeNeurons.printed)),
+    "ultraedit": Method(editor=UltraEdit, style=Style(UltraEdit.printed)),
     "ike": Method(editor=Ike, style=Style(Ike.printed)),
+    "grace": Method(editor=Grace, style=Style(Grace.printed)),
+    "melo": Method(editor=Melo, style=Style(Melo.printed)),
+    "serac": Method(editor=Serac, style=Style(Serac.printed)),
 }
 """Method name, as in settings, notebooks and records -> class and style."""
 

@@ -11,7 +11,7 @@ EasyEdit survey); ``objective="prompt_last"`` predicts every token at the last p
 ROME's FT did. Prompts may follow sampled prefixes; as published they do not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -81,51 +81,23 @@ class FineTune(WeightEditor):
         """
         own: FineTuneState = self.own(state)
         at = self.prepare(model, own.prepared)
-        parts = [
-            _Part(model, requests[first : first + self.batch], at.contexts, self.objective)
-            for first in range(0, len(requests), self.batch)
-        ]
+        parts = parts_of(model, requests, at.contexts, self.objective, self.batch)
         deltas = {layer: _nothing(model, layer) for layer in self.layers}
         history = self._train(model, parts, deltas)
-        found = {layer: delta.detach().double() for layer, delta in deltas.items()}
-        _require_finite(found)
-        notes = {
-            "contexts": list(at.contexts),
-            "facts": len(requests),
-            "loss_history": [list(losses) for losses in zip(*history, strict=True)],
-            "largest_change": {layer: float(delta.abs().max()) for layer, delta in found.items()},
-            "step_norm": step_norms(found),
-        }
-        return WeightDelta(found, fingerprint(model), notes), replace(own, prepared=at)
+        return trained_edit(model, deltas, history, at.contexts), replace(own, prepared=at)
 
     def prepare(self, model: EditableModel, prepared: Prepared | None = None) -> Prepared:
         """Sample the prefixes; no other quantity is needed."""
         return start(model, prepared, self.contexts, (), 0)
 
     def _train(
-        self, model: EditableModel, parts: Sequence["_Part"], deltas: Mapping[int, Tensor]
+        self, model: EditableModel, parts: Sequence["Part"], deltas: Mapping[int, Tensor]
     ) -> list[list[float]]:
         """Optimise the deltas in place; returns the losses of all facts at each pass, before its updates."""
         adam = torch.optim.Adam(deltas.values(), lr=self.lr)
-        history: list[list[float]] = []
-        for step in tqdm(range(self.steps), desc="fine-tuning", unit="pass", leave=False):
-            losses, moved = [], False
-            for part in parts:
-                with _added(model, deltas):
-                    loss = part.losses(model)
-                part.require_finite(loss, step)
-                losses += loss.detach().tolist()
-                if loss.mean() < self.stop_below:
-                    continue
-                moved = True
-                adam.zero_grad()
-                loss.mean().backward()
-                adam.step()
-                self._clip(deltas)
-            history.append(losses)
-            if not moved:
-                break
-        return history
+        return train(
+            model, parts, adam, lambda: deltas, self.steps, self.stop_below, lambda: self._clip(deltas)
+        )
 
     def _clip(self, deltas: Mapping[int, Tensor]) -> None:
         if self.limit is not None:
@@ -134,7 +106,103 @@ class FineTune(WeightEditor):
                     delta.clamp_(-self.limit, self.limit)
 
 
-class _Part:
+def train(
+    model: EditableModel,
+    parts: Sequence["Part"],
+    optimiser: torch.optim.Optimizer,
+    change: Callable[[], Mapping[int, Tensor]],
+    steps: int,
+    stop_below: float,
+    after: Callable[[], None],
+) -> list[list[float]]:
+    """Minimise the mean loss of each part in turn, pass after pass; the weights are never written.
+
+    Args:
+        model: restored before returning.
+        parts: the facts of one update each.
+        optimiser: of the parameters.
+        change: layer -> Δ (d_v, d_k) as the parameters are now; it is added to the edited maps.
+        steps: largest number of passes over all parts.
+        stop_below: a part whose mean loss (nats) is below this is not updated; training ends when none is.
+        after: called after each update.
+
+    Returns:
+        Losses of all facts at each pass, each before the update it is for.
+
+    Raises:
+        NonFiniteError: if a loss becomes NaN or infinite.
+    """
+    history: list[list[float]] = []
+    for step in tqdm(range(steps), desc="fine-tuning", unit="pass", leave=False):
+        losses, moved = [], False
+        for part in parts:
+            with _added(model, change()):
+                loss = part.losses(model)
+            part.require_finite(loss, step)
+            losses += loss.detach().tolist()
+            if loss.mean() < stop_below:
+                continue
+            moved = True
+            optimiser.zero_grad()
+            loss.mean().backward()
+            optimiser.step()
+            after()
+        history.append(losses)
+        if not moved:
+            break
+    return history
+
+
+def trained_edit(
+    model: EditableModel,
+    deltas: Mapping[int, Tensor],
+    history: Sequence[Sequence[float]],
+    contexts: Sequence[str],
+) -> WeightDelta:
+    """The edit that training led to, with its notes.
+
+    Args:
+        model: on which it was trained.
+        deltas: layer -> Δ (d_v, d_k).
+        history: losses of all facts at each pass, as `train`.
+        contexts: prefixes over which they were averaged.
+
+    Raises:
+        NonFiniteError: if a Δ holds NaN or infinity.
+    """
+    found = {layer: delta.detach().double() for layer, delta in deltas.items()}
+    _require_finite(found)
+    notes = {
+        "contexts": list(contexts),
+        "facts": len(history[0]),
+        "loss_history": [list(losses) for losses in zip(*history, strict=True)],
+        "largest_change": {layer: float(delta.abs().max()) for layer, delta in found.items()},
+        "step_norm": step_norms(found),
+    }
+    return WeightDelta(found, fingerprint(model), notes)
+
+
+def parts_of(
+    model: EditableModel,
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    objective: Objective,
+    batch: int,
+) -> list["Part"]:
+    """Requests as padded batches of so many facts.
+
+    Args:
+        model: the model.
+        requests: n facts.
+        contexts: prefixes, the empty one first.
+        objective: as in `FineTune`.
+        batch: facts in a part.
+    """
+    starts = range(0, len(requests), batch)
+    return [Part(model, requests[first : first + batch], contexts, objective) for first in starts]
+
+
+class Part:
     """The facts of one update as one padded batch, and the position that predicts each target token."""
 
     def __init__(

@@ -154,7 +154,8 @@ def _forward(
     tokens: Int[Tensor, " q"],
 ) -> tuple[Float[Tensor, " q"], Bool[Tensor, " q"]]:
     """NLL and hits of q tokens, each predicted at a row and position of the inputs, which run packed."""
-    prefix = context_of(model, inputs)
+    # Rows that share their prompt share tokens of targets too; what predicts these lies behind the prefix.
+    prefix = context_of(model, inputs)[: int(positions.min())]
     packed = pack([ids[len(prefix) :] for ids in inputs]).to(model.device)
     rows, positions, tokens = (i.to(model.device) for i in (rows, positions - len(prefix), tokens))
     with torch.no_grad():

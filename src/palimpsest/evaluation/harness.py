@@ -130,6 +130,12 @@ def _require(model: EditableModel) -> None:
             f"{model.name} has {len(model.context)} characters before every prompt, and lm-eval does not see "
             "them; score the tasks with by='palimpsest'"
         )
+    choosing = [wrap.what for wrap in model.wraps if wrap.reads]
+    if choosing:
+        raise ModelError(
+            f"{model.name} is read with {choosing[0]}, and lm-eval does not see it; score the tasks with "
+            "by='palimpsest'"
+        )
 
 
 def _named(path: Path) -> str:

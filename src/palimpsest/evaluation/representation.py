@@ -106,7 +106,10 @@ def _read(
 ) -> dict[str, Tensor]:
     """States (n, d_v) at both places, in the model's dtype, in passes over packed rows."""
     rows, subjects = zip(
-        *(encode_around_subject(model.tokenizer, r.prompt, r.subject, model.context) for r in requests),
+        *(
+            encode_around_subject(model.tokenizer, r.prompt, r.subject, model.before(r.text))
+            for r in requests
+        ),
         strict=True,
     )
 

@@ -75,9 +75,10 @@ def statements(
 
 def _statement(model: EditableModel, request: EditRequest, name: str, answer: str) -> Statement:
     """Ids of a fact; without an answer, that which the model gives."""
-    tokenizer, text = model.tokenizer, model.context + request.text
+    tokenizer, before = model.tokenizer, model.before(request.text)
+    text = before + request.text
     ids = encode(tokenizer, text)
-    start = len(model.context) + request.prompt.index(SLOT)
+    start = len(before) + request.prompt.index(SLOT)
     end = start + len(request.subject)
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     own = [at for at, (a, b) in enumerate(offsets) if a < end and b > start]

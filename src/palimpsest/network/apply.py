@@ -1,8 +1,9 @@
 """Application of an edit to a model: inside a block (`installed`) or permanently (`commit`).
 
 Both check before they write, so that a refused edit leaves every weight unchanged. An edit either adds
-matrices to weights (`WeightDelta`) or changes no weight and places a text before every prompt
-(`PromptContext`); code that evaluates a model need not distinguish them.
+matrices to weights (`WeightDelta`) or changes no weight: it places a text before every prompt
+(`PromptContext`), or wraps the model (`palimpsest.network.wraps.Wrap`). Code that evaluates a model need not
+distinguish them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from palimpsest.errors import ModelError, NonFiniteError, ShapeError
 from palimpsest.network.model import EditableModel, fingerprint, read_weight, write_weight
+from palimpsest.network.wraps import Wrap, held
 from palimpsest.types import Shown, span
 
 
@@ -83,7 +85,7 @@ def _origin(notes: Mapping[str, Any]) -> dict[str, object]:
     return {name: notes[name] for name in ("method", "facts") if name in notes}
 
 
-Edit = WeightDelta | PromptContext
+Edit = WeightDelta | PromptContext | Wrap
 
 
 @contextmanager
@@ -95,6 +97,11 @@ def installed(model: EditableModel, edit: Edit) -> Iterator[EditableModel]:
     """
     if isinstance(edit, PromptContext):
         with _asked_behind(model, edit):
+            yield model
+        return
+    if isinstance(edit, Wrap):
+        _require_base(model, edit)
+        with held(model, edit):
             yield model
         return
     updated = _updated_weights(model, edit)
@@ -136,12 +143,17 @@ def commit(model: EditableModel, edit: Edit, *, made_here: bool = False) -> None
     Raises:
         NonFiniteError: if a delta, or the resulting weight, holds NaN or infinity.
         ShapeError: if a delta has another shape than the weight.
-        ModelError: if the edit was made for a model with other weights, or is a context.
+        ModelError: if the edit was made for a model with other weights, or changes no weight.
     """
     if isinstance(edit, PromptContext):
         raise ModelError(
             "this edit is a text before the prompts, which no weight can keep; use it with installed(model, "
             "edit), or commit an edit of weights"
+        )
+    if isinstance(edit, Wrap):
+        raise ModelError(
+            f"this edit is {edit.what}, which no weight can keep; use it with installed(model, edit), or "
+            "commit an edit of weights"
         )
     _write(model, _updated_weights(model, edit, checked=made_here))
 

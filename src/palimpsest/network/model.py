@@ -62,6 +62,8 @@ class EditableModel(Shown):
         context: text before every prompt; set by `palimpsest.network.apply.installed`.
         loaded: fingerprint of the model as it was loaded; empty if it was not loaded from disk.
         sums: checksum of each weight, with what tells that the weight was written since; see `fingerprint`.
+        wraps: edits in force that wrap the model (`palimpsest.network.wraps.Wrap`), the earliest first; set
+            by `palimpsest.network.apply.installed`.
     """
 
     net: Any
@@ -71,6 +73,7 @@ class EditableModel(Shown):
     context: str = ""
     loaded: str = ""
     sums: dict[str, tuple["_Written", list[int]]] = field(default_factory=dict, compare=False)
+    wraps: tuple[Any, ...] = field(default=(), compare=False)
 
     def shown(self) -> dict[str, object]:
         """Name, size and place of the model."""
@@ -94,7 +97,11 @@ class EditableModel(Shown):
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt, after the context where one is installed."""
-        return encode(self.tokenizer, self.context + prompt)
+        return encode(self.tokenizer, self.before(prompt) + prompt)
+
+    def before(self, prompt: str) -> str:
+        """Text that is read before a prompt: the context, then what wraps in force choose for this prompt."""
+        return self.context + "".join(wrap.before(prompt) for wrap in self.wraps)
 
     def require_room(self, text: str, tokens: int) -> None:
         """Check that a text of so many tokens fits into the model's context.
@@ -215,7 +222,7 @@ def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_
 
 
 def fingerprint(model: EditableModel, anew: bool = False) -> str:
-    """Hash of all present weights, edits included, of how a text is tokenised, and of the context.
+    """Hash of all present weights, edits included, of how a text is tokenised, of context and wraps.
 
     It uses exact integer checksums of the bits by row and by column, weighted by position. It therefore does
     not depend on the number of threads, and needs one pass over the weights on their device. It guards
@@ -238,7 +245,8 @@ def fingerprint(model: EditableModel, anew: bool = False) -> str:
         sums[name] = held[1]
     probe = model.tokenizer(PROBE)["input_ids"]
     asked = {"context": model.context} if model.context else {}
-    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe, **asked})
+    wraps = {"wraps": [wrap.digest for wrap in model.wraps]} if model.wraps else {}
+    return digest({"sums": sums, "vocabulary": len(model.tokenizer), "probe": probe, **asked, **wraps})
 
 
 @dataclass(frozen=True)
@@ -272,7 +280,7 @@ def _checksum(parameter: Tensor) -> list[int]:
 
 
 def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str:
-    """Prompt with its greedy continuation, as text; an installed context is removed.
+    """Prompt with its greedy continuation, as text; what an edit placed before the prompt is removed.
 
     Raises:
         ScoreError: if the prompt gives no token, or it and its continuation exceed the model's context.
@@ -290,7 +298,7 @@ def generate(model: EditableModel, prompt: str, max_new_tokens: int = 20) -> str
             do_sample=False,
             pad_token_id=model.tokenizer.pad_token_id or model.tokenizer.eos_token_id,
         )
-    return str(model.tokenizer.decode(found[0], skip_special_tokens=True)).removeprefix(model.context)
+    return str(model.tokenizer.decode(found[0], skip_special_tokens=True)).removeprefix(model.before(prompt))
 
 
 def describe(model: EditableModel) -> dict[str, str]:

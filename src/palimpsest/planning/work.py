@@ -292,6 +292,21 @@ def _traced(p: Parameters) -> Work:
     return Work(asked=p["asked"], by_layer=by_layer, layers=0, projected=False)
 
 
+def _in_turn(p: Parameters) -> Work:
+    names = [*p["sequences"], *p["editors"]]
+    runs = tuple(Run(name, p["facts"], p["batch"]) for name in p["sequences"])
+    asked = len(names) * sum(p["at"]) * (1 + 4 + 10)
+    return Work(len(names) * p["facts"], runs=runs, asked=asked, read=len(names) * len(p["at"]) * p["tokens"])
+
+
+def _harder(p: Parameters) -> Work:
+    names, facts = p["editors"], p["hops"] + p["ripples"]
+    runs = tuple(Run(name, n, n) for name in names for n in (p["hops"], p["ripples"]))
+    prompts = p["hops"] * (1 + 2 + 3) + p["ripples"] * 4
+    drawn = (1 + len(names)) * p["answer_tokens"]
+    return Work(len(names) * facts, runs=runs, asked=(1 + len(names)) * prompts // 2, drawn=drawn)
+
+
 def _none(_: Parameters) -> Work:
     return Work(layers=0, projected=False)
 
@@ -321,5 +336,7 @@ PAGES: dict[str, Callable[[Parameters], Work]] = {
     "21_cost": _cost,
     "22_alphaedit_theorems": _none,
     "23_causal_tracing": _traced,
+    "24_other_editors": _in_turn,
+    "25_harder_questions": _harder,
 }
 """Notebook -> its work by its parameters. A page that is not here has no estimate, and a plan says so."""

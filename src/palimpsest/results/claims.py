@@ -20,6 +20,7 @@ from palimpsest.errors import DataError
 from palimpsest.results import records
 from palimpsest.results.effects import Count, Effect, Limit, Parts
 from palimpsest.results.printed_audit import Audit, Row, Rows, load_audit
+from palimpsest.results.reservations import Awaited, reserved
 from palimpsest.results.rules import (
     UNTESTED,
     Absent,
@@ -70,17 +71,6 @@ class Paper(BaseModel):
     """Keys in ``book/references.bib``; empty for the group that compares papers."""
 
 
-class Awaited(BaseModel):
-    """What is still to be run before a claim is tested in the paper's regime."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    page: str = Field(pattern=r"^[0-9]{2}$")
-    """Number of the page that will run it."""
-    what: str = Field(min_length=5)
-    all: bool = False
-    """No label is earned before that; by default only "absent here" and "undecided" are not."""
-
-
 class Changed(BaseModel):
     """A rule or limit that was changed after its run."""
 
@@ -110,6 +100,8 @@ class Claim(BaseModel):
     paper_ran: str = ""
     """Model and size of the paper's own run, for a claim about an effect."""
     awaits: Awaited | None = None
+    own_data: str | None = Field(None, min_length=10)
+    """What stands in for the paper's data; a label that is earned on it is "own data"."""
     changed: tuple[Changed, ...] = ()
     mathematics: str = ""
     """What mathematics says about the claim, without a computation."""
@@ -294,7 +286,8 @@ def verdict(
     if absent:
         reason = f"value {', '.join(absent)} missing in {where}"
         return Verdict(claim.id, "not run", profile, reason, shown)
-    label, reason = _awaited(claim, _judge(claim, values, where))
+    found = _judge(claim, values, where)
+    label, reason = reserved(found, claim.awaits, claim.own_data, claim.notebook)
     parts = tuple(claim.rule.judged(values)) if isinstance(claim.rule, Parts) and label != "not run" else ()
     return Verdict(claim.id, label, profile, reason, shown, parts)
 
@@ -308,18 +301,6 @@ def _judge(claim: Claim, values: Values, where: str) -> Judgement:
         return Judgement("not run", f"{error} in {where}")
     except DataError as error:
         raise DataError(f"claim {claim.id}, {where}: {error}") from error
-
-
-def _awaited(claim: Claim, found: Judgement) -> Judgement:
-    """A label that was not earned in the paper's regime becomes "not tested in the paper's regime"."""
-    awaits = claim.awaits
-    if awaits is None or found.label == "not run":
-        return found
-    if not awaits.all and found.label not in ("absent here", "undecided"):
-        return found
-    own = claim.notebook is not None and claim.notebook.startswith(f"{awaits.page}_")
-    where = f"in a later run of page {awaits.page}" if own else f"on page {awaits.page}"
-    return Judgement(UNTESTED, f"still to come {where}: {awaits.what}; so far: {found.reason}")
 
 
 def headline(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:

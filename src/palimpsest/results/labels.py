@@ -6,7 +6,7 @@ itself is always written out, so that no meaning rests on a colour.
 
 import html
 
-from palimpsest.results.rules import UNTESTED
+from palimpsest.results.rules import OWN_DATA, UNTESTED
 
 COLOURS: dict[str, tuple[str, str]] = {
     "verified numerically": ("#00517a", "#ffffff"),
@@ -18,6 +18,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "absent here": ("#f2c14e", "#241a02"),
     "undecided": ("#f6ec9c", "#242102"),
     UNTESTED: ("#d3d7dd", "#1b1b1b"),
+    OWN_DATA: ("#c9d8f0", "#10182a"),
     "not run": ("#ffffff", "#3d3d3d"),
 }
 """Label -> colours of its ground and its letters."""

@@ -24,7 +24,7 @@ def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
 
     Raises:
         UnknownNameError: if there is no such table or column.
-        DataError: if no row remains after filtering.
+        DataError: if the table cannot be read or lacks a column, or no row remains after filtering.
     """
     folder = paths.root() / "data" / "published"
     name = f"{paper}_{table}" if str(table) in ("figures", "hyperparameters") else ""
@@ -32,7 +32,13 @@ def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
     if not path.is_file():
         known = [file.stem for file in folder.glob("*_*.csv")]
         raise UnknownNameError("published table", path.stem, known)
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); restore the file") from error
+    lacking = [column for column in ("value", "spread") if column not in frame]
+    if lacking:
+        raise DataError(f"{path}: has no column {lacking[0]!r}, but {list(frame)}; restore the file")
     for column, wanted in filters.items():
         frame = _keep(frame, column, wanted, path.name)
     numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("value", "spread")}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from palimpsest.errors import DataError
 
 UNTESTED = "not tested in the paper's regime"
+OWN_DATA = "own data"
 
 LABELS: dict[str, str] = {
     "verified numerically": "the statement held on every random problem tried, within the stated tolerance",
@@ -27,6 +28,8 @@ LABELS: dict[str, str] = {
     "undecided": "the interval includes both no effect and one worth naming, or the run was too small to "
     "see the published one",
     UNTESTED: "what was run differs from the paper where it matters; the page named is to run it",
+    OWN_DATA: "judged on data that this project made to the schema of the paper's; the reason says what "
+    "came out",
     "not run": "not tested yet; the reason is given",
 }
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from palimpsest.editors import EDITORS
+from palimpsest.editors.base import Editor, WeightEditor
 from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import PalimpsestError, ProfileError, ResourceError, SequenceError
@@ -20,8 +22,10 @@ def sequence(editor: Sequential | str, model: str | EditableModel) -> Sequential
 
     Raises:
         UnknownNameError, ProfileError: see `palimpsest.editors.named_sequences.configuration`.
-        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model.
+        SequenceError: if the settings do not keep every fact, or read keys and values on the edited model, or
+            the editor changes no weight.
     """
+    _require_weights(editor)
     name, chosen = "these settings", editor
     if isinstance(chosen, str):
         name, chosen = chosen, _on_file(chosen, model)
@@ -38,6 +42,24 @@ def sequence(editor: Sequential | str, model: str | EditableModel) -> Sequential
             "memit_aligned or alphaedit_aligned"
         )
     return chosen
+
+
+def _require_weights(editor: object) -> None:
+    """Refuse editors whose edits no folder of weights can keep.
+
+    Raises:
+        SequenceError: if it is one.
+    """
+    method = type(editor) if isinstance(editor, Editor) else None
+    if isinstance(editor, str) and editor in EDITORS:
+        method = EDITORS[editor].editor
+    if method is not None and not issubclass(method, WeightEditor):
+        raise SequenceError(
+            f"{method.printed} changes no weight: its edits wrap the model while they are installed, and a "
+            "folder of weights cannot keep them. Use palimpsest.edit and installed(model, edit), with "
+            "palimpsest.workbench.wrap_file.save_wrap for memories, or choose a sequence such as "
+            "memit_aligned"
+        )
 
 
 def _on_file(row: str, model: str | EditableModel) -> Sequential:

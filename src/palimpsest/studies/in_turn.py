@@ -1,0 +1,170 @@
+"""Facts written batch after batch by any editor: one that changes weights, wraps a layer or keeps a memory.
+
+`palimpsest.studies.stream` and `palimpsest.studies.trajectory` look closely at editors of weights; here every
+editor is asked the same, and what its edits cost is measured beside. An editor that changes no weight must
+hold all facts of its sequence in each edit, as those of `palimpsest.editors.remembered` do.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from palimpsest import cache
+from palimpsest.editors import check
+from palimpsest.editors.base import Editor, WeightEditor
+from palimpsest.editors.steps import run_key, steps
+from palimpsest.errors import ScoreError
+from palimpsest.evaluation.drift import Reference, drift
+from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.metrics import SCORES
+from palimpsest.network.apply import Edit, installed
+from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.types import EditRequest, EvalCase
+
+REVISION = 1
+"""Part of the cache key; raise it when the code gives other rows for the same run."""
+
+COLUMNS = ("edits", "of", "key", "metric", "value")
+_Row = tuple[int, str, str, str, float]
+
+
+def in_force(
+    model: EditableModel, editor: Editor, batches: Sequence[Sequence[EditRequest]]
+) -> Generator[Edit]:
+    """The edit of each batch, with it and all earlier ones in force; at the end the model is as before.
+
+    Args:
+        model: the unedited model; it may be asked between the edits.
+        editor: any editor; one that changes no weight holds all facts of its sequence in each edit.
+        batches: requests of each edit.
+
+    Raises:
+        RequestError: if a batch is empty or has the same subject and prompt twice.
+        As `palimpsest.editors.base.Editor.edit`; the model is restored.
+    """
+    if isinstance(editor, WeightEditor):
+        for step in steps(model, editor, batches):
+            if step.requests:
+                yield step.edit
+        return
+    state = editor.begin()
+    for requests in batches:
+        check(requests)
+        edit, state = editor.edit(model, requests, state)
+        with installed(model, edit):
+            yield edit
+
+
+@contextmanager
+def all_written(
+    model: EditableModel, editor: Editor, batches: Sequence[Sequence[EditRequest]]
+) -> Iterator[EditableModel]:
+    """Inside the block the edits of all batches are in force, made one after the other; as `in_force`."""
+    edits = in_force(model, editor, batches)
+    try:
+        for _ in batches:
+            next(edits)
+        yield model
+    finally:
+        edits.close()
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Facts in the order in which they are written, and when the edited model is asked.
+
+    Attributes:
+        model: the unedited model; every run restores it.
+        cases: all facts; their number is a multiple of the batch size.
+        batch: facts of one edit.
+        at: numbers of facts written at which the model is asked, ascending; each ends a batch.
+        reference: held-out text with the unedited model's predictions.
+        metrics: scored for every fact that is written by then.
+
+    Raises:
+        ScoreError: if a number of ``at`` ends no batch.
+    """
+
+    model: EditableModel
+    cases: Sequence[EvalCase]
+    batch: int
+    at: Sequence[int]
+    reference: Reference
+    metrics: tuple[str, ...] = SCORES
+
+    def __post_init__(self) -> None:
+        ends = range(self.batch, len(self.cases) + 1, self.batch)
+        if not self.at or [*self.at] != sorted({*self.at}) or not {*self.at} <= {*ends}:
+            raise ScoreError(
+                f"the model is to be asked after {[*self.at]} facts, which must be ascending ends of batches "
+                f"of {self.batch} among {len(self.cases)} facts"
+            )
+
+    def outcome(self, editor: Editor) -> pd.DataFrame:
+        """Rows of one run, read from disk if the same run was made before.
+
+        Args:
+            editor: any editor; one that changes no weight holds all facts of its sequence in each edit.
+
+        Returns:
+            One row per measurement, with columns ``edits`` (facts written by then), ``of``, ``key``,
+            ``metric`` and ``value``:
+            ``fact``, case id: the metrics, in [0, 1], of all facts written by then.
+            ``window``, its number: nll and nll_before (nats per token) and agreement of held-out text.
+            ``cost``, empty: ``seconds`` of all edits so far; ``bytes`` of a memory beside the weights, 0
+            without one; ``asking``, seconds of the evaluation of all facts written by then.
+            ``undone``, empty: ``same``, whether the model is bit by bit as before, after the last edit.
+
+        Raises:
+            As `palimpsest.editors.base.Editor.edit` and `palimpsest.evaluation.drift.drift`.
+        """
+        any_kind: Any = editor  # the key is that of a run of weights, and holds for any settings
+        key = {
+            **run_key(self.model, any_kind, self.cases),
+            "revision": REVISION,
+            "batch": self.batch,
+            "asked": [*self.at, *self.metrics],
+            "text": cache.digest(self.reference.ids.tolist()),
+        }
+        return cache.table("in_turn", key, COLUMNS, lambda: self._rows(editor))
+
+    def unedited(self) -> pd.DataFrame:
+        """Rows of all facts before any edit."""
+        found = evaluate(self.model, self.cases, self.metrics)
+        rows = [(0, "fact", record.case, record.metric, record.value) for record in found]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _rows(self, editor: Editor) -> Iterator[_Row]:
+        before = fingerprint(self.model)
+        seconds, started = 0.0, time.perf_counter()
+        for number, edit in enumerate(in_force(self.model, editor, self._batches()), 1):
+            seconds += time.perf_counter() - started
+            if (edits := number * self.batch) in self.at:
+                taken, rows = self._timed(self.cases[:edits])
+                yield from ((edits, *row) for row in rows)
+                yield edits, "cost", "", "seconds", seconds
+                yield edits, "cost", "", "bytes", float(edit.notes.get("bytes", 0))
+                yield edits, "cost", "", "asking", taken
+                yield from ((edits, *row) for row in self._text())
+            started = time.perf_counter()
+        yield len(self.cases), "undone", "", "same", float(fingerprint(self.model, anew=True) == before)
+
+    def _batches(self) -> list[list[EditRequest]]:
+        asked = [case.request for case in self.cases[: self.at[-1]]]
+        return [asked[first : first + self.batch] for first in range(0, len(asked), self.batch)]
+
+    def _timed(self, cases: Sequence[EvalCase]) -> tuple[float, list[tuple[str, str, str, float]]]:
+        """Seconds of an evaluation, and its rows."""
+        start = time.perf_counter()
+        found = evaluate(self.model, cases, self.metrics)
+        taken = time.perf_counter() - start
+        return taken, [("fact", record.case, record.metric, record.value) for record in found]
+
+    def _text(self) -> Iterator[tuple[str, str, str, float]]:
+        for row in drift(self.model, self.reference).windows.to_dict("records"):
+            for name in ("nll", "nll_before", "agreement"):
+                yield "window", str(row["window"]), name, float(row[name])

@@ -1,0 +1,90 @@
+"""One edit that changes no weight as a safetensors file: a memory at a layer, or texts chosen for prompts.
+
+tensors      a memory: keys, radii and contents by their names; texts: vectors
+metadata     format, kind, base (fingerprint), model (name), about (JSON: the rest of the edit, without notes)
+
+Such an edit is no part of a folder that transformers loads: it acts while it is installed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from palimpsest.errors import ResourceError
+from palimpsest.files import replacing
+from palimpsest.network.chosen import ChosenContext, Embed
+from palimpsest.network.codebook import Codebook
+from palimpsest.network.wraps import ACTS, LayerWrap, Wrap
+
+FORMAT = "1"
+MEMORY, TEXTS = "memory", "texts"
+
+
+def save_wrap(path: str | Path, edit: Wrap, model: str) -> None:
+    """Write an edit to a file atomically: after an error the file is unchanged.
+
+    Args:
+        path: usually ending in ``.safetensors``.
+        edit: a `LayerWrap` or `ChosenContext`. The embedder of the latter is not written.
+        model: name of the model it was made for.
+
+    Raises:
+        ResourceError: if the file cannot be written, or the edit is of another kind.
+    """
+    about: dict[str, Any]
+    if isinstance(edit, LayerWrap):
+        acts = {cls: name for name, cls in ACTS.items()}
+        kind, tensors = MEMORY, edit.tensors()
+        about = {"layer": edit.layer, "at": edit.at, "act": acts[type(edit.act)], "labels": edit.book.labels}
+    elif isinstance(edit, ChosenContext):
+        kind, tensors = TEXTS, {"vectors": edit.vectors}
+        about = {"texts": edit.texts, "threshold": edit.threshold}
+    else:
+        raise ResourceError(
+            f"an edit of kind {type(edit).__name__} has no file format; save a LayerWrap or a ChosenContext"
+        )
+    told = {"format": FORMAT, "kind": kind, "base": edit.base, "model": model}
+    told["about"] = json.dumps(about, ensure_ascii=False)
+    plain = {name: part.detach().cpu().contiguous() for name, part in tensors.items()}
+    with replacing(Path(path)) as temporary:
+        save_file(plain, temporary, metadata=told)
+
+
+def load_wrap(path: str | Path, embed: Embed | None = None) -> Wrap:
+    """Read a file written by `save_wrap`; the edit has no notes.
+
+    Args:
+        path: the file.
+        embed: for texts chosen for prompts, the embedder that they were made with.
+
+    Raises:
+        ResourceError: if the file does not exist, holds no such edit, or needs an embedder and none is given.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            told, names = file.metadata() or {}, file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        if told.get("format") != FORMAT:
+            raise ValueError(f"its format is {told.get('format')!r}, not {FORMAT!r}")
+        about, base, kind = json.loads(told["about"]), told["base"], told["kind"]
+        if kind == MEMORY:
+            book = Codebook(tensors.pop("keys"), tensors.pop("radii"), tuple(about["labels"]))
+            act = ACTS[about["act"]](**tensors)
+            return LayerWrap(about["layer"], book, act, about["at"], base=base)
+        if kind != TEXTS:
+            raise ValueError(f"its kind is {kind!r}, neither {MEMORY!r} nor {TEXTS!r}")
+        if embed is not None:
+            threshold = float(about["threshold"])
+            return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
+    except (OSError, SafetensorError, ArithmeticError, ValueError, LookupError, TypeError) as error:
+        raise ResourceError(
+            f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap "
+            "wrote"
+        ) from error
+    raise ResourceError(
+        f"{path} holds texts that are chosen by embeddings, and no embedder was given; pass embed=, the one "
+        "that they were made with"
+    )

@@ -1,0 +1,118 @@
+"""Any editor in turn: rows against a plain loop, and a model that is as it was."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from palimpsest.editors.base import Editor, WeightEditor
+from palimpsest.errors import ScoreError
+from palimpsest.evaluation.drift import Reference, drift
+from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.metrics import SCORES
+from palimpsest.network.apply import commit, installed, restored
+from palimpsest.network.model import EditableModel
+from palimpsest.studies import in_turn as room
+from palimpsest.studies.in_turn import InTurn, all_written
+from tests.editing import same_bits, small, snapshot
+from tests.studies.test_trajectory import CASES
+
+pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
+
+
+@pytest.fixture
+def asked(model: EditableModel, text: Reference) -> InTurn:
+    return InTurn(model, CASES[:4], 2, (2, 4), text)
+
+
+def scores(rows: pd.DataFrame, edits: int) -> "Scores":
+    found = rows[rows["of"].eq("fact") & rows["edits"].eq(edits)]
+    return dict(zip(zip(found["key"], found["metric"], strict=True), found["value"], strict=True))
+
+
+def by_hand(
+    model: EditableModel, editor: Editor, text: Reference
+) -> tuple[dict[tuple[str, str], float], float]:
+    """Scores and agreement after two batches of two facts."""
+    state, batches = editor.begin(), ([c.request for c in CASES[:2]], [c.request for c in CASES[2:4]])
+    with restored(model, getattr(editor, "layers", ())):
+        for batch in batches:
+            edit, state = editor.edit(model, batch, state)
+            if isinstance(editor, WeightEditor):
+                commit(model, edit)
+        with installed(model, edit) if not isinstance(editor, WeightEditor) else restored(model, ()):
+            found = {(r.case, r.metric): r.value for r in evaluate(model, CASES[:4], SCORES)}
+            return found, drift(model, text).agreement
+
+
+@pytest.mark.parametrize("name", ["rome", "ft", "grace", "melo"])
+def test_rows_are_what_a_plain_loop_finds(
+    asked: InTurn, model: EditableModel, text: Reference, name: str
+) -> None:
+    editor, before = small(name), snapshot(model)
+    rows = asked.outcome(editor)
+    found, agreement = by_hand(model, editor, text)
+    assert scores(rows, 4) == pytest.approx(found)
+    assert set(scores(rows, 2)) == {key for key in found if key[0] in {case.id for case in CASES[:2]}}
+    windows = rows[rows["of"].eq("window") & rows["edits"].eq(4) & rows["metric"].eq("agreement")]
+    assert windows["value"].mean() == pytest.approx(agreement)
+    costs = rows[rows["of"].eq("cost")].pivot(index="edits", columns="metric", values="value")
+    assert (costs[["seconds", "asking"]] > 0).all().all()
+    assert costs["seconds"].is_monotonic_increasing
+    memory = not isinstance(editor, WeightEditor)
+    assert costs["bytes"].gt(0).all() if memory else costs["bytes"].eq(0).all()
+    assert rows.loc[rows["metric"].eq("same"), "value"].tolist() == [1]
+    assert same_bits(model, before)
+
+
+@pytest.mark.parametrize("name", ["rome", "grace"])
+def test_all_edits_are_in_force_in_the_block_and_none_behind_it(
+    model: EditableModel, text: Reference, name: str
+) -> None:
+    editor, before = small(name), snapshot(model)
+    batches = [[c.request for c in CASES[:2]], [c.request for c in CASES[2:4]]]
+    with all_written(model, editor, batches):
+        found = {(r.case, r.metric): r.value for r in evaluate(model, CASES[:4], SCORES)}
+        assert not same_bits(model, before) or model.wraps
+    assert found == pytest.approx(by_hand(model, editor, text)[0])
+    with pytest.raises(ZeroDivisionError), all_written(model, editor, batches):
+        _ = 1 / 0
+    assert same_bits(model, before)
+    assert model.wraps == ()
+
+
+def test_a_run_is_read_back_and_other_facts_are_another_run(
+    asked: InTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = small("grace")
+    once = asked.outcome(editor)
+    monkeypatch.setattr(InTurn, "_rows", lambda *_: pytest.fail("it ran"))
+    pd.testing.assert_frame_equal(asked.outcome(editor), once)
+    with pytest.raises(pytest.fail.Exception):
+        InTurn(asked.model, CASES[2:6], 2, (2, 4), asked.reference).outcome(editor)
+
+
+def test_the_unedited_model_is_asked_all_facts(asked: InTurn) -> None:
+    found = {(r.case, r.metric): r.value for r in evaluate(asked.model, CASES[:4], SCORES)}
+    assert scores(asked.unedited(), 0) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("at", [(), (3,), (4, 2), (2, 2), (6,), (0, 2)])
+def test_numbers_that_end_no_batch_are_refused(
+    model: EditableModel, text: Reference, at: tuple[int, ...]
+) -> None:
+    with pytest.raises(ScoreError, match="which must be ascending ends of batches of 2 among 4 facts"):
+        InTurn(model, CASES[:4], 2, at, text)
+
+
+def test_an_editor_that_breaks_off_leaves_the_model_and_no_rows(
+    asked: InTurn, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    before = snapshot(asked.model)
+    monkeypatch.setattr(room, "drift", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for name in ("rome", "grace"):
+        with pytest.raises(KeyboardInterrupt):
+            asked.outcome(small(name))
+    assert same_bits(asked.model, before)
+    assert asked.model.wraps == ()
+    assert not list((own_cache / "in_turn").glob("*.parquet"))
