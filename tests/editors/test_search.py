@@ -15,7 +15,7 @@ MODEL = "smollm2-135m"
 SEARCH = pd.read_csv(models_dir() / f"{MODEL}.search.csv")
 FOLLOWING = ("ft_l", "ike")
 """Their settings follow from others' by a rule, which a test below checks."""
-ADAPTED = ("ft_m", "lora", "r_rome", "emmet", "kn", "ultraedit")
+ADAPTED = ("ft_m", "lora", "r_rome", "emmet", "kn", "ultraedit", "grace", "melo", "serac")
 """Their settings are published ones, adapted to the model by what its file says, or another method's."""
 UNSEARCHED = (*FOLLOWING, *ADAPTED)
 SEARCHED = [editor for editor in EDITORS if editor not in UNSEARCHED]
@@ -78,6 +78,12 @@ def test_what_was_adapted_is_what_the_file_says() -> None:
     gptj: Any = editor_for("ultraedit", "gpt-j-6b")
     assert found["ultraedit"]["layers"] == list(layers_of(gptj.layers, 28, 30))
     assert found["ultraedit"]["lr"] == pytest.approx(10 * gptj.lr * 16384 / 1536, rel=0.1)
+    for name, model, kept in (
+        ("grace", "qwen2.5-7b", ("radius", "lr")),
+        ("melo", "gpt2-xl", ("radius", "rank")),
+    ):
+        easyedit = editor_settings(model, name)
+        assert {key: found[name][key] for key in kept} == {key: easyedit[key] for key in kept}
 
 
 def test_the_score_is_the_worst_margin_to_the_bar() -> None:

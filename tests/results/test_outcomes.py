@@ -16,6 +16,7 @@ from palimpsest.results.effects import RANK, Count, Effect, Limit, Parts
 from palimpsest.results.printed_audit import Audit
 from palimpsest.results.rules import (
     LABELS,
+    OWN_DATA,
     Absent,
     Bias,
     Bound,
@@ -265,4 +266,5 @@ def test_every_label_is_given_by_some_claim() -> None:
     claims = load_claims().claims
     given = {label for claim in JUDGED for label in labels_of(claim.rule)}
     given |= {verdict(claim, {}, "laptop").label for claim in claims if claim.rule is None}
+    given |= {OWN_DATA for claim in claims if claim.own_data}
     assert given == set(LABELS)
