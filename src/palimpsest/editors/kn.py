@@ -186,7 +186,7 @@ def answer_of(model: EditableModel, prompt: Sequence[int], tokens: int) -> list[
         for _ in range(tokens):
             row = pad(model.tokenizer, [[*prompt, *found]]).to(model.device)
             states = run_body(model, row, use_cache=False).last_hidden_state  # (1, t, d_v)
-            found.append(int(logits_of(model, states[0, -1]).argmax()))
+            found.append(int(logits_of(model, states[:, -1])[0].argmax()))
     return found
 
 

@@ -103,7 +103,8 @@ class RememberingEditor(Editor):
 
     Attributes:
         layers: the one wrapped layer.
-        at: what of it is wrapped: its edited ``map``, or the whole ``layer``.
+        at: what of it is wrapped: its edited ``map``, or the whole ``layer``, which is the place where a norm
+            stands behind the map (Gemma 2 and 3, OLMo 2) and takes the length of what it gives.
         radius: ε, of a new entry, in the unit of the layer's inputs.
         steps: steps of Adam for the contents of an entry.
         lr: Adam's learning rate.
