@@ -51,8 +51,9 @@ def test_packed_answers_are_those_of_whole_passes(kind: str, act: str, at: str) 
         for batch_size in (64, 3):
             found = ask(model, PAIRS, batch_size)
             torch.testing.assert_close(found.nll, wanted, rtol=1e-5, atol=1e-5)
-    moved = (found.nll - bare.nll).abs() > 1e-3
-    assert moved.nonzero()[:, 0].tolist() == [i for i in range(len(PAIRS)) if i not in UNTOUCHED]
+    moved = (found.nll - bare.nll).abs()
+    assert moved[UNTOUCHED].max() < 1e-9
+    assert moved[[i for i in range(len(PAIRS)) if i not in UNTOUCHED]].min() > 1e-4  # ten times the tolerance
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
