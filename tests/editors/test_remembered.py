@@ -1,5 +1,5 @@
-"""GRACE and MELO: facts are learnt, stay in later batches, are forgotten exactly, and leave all else "
-"alone."""
+"""GRACE and MELO: facts are learnt, stay in later batches, are forgotten exactly, and leave all else
+alone."""
 
 import json
 from collections.abc import Sequence
@@ -120,8 +120,8 @@ def test_earlier_batches_are_answered_after_three(name: str) -> None:
 
 @every_method
 def test_what_an_entry_learns_does_not_depend_on_the_others(name: str) -> None:
-    """One batch, batches of one, and small passes: the same up to rounding, also where some are learnt "
-    "early."""
+    """One batch, batches of one, and small passes: the same up to rounding, also where some are learnt
+    early."""
     model = double("llama")
     whole, _ = in_turn(made(name), model, [FACTS])
     alone, _ = in_turn(made(name), model, [[request] for request in FACTS])
