@@ -14,6 +14,7 @@ from palimpsest.types import EditRequest
 from tests.datasets.benchmark_records import MQUAKE, RIPPLE
 from tests.datasets.test_benchmarks import READ, Reader, broken, written
 
+READERS = [*dict.fromkeys(reader for reader, _ in READ.values()), load_any_set]
 TWICE = [MQUAKE[0]["requested_rewrite"][0], MQUAKE[0]["requested_rewrite"][0] | {"target_new": {"str": "x"}}]
 ELSE = RIPPLE[0]["edit"] | {"target_label": "Sudland", "original_fact": {"prompt": "Else is so."}}
 CASES: list[tuple[str, str, object, str]] = [
@@ -186,7 +187,7 @@ def test_ids_repeat_and_long_lists_are_cut(tmp_path: Path) -> None:
         load_mquake(written(tmp_path, []))
 
 
-@pytest.mark.parametrize("read", [*{reader for reader, _ in READ.values()}, load_any_set])
+@pytest.mark.parametrize("read", READERS)
 def test_a_pipe_is_refused_at_once(read: Reader, tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -194,7 +195,7 @@ def test_a_pipe_is_refused_at_once(read: Reader, tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("read", [*{reader for reader, _ in READ.values()}, load_any_set])
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("content", [b"\x00\xff", b"[" * 100_000, b'[{"case_id": NaN}]', b"[1, null, {}]"])
 def test_crafted_files_are_refused(read: Reader, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "crafted"
