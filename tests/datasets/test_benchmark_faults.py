@@ -181,7 +181,7 @@ def test_faults_are_named_by_format_record_and_field(
 def test_ids_repeat_and_long_lists_are_cut(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"25 malformed records:\n(.*\n)*  and 5 more\n"):
         load_mquake(written(tmp_path, [MQUAKE[0], *[MQUAKE[0]] * 25]))
-    with pytest.raises(DataError, match="record 2: id '1' was already used at 1"):
+    with pytest.raises(DataError, match="record 2: case id '1' was already used on line 1"):
         load_mquake(written(tmp_path, [MQUAKE[0]] * 2))
     with pytest.raises(DataError, match="holds no record of MQuAKE"):
         load_mquake(written(tmp_path, []))

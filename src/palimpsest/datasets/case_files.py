@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from palimpsest.datasets.files import LISTED, Rejected, member, text_member
-from palimpsest.datasets.reading import numbered_records, text_of
-from palimpsest.errors import DataError, RequestError
-from palimpsest.files import file_sha256, special
+from palimpsest.datasets.files import Rejected, member, parsed_records, refusal, text_member
+from palimpsest.errors import DataError
+from palimpsest.files import file_sha256
 
 
 @runtime_checkable
@@ -56,48 +55,13 @@ def load_set(
         DataError: if the file is no regular file, cannot be read or holds no record, or (strict) holds a
             malformed record; the message names the format, the file, the record or line, and the field.
     """
-    if kind := special(path):
-        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
-    cases: list[Case] = []
-    rejected: list[Rejected] = []
-    seen: dict[str, int] = {}
-    for index, (line, record) in enumerate(numbered_records(path)):
-        try:
-            case = parse(_object(record), str(index))
-            if case.id in seen:
-                raise DataError(f"id {case.id!r} was already used at {seen[case.id]}")
-        except RecursionError:
-            rejected.append(Rejected(line, "its brackets are nested too deeply"))
-        except (DataError, RequestError) as error:
-            rejected.append(Rejected(line, str(error)))
-        else:
-            seen[case.id] = line
-            cases.append(case)
+    cases, rejected = parsed_records(path, lambda record, index: parse(record, str(index)))
     if rejected and strict:
-        raise _refusal(path, name, rejected, len(cases))
+        usable = f"the other {len(cases)} and find these in .rejected"
+        raise refusal(path, rejected, f"correct them, or pass strict=False to go on with {usable}", name)
     if not cases and not rejected:
         raise DataError(f"{path}: holds no record of {name}; fetch it again")
     return LoadedSet(name, tuple(cases), tuple(rejected), file_sha256(Path(path)))
-
-
-def _refusal(path: str | Path, name: str, rejected: list[Rejected], usable: int) -> DataError:
-    place = "record" if text_of(path).lstrip()[:1] == "[" else "line"
-    lines = [f"  {place} {fault.line}: {fault.reason}" for fault in rejected[:LISTED]]
-    if len(rejected) > LISTED:
-        lines.append(f"  and {len(rejected) - LISTED} more")
-    head = f"{path}, read as {name}: {len(rejected)} malformed record{'s' if len(rejected) > 1 else ''}:"
-    remedy = (
-        f"correct them, or pass strict=False to go on with the other {usable} and find these in .rejected"
-    )
-    return DataError("\n".join([head, *lines, remedy]))
-
-
-def _object(record: Any) -> Mapping[str, Any]:
-    if isinstance(record, DataError):
-        raise record
-    if not isinstance(record, Mapping):
-        raise DataError(f"a record must be a JSON object, not {type(record).__name__}")
-    return record
 
 
 def label_of(record: Mapping[str, Any], default: str, field: str = "case_id") -> str:

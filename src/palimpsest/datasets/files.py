@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from palimpsest.datasets.reading import numbered_records
+from palimpsest.datasets.reading import numbered_records, text_of
 from palimpsest.errors import DataError, RequestError
 from palimpsest.files import file_sha256, special
 from palimpsest.types import EvalCase
@@ -79,13 +79,57 @@ def read_text(path: str | Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def refusal(path: str | Path, rejected: list[Rejected], remedy: str) -> DataError:
-    """The error that lists malformed records, at most ``LISTED`` of them one by one."""
-    lines = [f"  line {r.line}: {r.reason}" for r in rejected[:LISTED]]
+def refusal(path: str | Path, rejected: list[Rejected], remedy: str, form: str = "") -> DataError:
+    """The error that lists malformed records, at most ``LISTED`` of them one by one.
+
+    Args:
+        path: the file.
+        rejected: its malformed records.
+        remedy: what the user can do.
+        form: name of the format as which the file was read, if it is one of several.
+    """
+    place = "record" if form and text_of(path).lstrip()[:1] == "[" else "line"
+    lines = [f"  {place} {fault.line}: {fault.reason}" for fault in rejected[:LISTED]]
     if len(rejected) > LISTED:
         lines.append(f"  and {len(rejected) - LISTED} more")
-    head = f"{path}: {len(rejected)} malformed record{'s' if len(rejected) > 1 else ''}:"
+    read = f"{path}, read as {form}" if form else f"{path}"
+    head = f"{read}: {len(rejected)} malformed record{'s' if len(rejected) > 1 else ''}:"
     return DataError("\n".join([head, *lines, remedy]))
+
+
+def parsed_records(
+    path: str | Path, parse: Callable[[Mapping[str, Any], int], Parsed]
+) -> tuple[list[Parsed], list[Rejected]]:
+    """What a function makes of every record of a JSON or JSON-lines file, and the records that it refuses.
+
+    Args:
+        path: the file.
+        parse: (record, index of the record from 0) -> result; raises DataError or RequestError with the
+            reason for a malformed record. A result's ``id``, if it has one, must be unique.
+
+    Raises:
+        DataError: if the file is a pipe or a device or cannot be read.
+    """
+    if kind := special(path):
+        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
+    found: list[Parsed] = []
+    rejected: list[Rejected] = []
+    seen: dict[str, int] = {}
+    for index, (line, record) in enumerate(numbered_records(path)):
+        try:
+            result = parse(_mapping(record), index)
+            name = getattr(result, "id", None)
+            if name in seen:
+                raise DataError(f"case id {name!r} was already used on line {seen[name]}")
+        except RecursionError:
+            rejected.append(Rejected(line, "its brackets are nested too deeply"))
+        except (DataError, RequestError) as error:
+            rejected.append(Rejected(line, str(error)))
+        else:
+            if name is not None:
+                seen[name] = line
+            found.append(result)
+    return found, rejected
 
 
 def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalCase], strict: bool) -> Loaded:
@@ -93,28 +137,13 @@ def load_cases(path: str | Path, parse: Callable[[Mapping[str, Any], int], EvalC
 
     Args:
         path: the file.
-        parse: (record, index of the record from 0) -> case; raises DataError or RequestError with the reason
-            for a malformed record.
+        parse: as `parsed_records`.
         strict: raise an error if a record is malformed, instead of listing it in the result.
 
     Raises:
         DataError: if the file is a pipe or a device or cannot be read, or (strict) holds a malformed record.
     """
-    if kind := special(path):
-        raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
-    cases: list[EvalCase] = []
-    rejected: list[Rejected] = []
-    seen: dict[str, int] = {}
-    for index, (line, record) in enumerate(numbered_records(path)):
-        try:
-            case = parse(_mapping(record), index)
-            if case.id in seen:
-                raise DataError(f"case id {case.id!r} was already used on line {seen[case.id]}")
-        except (DataError, RequestError) as error:
-            rejected.append(Rejected(line, str(error)))
-        else:
-            seen[case.id] = line
-            cases.append(case)
+    cases, rejected = parsed_records(path, parse)
     if rejected and strict:
         remedy = (
             f"correct the file, or pass strict=False to go on with the other {len(cases)} "
@@ -129,19 +158,12 @@ def load_records(path: str | Path, parse: Callable[[Mapping[str, Any], int], Par
 
     Args:
         path: the file.
-        parse: (record, index of the record from 0) -> result; raises DataError or RequestError with the
-            reason for a malformed record.
+        parse: as `parsed_records`.
 
     Raises:
         DataError: if the file cannot be read or holds a malformed record; the message lists the lines.
     """
-    found: list[Parsed] = []
-    rejected: list[Rejected] = []
-    for index, (line, record) in enumerate(numbered_records(path)):
-        try:
-            found.append(parse(_mapping(record), index))
-        except (DataError, RequestError) as error:
-            rejected.append(Rejected(line, str(error)))
+    found, rejected = parsed_records(path, parse)
     if rejected:
         raise refusal(path, rejected, "correct these records, or leave them out of the file")
     return found
