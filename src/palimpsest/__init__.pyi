@@ -165,6 +165,7 @@ from .studies.norms import relative_lengths as relative_lengths
 from .studies.norms import unexplained as unexplained
 from .studies.null_edits import random_direction as random_direction
 from .studies.null_edits import random_value as random_value
+from .studies.null_edits import without_facts as without_facts
 from .studies.printing import bars_with_intervals as bars_with_intervals
 from .studies.printing import method_colours as method_colours
 from .studies.printing import method_name as method_name

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palimpsest.network.apply import WeightDelta, installed
+from palimpsest.errors import RequestError
+from palimpsest.network.apply import PromptContext, WeightDelta, installed
 from palimpsest.network.model import fingerprint, read_weight
-from palimpsest.studies.null_edits import random_direction, random_value
+from palimpsest.studies.null_edits import random_direction, random_value, without_facts
 from tests.tiny import tiny_model
 
 
@@ -85,3 +86,13 @@ def test_a_null_edit_is_installed_like_any_other() -> None:
         moved = float((read_weight(model, 1) - before).double().norm())
         assert moved == pytest.approx(edit.norm(), rel=1e-3)
     assert torch.equal(read_weight(model, 1), before)
+
+
+def test_demonstrations_stay_and_facts_go() -> None:
+    told = "New fact: a is b.\na is b.\n\n"
+    edit = PromptContext(told * 2 + "New fact: c is d.\n", "base", {"facts": 1})
+    assert without_facts(edit) == PromptContext(told * 2, "base", {"null": "without_facts"})
+    alone = without_facts(PromptContext("New fact: c is d.\nNew fact: e is f.\n", "base", {"facts": 2}))
+    assert alone.text == ""
+    with pytest.raises(RequestError, match="ends in 1 lines and its edit notes None facts"):
+        without_facts(PromptContext("Some words.", "base"))

@@ -9,6 +9,8 @@ With UᵀΔ = RᵀVᵀ, V orthonormal:
 
 A random direction is nearly orthogonal to any given key, so it is a control for the norm of the update. A
 random value is a control for writing at the keys of a fact, whatever the value.
+
+An edit by IKE is a text, demonstrations and then the facts; `without_facts` leaves its demonstrations alone.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from palimpsest.network.apply import WeightDelta
+from palimpsest.errors import RequestError
+from palimpsest.network.apply import PromptContext, WeightDelta
 
 _EXACT = 1e-12
 """A basis spans the range if the norm of Δ outside it is at most this share of ‖Δ‖."""
@@ -60,6 +63,29 @@ def random_value(edit: WeightDelta, seed: int) -> WeightDelta:
         return _orthonormal(delta.shape[0], len(inner), generator) @ inner
 
     return _turned(edit, seed, "random_value", turned)
+
+
+def without_facts(edit: PromptContext, seed: int = 0) -> PromptContext:
+    """Control edit with the demonstrations of an edit by IKE, and none of its facts.
+
+    Args:
+        edit: a real edit by `palimpsest.editors.ike.Ike`; it is not changed.
+        seed: ignored, as nothing is drawn; so that every control is called alike.
+
+    Returns:
+        The text up to its last paragraph, for the same model.
+
+    Raises:
+        RequestError: if what follows the last paragraph is not as many facts as the edit notes.
+    """
+    shown, mark, stated = edit.text.rpartition("\n\n")
+    facts = stated.splitlines() if mark else edit.text.splitlines()
+    if len(facts) != edit.notes.get("facts"):
+        raise RequestError(
+            f"the text ends in {len(facts)} lines and its edit notes {edit.notes.get('facts')} facts; "
+            "pass an edit made by IKE"
+        )
+    return PromptContext(shown + mark if mark else "", edit.base, {"null": "without_facts"})
 
 
 def _turned(
