@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from palimpsest.editors import EDITORS, Editor, Prepared, State, editor_for
+from palimpsest.editors.hypernetwork import Hypernetwork
 from palimpsest.editors.settings import editor_settings
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
 from palimpsest.types import EditRequest
@@ -108,6 +109,12 @@ def texts(count: int = 300, seed: int = 0) -> list[str]:
 def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics come from `texts`, so that no resource is fetched."""
     monkeypatch.setattr("palimpsest.memory.moments.statistics_texts", texts)
+
+
+def untrained(model: EditableModel, _: str, layers: tuple[int, ...] = (1,)) -> Hypernetwork:
+    """A hypernetwork of a model with parameters as they begin, in place of one on file."""
+    width = read_weight(model, layers[0]).shape
+    return Hypernetwork(layers, (width[0], width[1]), rank=4)
 
 
 def double(kind: str, **options: Any) -> EditableModel:

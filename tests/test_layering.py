@@ -27,14 +27,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "continual": ("algebra", "memory.moments"),
     "editors": ("memory", "network", "algebra"),  # neither datasets nor evaluation: no editor sees a test
     "evaluation": ("network", "results.intervals"),
-    "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results"),
+    "training": ("network", "memory", "datasets", "editors"),
+    "studies": ("algebra", "network", "memory", "datasets", "editors", "evaluation", "results", "training"),
     "workbench": ("algebra", "network", "datasets", "editors", "evaluation"),
     "book": ("results",),
     "planning": ("book", "studies.cost", "algebra.projector", "editors", "memory.settings", "network"),
     "batch": ("book",),
     "commands": (
         *("network", "memory", "datasets", "evaluation", "results", "workbench", "book", "batch", "planning"),
-        *("editors.settings", "studies.settings_search"),
+        *("editors.settings", "editors.mend", "training", "studies.settings_search"),
     ),
 }
 """Wing -> wings, or single modules of them, that it may import beside itself and the ground."""

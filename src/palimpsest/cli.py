@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import batches, doctor, edits, models, planning, search, stats
+from palimpsest.commands import batches, doctor, edits, models, planning, search, stats, training
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -35,6 +35,7 @@ evaluate = app.command()(models.evaluate)
 compare = app.command()(models.compare)
 trace = app.command()(search.trace)
 tune = app.command()(search.tune)
+train = app.command()(training.train)
 check_up = app.command()(doctor.doctor)
 plan = app.command()(planning.plan)
 sum_moments = app.command()(stats.stats)

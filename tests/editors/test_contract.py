@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, Editor, Prepared, State, base, edit, editor_for, serac
+from palimpsest.editors import EDITORS, Editor, Prepared, State, base, edit, editor_for, mend, serac
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import ModelError, ProfileError, RequestError, StateError
@@ -18,7 +18,17 @@ from palimpsest.evaluation.smoothing_score import SELECTIONS
 from palimpsest.network.apply import Edit, WeightDelta, commit, installed
 from palimpsest.network.model import fingerprint, read_weight
 from palimpsest.types import EditRequest
-from tests.editing import CONTEXTS, EMBEDDED, REQUESTS, begun, same_bits, small, snapshot, stub_texts
+from tests.editing import (
+    CONTEXTS,
+    EMBEDDED,
+    REQUESTS,
+    begun,
+    same_bits,
+    small,
+    snapshot,
+    stub_texts,
+    untrained,
+)
 from tests.embedders import letters
 from tests.tiny import tiny_model
 
@@ -36,6 +46,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
     monkeypatch.setattr(serac, "embedder", letters)
+    monkeypatch.setattr(mend, "trained_for", untrained)
 
 
 def made_by(name: str) -> Editor:

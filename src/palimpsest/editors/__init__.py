@@ -26,6 +26,7 @@ from palimpsest.editors.kn import KnowledgeNeurons
 from palimpsest.editors.lora import Lora
 from palimpsest.editors.melo import Melo
 from palimpsest.editors.memit import Memit
+from palimpsest.editors.mend import InstructEdit, Mend
 from palimpsest.editors.rome import Rome
 from palimpsest.editors.serac import Serac
 from palimpsest.editors.settings import asked, editor_settings
@@ -63,6 +64,8 @@ EDITORS: dict[str, Method] = {
     "r_rome": Method(editor=Rome, style=Style("r-ROME")),
     "emmet": Method(editor=Emmet, style=Style(Emmet.printed, OKABE_ITO["yellow"])),
     "kn": Method(editor=KnowledgeNeurons, style=Style(KnowledgeNeurons.printed)),
+    "mend": Method(editor=Mend, style=Style(Mend.printed)),
+    "instruct_edit": Method(editor=InstructEdit, style=Style(InstructEdit.printed)),
     "ultraedit": Method(editor=UltraEdit, style=Style(UltraEdit.printed)),
     "ike": Method(editor=Ike, style=Style(Ike.printed)),
     "grace": Method(editor=Grace, style=Style(Grace.printed)),

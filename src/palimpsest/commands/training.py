@@ -1,0 +1,107 @@
+"""The command that trains the networks of trained editors."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from palimpsest.commands.shared import Device
+
+if TYPE_CHECKING:  # what a command needs is loaded when it runs
+    from palimpsest.network.model import EditableModel
+    from palimpsest.training.lessons import Kind
+
+Trained = Literal["mend", "instruct_edit"]
+
+
+def train(
+    kind: Annotated[Trained, typer.Argument(help="Editor whose network is trained.")],
+    model: Annotated[str, typer.Argument(help="Name, folder or hub id; unedited.")],
+    data: Annotated[
+        list[Path], typer.Option(help="Facts with rewordings and neighbours, in any format; may be repeated.")
+    ],
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option(help="For instruct_edit: one for each --data, in order.", show_default=False),
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="Edited layers, as 27-29; default those on file.", show_default=False)
+    ] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the network's maps.")] = 128,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    edit_weight: Annotated[float, typer.Option(min=0, help="Of facts beside neighbours in the loss.")] = 1.0,
+    every: Annotated[int, typer.Option(min=1, help="Steps from checkpoint to checkpoint.")] = 100,
+    judged: Annotated[int, typer.Option(min=1, help="Validation facts a file, for the curve.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the order of the facts and of the network.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File; default in the cache, where the editor looks.", show_default=False),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Train the network that turns gradients of facts into updates, for MEND or InstructEdit.
+
+    Facts about subjects of the project's own set are left out; the others are divided by their subjects into
+    a training, a validation and a test part. Killed, the same command goes on from its last checkpoint.
+
+    Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
+    """
+    from palimpsest.editors.mend import network_file
+    from palimpsest.network.model import fingerprint, load
+    from palimpsest.training.hypernetworks import Plan
+    from palimpsest.training.hypernetworks import train as trained
+
+    net = load(model, device=device)
+    kinds, sources = _kinds(kind, data, instruction or [])
+    chosen = _layers(kind, net, layers)
+    plan = Plan(chosen, steps, rank, lr, edit_weight, every=every, judged=judged, seed=seed)
+    place = out or network_file(fingerprint(net), kind)
+    found = trained(net, kinds, plan, place, {"model": net.name, "data": sources})
+    best = min(found.about["curve"], key=lambda row: row["loss"])
+    typer.echo(
+        f"{place}: {steps} steps, the best after {best['step']}; of validation facts edited one at a time, "
+        f"{100 * best['own']:.0f} % prefer the new object to the true one in their own words, and "
+        f"{100 * best['reworded']:.0f} % reworded"
+    )
+
+
+def _kinds(kind: str, data: list[Path], instructions: list[str]) -> tuple[list["Kind"], list[Any]]:
+    """A kind of request for each file, and where its cases come from."""
+    from palimpsest.datasets import load_facts
+    from palimpsest.datasets.any_format import load_cases_of
+    from palimpsest.datasets.training import training_split
+    from palimpsest.errors import DataError
+    from palimpsest.training.lessons import Kind
+
+    wanted = len(data) if kind == "instruct_edit" else 0
+    if len(instructions) != wanted:
+        raise DataError(
+            f"{len(instructions)} instructions were given for {len(data)} files; instruct_edit needs one for "
+            "each --data, in order, and mend none"
+        )
+    facts, kinds, sources = load_facts(), [], []
+    for path, instruction in zip(data, instructions or [""] * len(data), strict=True):
+        loaded = load_cases_of(path, strict=False)  # a prompt asked twice is learnt once
+        split = training_split(loaded.cases, facts)
+        kinds.append(Kind(path.name, instruction, split.training, split.validation))
+        sources.append(
+            {
+                "file": path.name,
+                "sha256": loaded.sha256,
+                "instruction": instruction,
+                "training": len(split.training),
+                "validation": len(split.validation),
+                "test": len(split.test),
+                "left_out": split.left_out,
+                "rejected": len(loaded.rejected),
+            }
+        )
+    return kinds, sources
+
+
+def _layers(kind: str, net: "EditableModel", asked: str) -> tuple[int, ...]:
+    from palimpsest.editors.settings import editor_settings
+    from palimpsest.memory.shard_files import layers_of
+
+    return tuple(layers_of(asked) if asked else editor_settings(net.name, kind)["layers"])
