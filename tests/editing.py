@@ -111,7 +111,7 @@ def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palimpsest.memory.moments.statistics_texts", texts)
 
 
-def untrained(model: EditableModel, _: str, layers: tuple[int, ...] = (1,)) -> Hypernetwork:
+def untrained(model: EditableModel, *_: object, layers: tuple[int, ...] = (1,)) -> Hypernetwork:
     """A hypernetwork of a model with parameters as they begin, in place of one on file."""
     width = read_weight(model, layers[0]).shape
     return Hypernetwork(layers, (width[0], width[1]), rank=4)

@@ -32,7 +32,6 @@ STYLES: dict[str, Style] = {
     "unedited": Style("unedited", "#7F7F7F"),
     "rect": Style("RECT", OKABE_ITO["green"]),
     "prune": Style("PRUNE", OKABE_ITO["purple"]),
-    "mend": Style("MEND"),
 }
 """Styles of what is not an editor of the package: the unedited model, post-processing of updates, and
 baselines of the papers. Styles of editors are in `palimpsest.editors.EDITORS`."""

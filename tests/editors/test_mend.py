@@ -29,7 +29,7 @@ START = Prepared(contexts=("",))
 
 def some_network(model: EditableModel, seed: int = 0) -> Hypernetwork:
     """With every parameter away from where it begins."""
-    network = untrained(model, "mend", LAYERS).double()
+    network = untrained(model, layers=LAYERS).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, one in network.named_parameters():
@@ -115,7 +115,7 @@ def test_an_instruction_stands_before_the_text_whose_gradient_is_taken() -> None
 
 def test_as_it_begins_it_is_a_gradient_step_on_normalised_factors() -> None:
     model = double("llama")
-    network = untrained(model, "mend", LAYERS).double()
+    network = untrained(model, layers=LAYERS).double()
     for layer, (keys, slopes) in gradients(model, REQUESTS[0]).items():
         found = network.update(layer, keys, slopes).detach()
         torch.testing.assert_close(found, -1e-4 * slopes.T @ keys, rtol=1e-6, atol=1e-15)
@@ -129,7 +129,7 @@ def test_as_it_begins_it_is_a_gradient_step_on_normalised_factors() -> None:
 def test_every_parameter_is_trained_from_where_it_begins() -> None:
     """The first layer too, whose slope at 0 must not be 0."""
     model = double("llama")
-    network = untrained(model, "mend", LAYERS).double()
+    network = untrained(model, layers=LAYERS).double()
     keys, slopes = gradients(model, REQUESTS[0])[0]
     for _ in range(2):  # U moves first, and V, s and the bias's share once U is not 0
         network.update(0, keys, slopes).square().sum().backward()
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_network_of_other_layers_is_refused() -> None:
     model = tiny_model("llama")
-    network = untrained(model, "mend", LAYERS)
+    network = untrained(model, layers=LAYERS)
     message = r"trained for layers \[0, 2\] with weights .* and the editor has layers \[1\]"
     with pytest.raises(ModelError, match=message):
         edit(Mend((1,)), model, REQUESTS, MendState(START, network))
@@ -186,18 +186,25 @@ def test_without_a_network_the_command_that_trains_one_is_named(
     with pytest.raises(ResourceError, match=message):
         edit(Mend(LAYERS), model, REQUESTS, START)
     own = network_file(fingerprint(model), "mend")
-    untrained(model, "mend", LAYERS).save(own, "another model's")  # under this one's name: not taken
+    untrained(model, layers=LAYERS).save(own, "another model's")  # under this one's name: not taken
     with pytest.raises(ResourceError, match="no network of mend was trained for these weights"):
         trained_for(model, "mend")
-    untrained(model, "mend", LAYERS).save(tmp_path / "x.mend.safetensors", fingerprint(model))
+    untrained(model, layers=LAYERS).save(tmp_path / "x.mend.safetensors", fingerprint(model))
     assert trained_for(model, "mend").layers == LAYERS
     with pytest.raises(ResourceError, match="no network of instruct_edit"):
         trained_for(model, "instruct_edit")
+    other = tmp_path / "other.safetensors"
+    with pytest.raises(ResourceError, match=rf"looked for {re.escape(str(other))}\)"):
+        edit(Mend(LAYERS, network=str(other)), model, REQUESTS, START)
+    some_network(model).save(other, fingerprint(model))
+    _, after = edit(Mend(LAYERS, network=str(other)), model, REQUESTS, START)
+    assert after.network is not None
+    assert after.network.left.any()
 
 
 def test_a_sequence_keeps_the_network_of_the_unedited_model() -> None:
     model = tiny_model("llama")
-    untrained(model, "mend", LAYERS).save(network_file(fingerprint(model), "mend"), fingerprint(model))
+    untrained(model, layers=LAYERS).save(network_file(fingerprint(model), "mend"), fingerprint(model))
     made, state = edit(Mend(LAYERS), model, REQUESTS[:2], Prepared(CONTEXTS))
     commit(model, made)
     further, _ = edit(Mend(LAYERS), model, REQUESTS[2:], state)
@@ -208,7 +215,7 @@ def test_a_sequence_keeps_the_network_of_the_unedited_model() -> None:
 
 def test_an_update_that_is_not_finite_is_refused() -> None:
     model = tiny_model("llama")
-    network = untrained(model, "mend", LAYERS)
+    network = untrained(model, layers=LAYERS)
     before = read_weight(model, 0).clone()
     with torch.no_grad():
         network.log_rate.fill_(float("inf"))

@@ -15,7 +15,19 @@ MODEL = "smollm2-135m"
 SEARCH = pd.read_csv(models_dir() / f"{MODEL}.search.csv")
 FOLLOWING = ("ft_l", "ike")
 """Their settings follow from others' by a rule, which a test below checks."""
-ADAPTED = ("ft_m", "lora", "r_rome", "emmet", "kn", "ultraedit", "grace", "melo", "serac")
+ADAPTED = (
+    "ft_m",
+    "lora",
+    "r_rome",
+    "emmet",
+    "kn",
+    "mend",
+    "instruct_edit",
+    "ultraedit",
+    "grace",
+    "melo",
+    "serac",
+)
 """Their settings are published ones, adapted to the model by what its file says, or another method's."""
 UNSEARCHED = (*FOLLOWING, *ADAPTED)
 SEARCHED = [editor for editor in EDITORS if editor not in UNSEARCHED]

@@ -96,6 +96,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("kn", {"adaptive_threshold": 1}, r"adaptive_threshold\n.*less than 1"),
     ("kn", {"sharing": 1}, r"sharing\n.*less than 1"),
     ("kn", {"layers": ()}, r"layers\n.*one or more, ascending and distinct, got \[\]"),
+    ("mend", {"batch": 0}, r"batch\n.*greater than or equal to 1"),
+    ("instruct_edit", {"instruction": ""}, r"instruction\n.*at least 1 character"),
     ("ultraedit", {"lr": 0}, r"lr\n.*greater than 0"),
     ("ultraedit", {"batch": 0}, r"batch\n.*greater than or equal to 1"),
     ("ike", {"count": -1}, r"count\n.*greater than or equal to 0"),

@@ -8,7 +8,20 @@ import pytest
 from palimpsest.editors import EDITORS, editor_for
 from palimpsest.studies.tuning import CANDIDATES, Trial, candidates, following, windows, worst_margin
 
-UNSEARCHED = ("ike", "ft_m", "lora", "r_rome", "emmet", "kn", "ultraedit", "grace", "melo", "serac")
+UNSEARCHED = (
+    "ike",
+    "ft_m",
+    "lora",
+    "r_rome",
+    "emmet",
+    "kn",
+    "mend",
+    "instruct_edit",
+    "ultraedit",
+    "grace",
+    "melo",
+    "serac",
+)
 """Nothing to search, or published settings adapted to a model."""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from palimpsest.editors.ultraedit import SMALLEST, Running
@@ -139,9 +139,9 @@ def read(path: Path) -> Hypernetwork:
 
 def _opened(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
     try:
+        tensors = load(path.read_bytes())  # through Python's own reading, which a traced run notices
         with safe_open(path, "pt") as handle:
             head = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 -- no mapping
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"{path}: no readable hypernetwork ({error}); {REMAKE}") from error
     if head.get("format") != FORMAT or "base" not in head:

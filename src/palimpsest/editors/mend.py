@@ -53,6 +53,8 @@ class Mend(WeightEditor):
     Attributes:
         layers: edited layers, ascending; those that the network was trained for.
         batch: facts in one pass; affects only speed and memory.
+        network: file of the trained network; None for the one that was trained for the model's weights, of
+            the project or in the cache.
 
     Source: Mitchell et al., ICLR 2022, Algorithm 2.
     """
@@ -64,6 +66,7 @@ class Mend(WeightEditor):
 
     layers: Layers
     batch: int = Field(default=10, ge=1)
+    network: str | None = None
 
     def edit(
         self, model: EditableModel, requests: Sequence[EditRequest], state: State | Prepared | None = None
@@ -76,7 +79,7 @@ class Mend(WeightEditor):
             NonFiniteError: if a loss, a gradient or an update is NaN or infinite.
         """
         own: MendState = self.own(state)
-        network = own.network or trained_for(model, self.trained_as)
+        network = own.network or trained_for(model, self.trained_as, self.network)
         width = tuple(read_weight(model, self.layers[0]).shape)
         require_shape(network, self.layers, (width[0], width[1]))
         at = self.prepare(model, own.prepared)
@@ -146,25 +149,26 @@ def network_file(base: str, kind: str) -> Path:
     return paths.cache_dir() / "trained" / f"{base[:16]}.{kind}.safetensors"
 
 
-def trained_for(model: EditableModel, kind: str) -> Hypernetwork:
-    """The network that was trained for a model's weights: from the cache, or one that the project carries.
+def trained_for(model: EditableModel, kind: str, file: str | None = None) -> Hypernetwork:
+    """The network that was trained for a model's weights: one that the project carries, or from the cache.
 
     Args:
         model: unedited.
         kind: as `network_file`.
+        file: in which to look instead.
 
     Raises:
         ResourceError: if there is none; the message names the command that trains it.
     """
     base = fingerprint(model)
-    own = network_file(base, kind)
     carried = sorted(carried_dir().glob(f"*.{kind}.safetensors"))
-    for path in [own, *carried]:
+    places = [Path(file).expanduser()] if file else [*carried, network_file(base, kind)]
+    for path in places:
         if path.exists() and base_of(path) == base:
             return read(path).to(model.device)
+    looked = " and ".join(str(path) for path in places)
     raise ResourceError(
-        f"no network of {kind} was trained for these weights of {model.name} (looked for {own}"
-        + "".join(f" and {path.name}" for path in carried)
-        + f"); train one: palimpsest train {kind} {model.name} --data FILE. A model that was edited uses the "
-        "network of the unedited one within one sequence only: pass the state of the edit before"
+        f"no network of {kind} was trained for these weights of {model.name} (looked for {looked}); train "
+        f"one: palimpsest train {kind} {model.name} --data FILE. A model that was edited uses the network of "
+        "the unedited one within one sequence only: pass the state of the edit before"
     )
