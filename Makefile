@@ -16,7 +16,7 @@ PALIMPSEST := $(BIN)/palimpsest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup fetch book html test check lab bench batch gpucheck torture lock clean lint notebooks
+.PHONY: help setup fetch book html test check lab bench batch contract gpucheck torture lock clean lint notebooks
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,11 @@ test: fetch lint ## everything, about half an hour on two cores
 lab: fetch ## Jupyter Lab with a kernel that sees the package
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3 (Palimpsest)"
 	$(BIN)/jupyter lab --config config/jupyter_lab_config.py $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
+
+contract: $(READY) ## every editor on every family: the record and the README's table, a quarter of an hour
+	@mkdir -p build
+	status=0; $(PYTEST) -q -m "slow or nightly or not slow" --junitxml build/contract.xml tests/editors/test_properties.py || status=$$?; \
+	$(BIN)/python scripts/contract_table.py build/contract.xml && exit $$status
 
 bench: fetch ## speed and memory against plain twins and the machine, written to results/bench.json
 	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
