@@ -13,6 +13,7 @@ Weights are always seen as W (d_v, d_k), so that W @ k is a value.
 """
 
 import html
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,10 @@ from palimpsest.errors import RequestError
 from palimpsest.mentions import mentions, near, normal, written_without_spaces
 
 SLOT = "{}"
+
+
+LITERAL = "tex2jax_ignore mathjax_ignore"
+"""Classes of HTML whose dollar signs are no formulas."""
 
 
 class Shown:
@@ -38,7 +43,8 @@ class Shown:
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
             for name, value in self.shown().items()
         )
-        return f"<table><caption>{html.escape(type(self).__name__)}</caption><tbody>{rows}</tbody></table>"
+        name = html.escape(type(self).__name__)
+        return f"<table class='{LITERAL}'><caption>{name}</caption><tbody>{rows}</tbody></table>"
 
 
 def span(layers: Iterable[int]) -> str:
@@ -65,6 +71,11 @@ def unspaced(target: str) -> str:
 def plain(target: str) -> str:
     """The text of a target, without the mark of `unspaced`."""
     return target.removeprefix(JOINER)
+
+
+def _is_seen(letter: str) -> bool:
+    """Whether a character shows: it is no space, no control and no mark of width nothing."""
+    return not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class EditRequest:
                     f"request {self.id!r}: {name} {value!r} holds half of a surrogate pair, which is no "
                     "character; write the character"
                 )
-            if name != "id" and not plain(value).strip():
+            if name != "id" and not any(_is_seen(letter) for letter in value):
                 raise RequestError(
                     f"request {self.id!r}: {name} is empty or only spaces ({value!r}); give it a text"
                 )

@@ -87,6 +87,7 @@ FACTS: dict[str, tuple[bytes, str]] = {
     "target infinite": (line().replace(b'"Rome"', b"1e999"), "field 'target' must be a text, not inf"),
     "target empty": (line(target=""), "field 'target' must be a text"),
     "target spaces": (line(target=" \t"), "field 'target' must be a text"),
+    "target of width nothing": (line(target="\u200b"), "target is empty or only spaces"),
     "target a joiner": (line(target="\u2060"), "target is empty or only spaces"),
     "subject empty": (line(subject=""), "field 'subject' must be a text"),
     "no slot and no subject": (line(prompt="The capital is"), "occurs 0 times in prompt"),

@@ -75,6 +75,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("alphaedit_plus", {"smoothing": {"steps": 0}}, r"smoothing\.steps\n.*greater than or equal to 1"),
     ("alphaedit_plus", {"perturbation": {"order": "up"}}, r"perturbation\.order\n.*'descending' or 'gain'"),
     ("alphaedit_plus", {"past_weight": -1}, r"past_weight\n.*greater than or equal to 0"),
+    ("memit", {"targets": {"reference": "value"}}, r"targets\n.*'value' cannot be spread over layers"),
+    ("alphaedit_plus", {"targets": {"reference": "value"}}, r"targets\n.*set reference to 'hidden'"),
     ("rome", {"layers": (4, 5)}, r"layers\n"),
     ("rome", {"denominator": "both"}, r"denominator\n.*'same_key' or 'bare_prompt'"),
     ("rome", {"statistics_tokens": 0}, r"statistics_tokens\n.*greater than or equal to 1"),

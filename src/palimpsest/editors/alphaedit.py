@@ -30,7 +30,7 @@ from palimpsest.editors.base import (
     values_on,
     with_projectors,
 )
-from palimpsest.editors.settings import Layers
+from palimpsest.editors.settings import Layers, StateTargets
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel
@@ -72,7 +72,7 @@ class AlphaEdit(WeightEditor):
     threshold: float = Field(default=PUBLISHED_THRESHOLD, ge=0)
     keep_past: bool = True
     statistics_tokens: int = Field(default=100_000, ge=1)
-    targets: TargetSettings = TargetSettings()
+    targets: StateTargets = TargetSettings()
     contexts: ContextSettings = ContextSettings()
 
     def edit(

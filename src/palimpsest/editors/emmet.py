@@ -21,7 +21,7 @@ from torch import Tensor
 
 from palimpsest.algebra.solve import LeastSquares, Solution, solve, solve_exact
 from palimpsest.editors.base import Prepared, State, WeightEditor, edit_layers, start, values_on
-from palimpsest.editors.settings import Layers
+from palimpsest.editors.settings import Layers, StateTargets
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel
@@ -52,7 +52,7 @@ class Emmet(WeightEditor):
     slack: float = Field(default=0.1, ge=0)
     preserve_weight: float = Field(default=1000.0, gt=0)
     statistics_tokens: int = Field(default=100_000, ge=1)
-    targets: TargetSettings = TargetSettings()
+    targets: StateTargets = TargetSettings()
     contexts: ContextSettings = ContextSettings()
 
     def edit(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palimpsest.algebra.solve import LeastSquares, Solution, solve
 from palimpsest.editors.base import Prepared, State, WeightEditor, edit_layers, start, values_on
-from palimpsest.editors.settings import Layers
+from palimpsest.editors.settings import Layers, StateTargets
 from palimpsest.memory.settings import ContextSettings, TargetSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel
@@ -45,7 +45,7 @@ class Memit(WeightEditor):
     layers: Layers
     preserve_weight: float = Field(default=15_000.0, ge=0)
     statistics_tokens: int = Field(default=100_000, ge=1)
-    targets: TargetSettings = TargetSettings()
+    targets: StateTargets = TargetSettings()
     contexts: ContextSettings = ContextSettings()
 
     def edit(

@@ -47,7 +47,7 @@ from palimpsest.editors.base import (
     values_on,
     with_projectors,
 )
-from palimpsest.editors.settings import Layers
+from palimpsest.editors.settings import Layers, StateTargets
 from palimpsest.errors import SequenceError
 from palimpsest.memory.behind_norms import asked_of_map
 from palimpsest.memory.keys import Reads, read_ascending, read_unedited
@@ -109,7 +109,7 @@ class Sequential(WeightEditor):
     values: Literal["once", "each_step"] = "once"
     reads: Literal["edited", "unedited"] = "edited"
     statistics_tokens: int = Field(default=100_000, ge=1)
-    targets: TargetSettings = TargetSettings()
+    targets: StateTargets = TargetSettings()
     contexts: ContextSettings = ContextSettings()
 
     def __post_init__(self) -> None:

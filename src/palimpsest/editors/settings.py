@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.memory.settings import TargetSettings
 
 
 def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -23,6 +24,19 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 Layers = Annotated[tuple[int, ...], AfterValidator(_ascending)]
 """Edited layers, ascending and distinct; values are optimised at the last one."""
+
+
+def _of_states(targets: TargetSettings) -> TargetSettings:
+    if targets.reference != "hidden":
+        raise ValueError(
+            f"values in units of {targets.reference!r} cannot be spread over layers, whose residuals are "
+            "those of hidden states; set reference to 'hidden', or use an editor of one layer such as ROME"
+        )
+    return targets
+
+
+StateTargets = Annotated[TargetSettings, AfterValidator(_of_states)]
+"""Settings of values that are hidden states, whose residual is spread over several layers."""
 
 
 ASKED = "palimpsest.asked"
