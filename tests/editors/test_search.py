@@ -23,6 +23,7 @@ ADAPTED = (
     "kn",
     "mend",
     "instruct_edit",
+    "lyaplock",
     "ultraedit",
     "grace",
     "melo",

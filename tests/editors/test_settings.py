@@ -102,6 +102,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("instruct_edit", {"instruction": ""}, r"instruction\n.*at least 1 character"),
     ("ultraedit", {"lr": 0}, r"lr\n.*greater than 0"),
     ("ultraedit", {"batch": 0}, r"batch\n.*greater than or equal to 1"),
+    ("lyaplock", {"allowance": 0}, r"allowance\n.*greater than 0"),
+    ("lyaplock", {"preserve_weight": 0}, r"preserve_weight\n.*greater than 0"),
     ("ike", {"count": -1}, r"count\n.*greater than or equal to 0"),
     ("ike", {"kinds": ["forget"]}, r"kinds\.0\n.*'copy', 'update' or 'retain'"),
 ]

@@ -17,6 +17,7 @@ UNSEARCHED = (
     "kn",
     "mend",
     "instruct_edit",
+    "lyaplock",
     "ultraedit",
     "grace",
     "melo",

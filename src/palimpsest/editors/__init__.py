@@ -24,6 +24,7 @@ from palimpsest.editors.ike import Ike
 from palimpsest.editors.ike import IkeState as IkeState
 from palimpsest.editors.kn import KnowledgeNeurons
 from palimpsest.editors.lora import Lora
+from palimpsest.editors.lyaplock import LyapLock
 from palimpsest.editors.melo import Melo
 from palimpsest.editors.memit import Memit
 from palimpsest.editors.mend import InstructEdit, Mend
@@ -67,6 +68,7 @@ EDITORS: dict[str, Method] = {
     "mend": Method(editor=Mend, style=Style(Mend.printed)),
     "instruct_edit": Method(editor=InstructEdit, style=Style(InstructEdit.printed)),
     "ultraedit": Method(editor=UltraEdit, style=Style(UltraEdit.printed)),
+    "lyaplock": Method(editor=LyapLock, style=Style(LyapLock.printed)),
     "ike": Method(editor=Ike, style=Style(Ike.printed)),
     "grace": Method(editor=Grace, style=Style(Grace.printed)),
     "melo": Method(editor=Melo, style=Style(Melo.printed)),
