@@ -1,5 +1,6 @@
 """Any editor in turn: rows against a plain loop, and a model that is as it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,13 +8,16 @@ import pytest
 
 from palimpsest.editors.base import Editor, WeightEditor
 from palimpsest.errors import ScoreError
+from palimpsest.evaluation.ability import ability
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.fluency import fluency
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import commit, installed, restored
-from palimpsest.network.model import EditableModel
+from palimpsest.network.model import EditableModel, generate
 from palimpsest.studies import in_turn as room
 from palimpsest.studies.in_turn import InTurn, all_written
+from palimpsest.types import Item, Task
 from tests.editing import same_bits, small, snapshot
 from tests.studies.test_trajectory import CASES
 
@@ -116,3 +120,21 @@ def test_an_editor_that_breaks_off_leaves_the_model_and_no_rows(
     assert same_bits(asked.model, before)
     assert asked.model.wraps == ()
     assert not list((own_cache / "in_turn").glob("*.parquet"))
+
+
+def test_tasks_and_texts_are_asked_with_the_facts(model: EditableModel, text: Reference) -> None:
+    task = Task("colours", tuple(Item(f"c{i}", "The sea is", ("blue", "red"), 0) for i in range(2)), 0.5)
+    plain = InTurn(model, CASES[:4], 2, (4,), text)
+    run = replace(plain, tasks=(task,), continued=2, length=6)
+    rows = run.outcome(small("ft"))
+    with all_written(model, small("ft"), [[c.request for c in CASES[:2]], [c.request for c in CASES[2:4]]]):
+        wanted = ability(model, (task,)).accuracy("colours").mean
+        prompts = [case.request.text for case in CASES[:2]]
+        said = [fluency(generate(model, prompt, 6).removeprefix(prompt)) for prompt in prompts]
+    assert rows.loc[rows["of"].eq("task"), "value"].tolist() == [wanted]
+    assert rows.loc[rows["of"].eq("text"), ["key", "value"]].to_numpy().tolist() == [
+        [case.id, value] for case, value in zip(CASES[:2], said, strict=True)
+    ]
+    before = run.unedited()
+    assert before[before["of"].ne("fact")]["metric"].tolist() == ["accuracy", "fluency", "fluency"]
+    assert set(plain.outcome(small("ft"))["of"]) == {"fact", "window", "cost", "undone"}

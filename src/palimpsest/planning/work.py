@@ -295,8 +295,10 @@ def _traced(p: Parameters) -> Work:
 def _in_turn(p: Parameters) -> Work:
     names = [*p["sequences"], *p["editors"]]
     runs = tuple(Run(name, p["facts"], p["batch"]) for name in p["sequences"])
-    asked = len(names) * sum(p["at"]) * (1 + 4 + 10)
-    return Work(len(names) * p["facts"], runs=runs, asked=asked, read=len(names) * len(p["at"]) * p["tokens"])
+    times = len(names) * len(p["at"])
+    asked = len(names) * sum(p["at"]) * (1 + 4 + 10) + times * 8 * p["items"]
+    drawn = times * p["texts"] * p["text_tokens"]
+    return Work(len(names) * p["facts"], runs=runs, asked=asked, drawn=drawn, read=times * p["tokens"])
 
 
 def _harder(p: Parameters) -> Work:

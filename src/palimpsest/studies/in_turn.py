@@ -18,12 +18,14 @@ from palimpsest.editors import check
 from palimpsest.editors.base import Editor, WeightEditor
 from palimpsest.editors.steps import run_key, steps
 from palimpsest.errors import ScoreError
+from palimpsest.evaluation.ability import ability
 from palimpsest.evaluation.drift import Reference, drift
 from palimpsest.evaluation.evaluate import evaluate
+from palimpsest.evaluation.fluency import fluency
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import Edit, installed
-from palimpsest.network.model import EditableModel, fingerprint
-from palimpsest.types import EditRequest, EvalCase
+from palimpsest.network.model import EditableModel, fingerprint, generate
+from palimpsest.types import EditRequest, EvalCase, Task
 
 REVISION = 1
 """Part of the cache key; raise it when the code gives other rows for the same run."""
@@ -84,6 +86,9 @@ class InTurn:
         at: numbers of facts written at which the model is asked, ascending; each ends a batch.
         reference: held-out text with the unedited model's predictions.
         metrics: scored for every fact that is written by then.
+        tasks: of general ability, about no subject that is written; asked with the facts.
+        continued: number of the first facts whose prompts are continued, for the fluency of the texts.
+        length: tokens of each of these texts.
 
     Raises:
         ScoreError: if a number of ``at`` ends no batch.
@@ -95,6 +100,9 @@ class InTurn:
     at: Sequence[int]
     reference: Reference
     metrics: tuple[str, ...] = SCORES
+    tasks: Sequence[Task] = ()
+    continued: int = 0
+    length: int = 40
 
     def __post_init__(self) -> None:
         ends = range(self.batch, len(self.cases) + 1, self.batch)
@@ -115,6 +123,7 @@ class InTurn:
             ``metric`` and ``value``:
             ``fact``, case id: the metrics, in [0, 1], of all facts written by then.
             ``window``, its number: nll and nll_before (nats per token) and agreement of held-out text.
+            ``task``, its name: accuracy, in [0, 1]. ``text``, case id: fluency in bits.
             ``cost``, empty: ``seconds`` of all edits so far; ``bytes`` of a memory beside the weights, 0
             without one; ``asking``, seconds of the evaluation of all facts written by then.
             ``undone``, empty: ``same``, whether the model is bit by bit as before, after the last edit.
@@ -130,12 +139,17 @@ class InTurn:
             "asked": [*self.at, *self.metrics],
             "text": cache.digest(self.reference.ids.tolist()),
         }
+        if self.tasks:
+            key["tasks"] = [[task.name, *(item.id for item in task.items)] for task in self.tasks]
+        if self.continued:
+            key["texts"] = [self.continued, self.length]
         return cache.table("in_turn", key, COLUMNS, lambda: self._rows(editor))
 
     def unedited(self) -> pd.DataFrame:
-        """Rows of all facts before any edit."""
+        """Rows of all facts, tasks and texts before any edit."""
         found = evaluate(self.model, self.cases, self.metrics)
         rows = [(0, "fact", record.case, record.metric, record.value) for record in found]
+        rows += [(0, *row) for row in (*self._tasks(), *self._texts())]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def _rows(self, editor: Editor) -> Iterator[_Row]:
@@ -149,7 +163,8 @@ class InTurn:
                 yield edits, "cost", "", "seconds", seconds
                 yield edits, "cost", "", "bytes", float(edit.notes.get("bytes", 0))
                 yield edits, "cost", "", "asking", taken
-                yield from ((edits, *row) for row in self._text())
+                for part in (self._text(), self._tasks(), self._texts()):
+                    yield from ((edits, *row) for row in part)
             started = time.perf_counter()
         yield len(self.cases), "undone", "", "same", float(fingerprint(self.model, anew=True) == before)
 
@@ -168,3 +183,15 @@ class InTurn:
         for row in drift(self.model, self.reference).windows.to_dict("records"):
             for name in ("nll", "nll_before", "agreement"):
                 yield "window", str(row["window"]), name, float(row[name])
+
+    def _tasks(self) -> Iterator[tuple[str, str, str, float]]:
+        if self.tasks:
+            found = ability(self.model, self.tasks)
+            for task in self.tasks:
+                yield "task", task.name, "accuracy", found.accuracy(task.name).mean
+
+    def _texts(self) -> Iterator[tuple[str, str, str, float]]:
+        for case in self.cases[: self.continued]:
+            prompt = case.request.text
+            text = generate(self.model, prompt, self.length).removeprefix(prompt)
+            yield "text", case.id, "fluency", fluency(text)
