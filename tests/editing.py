@@ -112,9 +112,9 @@ def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def untrained(model: EditableModel, *_: object, layers: tuple[int, ...] = (1,)) -> Hypernetwork:
-    """A hypernetwork of a model with parameters as they begin, in place of one on file."""
+    """A hypernetwork as it begins, in place of one on file; its steps are long enough for half precision."""
     width = read_weight(model, layers[0]).shape
-    return Hypernetwork(layers, (width[0], width[1]), rank=4)
+    return Hypernetwork(layers, (width[0], width[1]), rank=4, rate=1e-2)
 
 
 def double(kind: str, **options: Any) -> EditableModel:
