@@ -114,7 +114,7 @@ def stub_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 def untrained(model: EditableModel, *_: object, layers: tuple[int, ...] = (1,)) -> Hypernetwork:
     """A hypernetwork as it begins, in place of one on file; its steps are long enough for half precision."""
     width = read_weight(model, layers[0]).shape
-    return Hypernetwork(layers, (width[0], width[1]), rank=4, rate=1e-2)
+    return Hypernetwork(layers, (width[0], width[1]), rank=4, rate=1e-2).to(model.device)
 
 
 def double(kind: str, **options: Any) -> EditableModel:

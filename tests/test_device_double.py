@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, base
+from palimpsest.editors import EDITORS, base, mend
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.remembered import RememberingEditor
 from palimpsest.editors.steps import steps
@@ -28,7 +28,7 @@ from palimpsest.network.model import EditableModel, generate, read_weight
 from palimpsest.studies.stream import Stream
 from palimpsest.workbench.edited_model import EditedModel
 from tests.device_double import DEVICE, MixedDevicesError, double
-from tests.editing import CONTEXTS, begun, every_kind, sampled, small, stub_texts, texts
+from tests.editing import CONTEXTS, begun, every_kind, sampled, small, stub_texts, texts, untrained
 from tests.evaluation.test_ability import CHOICE, CLOZE
 from tests.sequences import FACTS, make
 from tests.studies.test_trajectory import CASES
@@ -43,6 +43,7 @@ WRITING = [name for name, row in EDITORS.items() if issubclass(row.editor, Weigh
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
+    monkeypatch.setattr(mend, "trained_for", untrained)
     with double() as made:
         yield made
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from palimpsest.editors import AlphaEdit, Memit
+from palimpsest.editors import AlphaEdit, Memit, mend
 from palimpsest.editors.base import WeightEditor
 from palimpsest.errors import ProfileError, ScoreError
 from palimpsest.evaluation.drift import Reference
@@ -17,7 +17,7 @@ from palimpsest.studies.hidden_states import StatesAsked, states_along
 from palimpsest.studies.norms import norm_trace
 from palimpsest.studies.stream import Stream
 from palimpsest.studies.trajectory import Watch, trajectory
-from tests.editing import same_bits, small, snapshot
+from tests.editing import same_bits, small, snapshot, untrained
 from tests.editors.test_contract import WRITING
 from tests.evaluation.test_ability import CHOICE
 from tests.studies.test_trajectory import CASES
@@ -25,6 +25,11 @@ from tests.studies.test_trajectory import CASES
 pytestmark = pytest.mark.usefixtures("one_thread", "drawn_values")
 WORDINGS = {case.request.id: [f"Where {case.request.subject}"] for case in CASES}
 BATCHES = [[case.request for case in CASES[i : i + 2]] for i in (0, 2, 4)]
+
+
+@pytest.fixture(autouse=True)
+def _networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mend, "trained_for", untrained)
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""`palimpsest train`: a network where its editor looks, on facts apart from the project's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palimpsest.datasets import load_facts
+from palimpsest.editors import Prepared, edit
+from palimpsest.editors.hypernetwork import read
+from palimpsest.editors.mend import Mend, network_file
+from palimpsest.network.model import fingerprint, load
+from tests.commands.rooms import run
+from tests.editing import REQUESTS
+from tests.workbench.edits import tiny_folder
+
+pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
+
+FEW = ("--layers", "1", "--steps", "2", "--rank", "2", "--judged", "2", "--every", "1")
+
+
+def record(number: int, subject: str) -> dict[str, Any]:
+    rewrite = {
+        "prompt": "{} lives in",
+        "subject": subject,
+        "target_new": {"str": "Rome"},
+        "target_true": {"str": "Paris"},
+    }
+    return {
+        "case_id": number,
+        "requested_rewrite": rewrite,
+        "paraphrase_prompts": [f"The city of {subject} is"],
+        "neighborhood_prompts": ["The capital of France is the city of"],
+    }
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tiny_folder(tmp_path / "base")
+    subjects = [*(f"Anna Berg {number}" for number in range(60)), load_facts().facts[0].subject]
+    lines = [json.dumps(record(number, subject)) for number, subject in enumerate(subjects)]
+    (tmp_path / "facts.jsonl").write_text("\n".join([*lines, lines[0]]))
+    return tmp_path
+
+
+def test_the_network_is_where_the_editor_looks(place: Path) -> None:
+    done = run("train", "mend", "base", "--data", "facts.jsonl", *FEW)
+    assert done.exit_code == 0, done.output
+    assert "2 steps, the best after" in done.stdout
+    assert "% prefer the new object to the true one" in done.stdout
+    model = load("base")
+    about = read(network_file(fingerprint(model), "mend")).about
+    (source,) = about["data"]
+    assert (source["file"], source["left_out"], source["rejected"]) == ("facts.jsonl", 1, 1)
+    assert source["training"] + source["validation"] + source["test"] == 60
+    made, _ = edit(Mend((1,)), model, REQUESTS[:1], Prepared(("",)))
+    assert made.notes["network"] == about
+
+
+def test_instructions_belong_to_files(place: Path) -> None:
+    wrong = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *FEW)
+    assert wrong.exit_code == 2
+    assert "0 instructions were given for 1 files; instruct_edit needs one for each --data" in wrong.stderr
+    told = ("--instruction", "Complete the sentence. ", "--out", "told.safetensors")
+    done = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *told, *FEW)
+    assert done.exit_code == 0, done.output
+    assert read(place / "told.safetensors").about["data"][0]["instruction"] == "Complete the sentence. "
+    assert run("train", "mend", "base", "--data", "facts.jsonl", *told, *FEW).exit_code == 2
