@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, base, edit
+from palimpsest.editors import EDITORS, base, edit, mend
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.memory.moments import collect, key_statistics
@@ -24,6 +24,7 @@ from tests.editing import (
     snapshot,
     stub_texts,
     texts,
+    untrained,
 )
 from tests.tiny import tiny_model
 
@@ -36,6 +37,7 @@ WRITING = [name for name, row in EDITORS.items() if issubclass(row.editor, Weigh
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
+    monkeypatch.setattr(mend, "trained_for", untrained)
 
 
 def on(device: torch.device, kind: str = "llama", dtype: torch.dtype = torch.float32) -> EditableModel:
