@@ -70,7 +70,7 @@ lab: fetch ## Jupyter Lab with a kernel that sees the package
 
 contract: $(READY) ## every editor on every family: the record and the README's table, a quarter of an hour
 	@mkdir -p build
-	status=0; $(PYTEST) -q -m "slow or nightly or not slow" --junitxml build/contract.xml tests/editors/test_properties.py || status=$$?; \
+	status=0; $(PYTEST) -q -m "slow or nightly or not slow" --dist load --junitxml build/contract.xml tests/editors/test_properties.py || status=$$?; \
 	$(BIN)/python scripts/contract_table.py build/contract.xml && exit $$status
 
 bench: fetch ## speed and memory against plain twins and the machine, written to results/bench.json

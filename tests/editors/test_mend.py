@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,14 +15,12 @@ from palimpsest.editors.ultraedit import Running
 from palimpsest.errors import ModelError, NonFiniteError, ResourceError
 from palimpsest.network.apply import commit
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
-from palimpsest.network.tokens import encode, encode_target
-from palimpsest.types import EditRequest
 from tests.editing import CONTEXTS, REQUESTS, double, every_kind, untrained
+from tests.editors.test_ultraedit import LAYERS, plain
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
-LAYERS = (0, 2)
 START = Prepared(contexts=("",))
 
 
@@ -38,35 +35,6 @@ def some_network(model: EditableModel, seed: int = 0) -> Hypernetwork:
         for one in network.buffers():
             one.add_(torch.rand(one.shape, generator=generator, dtype=one.dtype))
     return network
-
-
-def gradients(
-    model: EditableModel, request: EditRequest, prefix: str = ""
-) -> dict[int, tuple[torch.Tensor, ...]]:
-    """u and δ at every token, from one whole pass."""
-    target = encode_target(model.tokenizer, request.target, request.text)
-    ids = encode(model.tokenizer, prefix + request.text)
-    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def keep(layer: int) -> Any:
-        def hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            output.retain_grad()
-            seen[layer] = inputs[0], output
-            return output
-
-        return hook
-
-    handles = [model.projection(layer).register_forward_hook(keep(layer)) for layer in LAYERS]
-    log_p = model.net(input_ids=torch.tensor([ids + target[:-1]])).logits[0].log_softmax(1)
-    for handle in handles:
-        handle.remove()
-    at = range(len(ids) - 1, len(ids) - 1 + len(target))
-    (-torch.stack([log_p[i, token] for i, token in zip(at, target, strict=True)]).mean()).backward()
-    return {
-        layer: (received.detach().flatten(0, -2), out.grad.flatten(0, -2))  # type: ignore[union-attr]
-        for layer, (received, out) in seen.items()
-    }
 
 
 def twin(network: Hypernetwork, layer: int, keys: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
@@ -87,14 +55,14 @@ def twin(network: Hypernetwork, layer: int, keys: torch.Tensor, slopes: torch.Te
 
 @every_kind
 @pytest.mark.parametrize("batch", [1, 64])
-def test_equal_to_the_printed_update_from_plain_gradients(kind: str, batch: int) -> None:
+def test_equal_to_the_printed_update_from_plain_plain(kind: str, batch: int) -> None:
     model = double(kind, bos=kind == "llama")
     network = some_network(model)
     state = MendState(START, network)
     made, after = edit(Mend(LAYERS, batch=batch), model, REQUESTS, state)
     wanted = {layer: torch.zeros_like(delta) for layer, delta in made.deltas.items()}
     for request in REQUESTS:
-        for layer, both in gradients(model, request).items():
+        for layer, both in plain(model, request).items():
             wanted[layer] += twin(network, layer, *both)
     for layer, delta in wanted.items():
         torch.testing.assert_close(made.deltas[layer], delta, rtol=1e-5, atol=1e-9)
@@ -106,7 +74,7 @@ def test_an_instruction_stands_before_the_text_whose_gradient_is_taken() -> None
     network = some_network(model)
     told = InstructEdit(LAYERS, instruction="The city is: ")
     made, _ = edit(told, model, REQUESTS[:1], told.keeps(START, network))
-    for layer, both in gradients(model, REQUESTS[0], "The city is: ").items():
+    for layer, both in plain(model, REQUESTS[0], "The city is: ").items():
         wanted = twin(network, layer, *both)
         torch.testing.assert_close(made.deltas[layer], wanted, rtol=1e-5, atol=1e-9)
     bare, _ = edit(Mend(LAYERS), model, REQUESTS[:1], MendState(START, network))
@@ -116,7 +84,7 @@ def test_an_instruction_stands_before_the_text_whose_gradient_is_taken() -> None
 def test_as_it_begins_it_is_a_gradient_step_on_normalised_factors() -> None:
     model = double("llama")
     network = untrained(model, layers=LAYERS).double()
-    for layer, (keys, slopes) in gradients(model, REQUESTS[0]).items():
+    for layer, (keys, slopes) in plain(model, REQUESTS[0]).items():
         found = network.update(layer, keys, slopes).detach()
         torch.testing.assert_close(found, -1e-2 * slopes.T @ keys, rtol=1e-6, atol=1e-15)
     seen = Running().after(torch.cat([keys, slopes], 1))
@@ -130,7 +98,7 @@ def test_every_parameter_is_trained_from_where_it_begins() -> None:
     """The first layer too, whose slope at 0 must not be 0."""
     model = double("llama")
     network = untrained(model, layers=LAYERS).double()
-    keys, slopes = gradients(model, REQUESTS[0])[0]
+    keys, slopes = plain(model, REQUESTS[0])[0]
     for _ in range(2):  # U moves first, and V, s and the bias's share once U is not 0
         network.update(0, keys, slopes).square().sum().backward()
         with torch.no_grad():

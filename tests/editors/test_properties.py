@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, base, edit, mend, serac
+from palimpsest.editors import EDITORS, edit
 from palimpsest.editors.ike import Ike
 from palimpsest.evaluation.answers import ask
 from palimpsest.network.apply import Edit, WeightDelta, commit, installed
@@ -15,16 +15,14 @@ from palimpsest.network.wraps import Wrap
 from palimpsest.workbench.edit_file import load_edit, save_edit
 from palimpsest.workbench.wrap_file import load_wrap, save_wrap
 from tests.editing import (
-    CONTEXTS,
     REQUESTS,
     begun,
     same_bits,
     sampled,
     small,
     snapshot,
-    stub_texts,
-    untrained,
 )
+from tests.editors.test_contract import _offline  # noqa: F401 -- a fixture that every test uses
 from tests.embedders import letters
 from tests.tiny import tiny_model
 
@@ -36,14 +34,6 @@ OTHERS = [("Anna Berg plays the", "piano"), ("The city is", "old")]
 
 KEPT = [name for name, row in EDITORS.items() if row.editor is not Ike]
 """Editors whose edits have a file format; that of IKE is a text."""
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(serac, "embedder", letters)
-    monkeypatch.setattr(mend, "trained_for", untrained)
 
 
 def said(model: EditableModel) -> torch.Tensor:

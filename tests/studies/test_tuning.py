@@ -7,22 +7,9 @@ import pytest
 
 from palimpsest.editors import EDITORS, editor_for
 from palimpsest.studies.tuning import CANDIDATES, Trial, candidates, following, windows, worst_margin
+from tests.editors.test_search import ADAPTED
 
-UNSEARCHED = (
-    "ike",
-    "ft_m",
-    "lora",
-    "r_rome",
-    "emmet",
-    "kn",
-    "mend",
-    "instruct_edit",
-    "lyaplock",
-    "ultraedit",
-    "grace",
-    "melo",
-    "serac",
-)
+UNSEARCHED = ("ike", *ADAPTED)
 """Nothing to search, or published settings adapted to a model."""
 
 

@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -229,8 +230,6 @@ def _keep(run: _Run, path: Path, mark: str) -> None:
 
 
 def _restore(run: _Run, path: Path, mark: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
     try:
         tensors = load_file(path)
         with safe_open(path, "pt") as handle:
@@ -242,9 +241,10 @@ def _restore(run: _Run, path: Path, mark: str) -> None:
             f"{path}: a checkpoint of a training with another model, plan or data; remove it to begin anew, "
             "or repeat the command that made it"
         )
-    part = lambda name: {  # noqa: E731
-        key.removeprefix(name): one for key, one in tensors.items() if key.startswith(name)
-    }
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): one for key, one in tensors.items() if key.startswith(name)}
+
     run.network.load_state_dict(part("network."))
     run.best = part("best.")
     whole = run.adam.state_dict()
