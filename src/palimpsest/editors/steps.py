@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palimpsest import cache
 from palimpsest.editors import check
-from palimpsest.editors.base import Score, State, WeightEditor, step_norms
+from palimpsest.editors.base import Editor, Score, State, WeightEditor, step_norms
 from palimpsest.network.apply import WeightDelta, commit, restored
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.types import EditRequest, EvalCase
@@ -32,10 +32,8 @@ class Step:
     state: State
 
 
-def run_key(
-    model: EditableModel, editor: WeightEditor, facts: Sequence[EditRequest | EvalCase]
-) -> dict[str, Any]:
-    """What a run depends on, whatever is asked of it: the first part of the cache key of a study."""
+def run_key(model: EditableModel, editor: Editor, facts: Sequence[EditRequest | EvalCase]) -> dict[str, Any]:
+    """What a run of any editor depends on, whatever is asked of it: the first part of a study's cache key."""
     settings: Any = editor
     return {
         "model": fingerprint(model),

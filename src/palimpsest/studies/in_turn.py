@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -131,9 +130,8 @@ class InTurn:
         Raises:
             As `palimpsest.editors.base.Editor.edit` and `palimpsest.evaluation.drift.drift`.
         """
-        any_kind: Any = editor  # the key is that of a run of weights, and holds for any settings
         key = {
-            **run_key(self.model, any_kind, self.cases),
+            **run_key(self.model, editor, self.cases),
             "revision": REVISION,
             "batch": self.batch,
             "asked": [*self.at, *self.metrics],
