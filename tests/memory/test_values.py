@@ -1,5 +1,6 @@
 """Optimised values against a plain twin: one request, whole unpadded forward passes, a hook that adds δ."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from palimpsest.errors import NonFiniteError, OutOfMemoryError, SiteError
 from palimpsest.memory import values as targets_module
-from palimpsest.memory.optimisation import FEWEST_POSITIONS, _Chunk, by_work
+from palimpsest.memory.optimisation import FEWEST_POSITIONS, Optimisation, _Chunk, by_work
 from palimpsest.memory.readout import divergence
 from palimpsest.memory.settings import CappedTargets, TargetSettings
 from palimpsest.memory.values import Targets, optimise_targets
@@ -370,6 +371,34 @@ def test_the_second_call_is_read_from_disk(monkeypatch: pytest.MonkeyPatch, own_
     write[0, 0] += 1
     with pytest.raises(AssertionError, match="computed although"):
         optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS)
+
+
+def test_an_interruption_loses_at_most_the_facts_of_one_file(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    model = tiny_model("llama")
+    whole = optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS)
+    shutil.rmtree(own_cache / "targets")
+    monkeypatch.setattr(targets_module, "TOGETHER", 2)
+    computed: list[int] = []
+
+    class Breaks(Optimisation):
+        def run(self, *rest: Any) -> dict[str, Tensor]:
+            computed.append(len(self.requests))
+            if len(computed) == 2:
+                raise KeyboardInterrupt
+            return super().run(*rest)
+
+    monkeypatch.setattr(targets_module, "Optimisation", Breaks)
+    with pytest.raises(KeyboardInterrupt):
+        optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS)
+    again = optimise_targets(model, REQUESTS, 1, SHORT, CONTEXTS)
+    assert computed == [2, 2, 2]  # the first two facts once
+    torch.testing.assert_close(again.values, whole.values, **CLOSE)
+    first = optimise_targets(model, REQUESTS[:2], 1, SHORT, CONTEXTS)
+    assert len(computed) == 3  # the same file serves those who ask for the first two alone
+    assert torch.equal(first.values, again.values[:, :2])
+    assert torch.equal(first.losses, again.losses[:2])
 
 
 def test_a_diverging_loss_is_refused(own_cache: Path) -> None:

@@ -10,7 +10,7 @@ from palimpsest.errors import DataError, UnknownNameError
 from palimpsest.results import records
 from palimpsest.results.intervals import Interval
 from palimpsest.results.prose import readable
-from palimpsest.results.records import Results, side
+from palimpsest.results.records import Results, read, side
 
 
 @pytest.fixture
@@ -78,6 +78,30 @@ def test_without_a_runner_nothing_is_written_into_the_repositorys_results(
     monkeypatch.setenv("PALIMPSEST_ROOT", str(repository))
     assert results.save() == elsewhere / "palimpsest-results" / "smoke" / "01_one_edit.json"
     assert not (repository / "results").exists()
+
+
+def test_a_run_by_hand_leaves_one_with_other_parameters_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(records.STAGING, raising=False)
+
+    def saved(seed: int) -> Path:
+        run = Results("01_one_edit", profile="smoke", parameters={"seed": seed})
+        run.table("scores", pd.DataFrame({"seed": [seed]}))
+        return run.save()
+
+    first, second = saved(0), saved(1)
+    said = capsys.readouterr().err
+    assert f"{first} is of another run; this one is in {second.parent}" in said
+    assert second.parent.parent == first.parent.parent
+    assert [saved(0), saved(1), saved(2)][:2] == [first, second]  # repeated, each has its place
+    for path, seed in ((first, 0), (second, 1)):
+        assert read(path)["parameters"] == {"seed": seed}
+        assert pd.read_parquet(path.with_name("01_one_edit.scores.parquet"))["seed"].tolist() == [seed]
+    first.write_text("{}")  # no record
+    assert saved(0).parent not in {first.parent, second.parent}
+    assert first.read_text() == "{}"
 
 
 def test_a_failed_write_leaves_the_earlier_file(

@@ -184,12 +184,11 @@ def test_values_are_optimised_once_for_all_runs(
 
     monkeypatch.setattr(known_values_module, "optimise_targets", counted)
     monkeypatch.setattr(base, "optimise_targets", lambda *_: pytest.fail("optimised in a step"))
-    monkeypatch.setattr(room, "CHUNK", 4)
     editor = make()
     known = values_in_advance(model, editor, [case.request for case in CASES], editor.prepare(model))
     for ridge in (1.0, 2.0):
         long_horizon(model, make(ridge=ridge), CASES, ASK, text, known)
-    assert asked == [4, 2]
+    assert asked == [6]
 
 
 def test_memory_of_the_ledgers_grows_with_facts_and_counts_nothing_twice(

@@ -132,9 +132,9 @@ def usable(name: str) -> str:
         ModelError: if there is no such device.
     """
     if name != "cpu":
-        from palimpsest.network.device import device
+        from palimpsest.network.placement import placed
 
-        device(name)
+        placed(name)
     return name
 
 
@@ -171,7 +171,7 @@ def writable(path: Path | None) -> Path | None:
 LONGEST = 200
 """Bytes of a file's name: file systems allow 255, and temporary files add to it."""
 
-Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.", callback=usable)]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or auto: all GPUs.", callback=usable)]
 
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Stop at once if another process writes the same; name it.")

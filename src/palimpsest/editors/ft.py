@@ -261,7 +261,7 @@ def _added(model: EditableModel, deltas: Mapping[int, Tensor]) -> Iterator[None]
     """Inside the block the edited maps return W k + Δ k."""
 
     def adding(delta: Tensor) -> Any:
-        return lambda _, inputs, output: output + inputs[0] @ delta.to(output.dtype).T
+        return lambda _, inputs, output: output + inputs[0] @ delta.to(output).T
 
     with ExitStack() as stack:
         for layer, delta in deltas.items():

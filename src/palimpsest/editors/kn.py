@@ -220,7 +220,7 @@ def _replaced(model: EditableModel, neurons: Mapping[int, Float[Tensor, "m d_k"]
     def putting(first: int, mine: Tensor) -> Any:
         def put(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             rows = inputs[0].reshape(-1, mine.shape[1])  # (rows, d_k), also where a row is (1, d_k)
-            changed = torch.cat([rows[:first], mine, rows[first + len(mine) :]])
+            changed = torch.cat([rows[:first], mine.to(rows), rows[first + len(mine) :]])
             return (changed.reshape(inputs[0].shape), *inputs[1:])
 
         return put

@@ -4,12 +4,11 @@ The loss is that of `palimpsest.memory.values`. Requests of a chunk share forwar
 its own: a finished one leaves the passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from palimpsest.algebra.projector import line_energy
 from palimpsest.errors import NonFiniteError
@@ -50,22 +49,22 @@ class Optimisation:
         if isinstance(settings, PreservingTargets):
             self.protected = _Protected(model, requests, layer, settings, contexts)
 
-    def run(self, chunk: int | None = None) -> dict[str, Tensor]:
+    def run(self, chunk: int | None = None, done: Callable[[int], object] = int) -> dict[str, Tensor]:
         """Results of all requests by name, one row per request.
 
         Args:
             chunk: most requests optimised together; default by work and memory.
+            done: is told the number of requests that were finished since the last call.
         """
         moving = [one.moving for one in self.encoded]
         cut = by_number(len(moving), chunk) if chunk else by_work(moving, self._most_positions())
-        with tqdm(total=len(moving), desc="optimising values", unit="fact") as bar:
 
-            def work(some: Sequence[int]) -> list[dict[str, Tensor]]:
-                found = in_halves(lambda part: _Chunk(self, part).run(), some, "facts")
-                bar.update(len(some))
-                return found
+        def work(some: Sequence[int]) -> list[dict[str, Tensor]]:
+            found = in_halves(lambda part: _Chunk(self, part).run(), some, "facts")
+            done(len(some))
+            return found
 
-            parts = [part for found in side_by_side(work, cut, self.model.device) for part in found]
+        parts = [part for found in side_by_side(work, cut, self.model.device) for part in found]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _most_positions(self) -> int:

@@ -16,16 +16,21 @@ from dataclasses import asdict, dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from palimpsest import cache
 from palimpsest.errors import ScoreError, SiteError, UnknownNameError
-from palimpsest.memory.optimisation import TERM, Optimisation
+from palimpsest.memory.optimisation import TERM, Optimisation, by_number
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.types import EditRequest
 
 REVISION = 2
 """Part of the cache key; raise it when the same settings give other values than before."""
+
+TOGETHER = 100
+"""Facts whose values are one file on disk: so many are lost at most by an interruption, and two studies of
+the same first facts share the files that both need."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ def optimise_targets(
 ) -> Targets:
     """Optimise the values of many requests; read from disk if computed before on the same weights.
 
+    The requests are taken by the hundred, in their order: each hundred is optimised and stored on its own, as
+    if it were asked for alone.
+
     Args:
         model: the model as it is now.
         requests: n requests; apart from rounding they do not influence each other.
@@ -116,21 +124,26 @@ def optimise_targets(
         model.layer(needed)
     if last < layer:
         raise SiteError(f"loss_layer {last} lies below the edited layer {layer}; raise it or leave it out")
-    asked = [(r.prompt, r.subject, r.target) for r in requests]
     key = {
         "revision": REVISION,
         "model": fingerprint(model),
-        "requests": asked,
         "layer": layer,
         "contexts": list(contexts),
         "settings": asdict(settings),
     }
+    parts = []
+    with tqdm(total=len(requests), desc="optimising values", unit="fact", delay=1) as bar:
+        for at in by_number(len(requests), TOGETHER):
+            some = requests[at.start : at.stop]
 
-    def compute() -> dict[str, Tensor]:
-        return Optimisation(model, requests, layer, last, settings, contexts).run(chunk)
+            def compute(some: Sequence[EditRequest] = some) -> dict[str, Tensor]:
+                whole = Optimisation(model, some, layer, last, settings, contexts)
+                return whole.run(chunk, bar.update)
 
-    found = cache.tensors("targets", key, compute)
-    found = {name: tensor.to(model.device) for name, tensor in found.items()}
+            asked = [(r.prompt, r.subject, r.target) for r in some]
+            parts.append(cache.tensors("targets", key | {"requests": asked}, compute))
+            bar.update(at.stop - bar.n)  # those read from disk too
+    found = {name: torch.cat([part[name] for part in parts]).to(model.device) for name in parts[0]}
     # Stored as rows (n, d_v), returned as columns (d_v, n); losses stay (n, steps).
     values, deltas, losses = (found["initial"] + found["delta"]).T, found["delta"].T, found["losses"]
     terms = {name.removeprefix(TERM): t for name, t in found.items() if name.startswith(TERM)}

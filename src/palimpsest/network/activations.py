@@ -178,7 +178,7 @@ def run_behind(
 @contextmanager
 def watched(model: EditableModel, site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
     """Call ``read`` with the activations at a site in every forward pass of this thread inside the block."""
-    handle = _attach(_place(model, site), site, read)
+    handle = _attach(model, site, read)
     try:
         yield
     finally:
@@ -200,17 +200,18 @@ def _place(model: EditableModel, site: Site) -> nn.Module:
 
 
 def _attach(
-    module: nn.Module, site: Site, read: Callable[[Tensor], None]
+    model: EditableModel, site: Site, read: Callable[[Tensor], None]
 ) -> torch.utils.hooks.RemovableHandle:
+    module, own = _place(model, site), model.device
     thread = get_ident()  # passes of other threads through the same module are not read
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         if get_ident() == thread:
-            read(inputs[0])
+            read(inputs[0].to(own))
 
     def after(_: nn.Module, __: Any, output: Any) -> None:
         if get_ident() == thread:
-            read(first_tensor(output))
+            read(first_tensor(output).to(own))
 
     if site.part in ("input", "key", "before_norm"):
         return module.register_forward_pre_hook(before)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from palimpsest import resources
 from palimpsest.errors import ModelError, NonFiniteError, ScoreError, UnknownNameError
+from palimpsest.network.placement import one_of
 
 DEFAULT = "minilm"
 PROBE = "A probe: tokenizers differ in œ, 1987, and what they put before\n and after a text."
@@ -94,17 +95,19 @@ def embedder(
 
     Raises:
         UnknownNameError: if the name is none of the three.
-        ModelError: if it is found but cannot be used as an embedder, or the batch size is below 1.
+        ModelError: if it is found but cannot be used as an embedder, there is no such device, or the batch
+            size is below 1.
         ResourceError: if the embedded one cannot be fetched or was damaged.
     """
     if batch_size < 1:
         raise ModelError(f"batch_size of embedder {name} is {batch_size}; it must be 1 or more")
+    place = one_of(device)
     source = resources.fetch(DEFAULT) if str(name) == DEFAULT else name
     from sentence_transformers import SentenceTransformer  # takes seconds to import
 
     try:
         net = SentenceTransformer(
-            str(source), device=str(device), local_files_only=True, trust_remote_code=False
+            str(source), device=str(place), local_files_only=True, trust_remote_code=False
         )
         dimensions = net.get_embedding_dimension()
     except OSError as error:

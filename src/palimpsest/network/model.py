@@ -4,6 +4,7 @@ A supported architecture is one row of FAMILIES (`palimpsest.network.families`).
 matrix transposed; only `read_weight` and `write_weight` handle this.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,11 @@ from transformers.pytorch_utils import Conv1D
 
 from palimpsest.cache import digest
 from palimpsest.errors import ModelError, ScoreError, SiteError
-from palimpsest.network.device import device as usable
 from palimpsest.network.embedded import unpacked_model
 from palimpsest.network.families import FAMILIES as FAMILIES
 from palimpsest.network.families import Family as Family
 from palimpsest.network.formats import Source, merged, source_of
+from palimpsest.network.placement import connected, placed
 from palimpsest.network.proposal import refused, without_data
 from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
 from palimpsest.network.tokens import encode, pad
@@ -92,7 +93,7 @@ class EditableModel(Shown):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
+        """Device of the first weights, on which all passes begin and end and all else is computed."""
         return torch.device(next(self.net.parameters()).device)
 
     def encode(self, prompt: str) -> list[int]:
@@ -142,7 +143,9 @@ class EditableModel(Shown):
 
 
 def load(
-    name: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    name: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | Mapping[str, str] = "cpu",
 ) -> EditableModel:
     """Load a causal language model for editing.
 
@@ -150,33 +153,38 @@ def load(
         name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, a hub id, a GGUF file or a folder
             that holds only one, or the folder of a PEFT adapter, which is merged into its model.
         dtype: dtype of the weights; default float32 on CPU and the checkpoint's own on other devices.
-        device: device to load it to.
+        device: device to load it to; ``auto`` spreads the layers over all GPUs, and a mapping puts each part
+            of the network where it says (a device map of transformers).
 
     Raises:
         UnknownNameError: if the name is none of the three.
         ModelError: if it is found but cannot be read, its conditions were not accepted, its architecture has
-            no row in FAMILIES, there is no such device, or the package that reads its format is missing.
+            no row in FAMILIES, there is no such device, the package that reads its format is missing, or the
+            devices that it is spread over do not hold it.
         ResourceError: if the embedded model cannot be fetched or was damaged, or the hub is out of reach.
     """
-    place = usable(device)
-    dtype = dtype or (torch.float32 if place.type == "cpu" else None)
+    place = placed(device)
+    whole = isinstance(place, torch.device)
+    dtype = dtype or (torch.float32 if place == torch.device("cpu") else None)
     source = Source(str(unpacked_model())) if str(name) == EMBEDDED else source_of(str(name))
     if "gguf_file" not in source.options:
         check_source(source.path)
     options: Any = {"trust_remote_code": False, **source.options}
     strict: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    spread: Any = {} if whole else {"device_map": place}
     try:
         config = AutoConfig.from_pretrained(source.path, **options)
         if config.model_type not in FAMILIES:
             raise ModelError(refused(config.model_type, str(name), without_data(config), list(FAMILIES)))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=dtype or "auto", **strict, **options
+            source.path, dtype=dtype or "auto", **spread, **strict, **options
         )
         net, found = loaded
         fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
         net = net if source.adapter is None else merged(net, source.adapter)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
-        model = wrap(net.to(place), tokenizer, str(name))
+        net = net.to(place) if whole else connected(net, FAMILIES[config.model_type], str(name))
+        model = wrap(net, tokenizer, str(name))
         model.loaded = fingerprint(model)
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -210,15 +218,19 @@ def wrap(net: Any, tokenizer: Any, name: str) -> EditableModel:
 
 
 def read_weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:
-    """Edited weight of a layer as W (d_v, d_k); a view, do not write to it."""
-    module = model.projection(layer)
-    return module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
+    """Edited weight of a layer as W (d_v, d_k), on the model's device; a view, do not write to it."""
+    return _weight(model, layer).to(model.device)
 
 
 def write_weight(model: EditableModel, layer: int, weight: Float[Tensor, "d_v d_k"]) -> None:
     """Overwrite the edited weight of a layer in place with W (d_v, d_k)."""
     with torch.no_grad():
-        read_weight(model, layer).copy_(weight)
+        _weight(model, layer).copy_(weight)
+
+
+def _weight(model: EditableModel, layer: int) -> Float[Tensor, "d_v d_k"]:
+    module = model.projection(layer)
+    return module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[return-value]
 
 
 def fingerprint(model: EditableModel, anew: bool = False) -> str:
@@ -308,5 +320,5 @@ def describe(model: EditableModel) -> dict[str, str]:
         "name": model.name,
         "fingerprint": fingerprint(model),
         "dtype": dtype,
-        "device": str(model.device),
+        "device": " and ".join(sorted({str(weight.device) for weight in model.net.parameters()})),
     }

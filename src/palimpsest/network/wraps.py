@@ -273,13 +273,14 @@ def changed(model: EditableModel, layer: int, at: At, change: Change) -> Iterato
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         given, own = args[0] if args else kwargs["hidden_states"], first_tensor(output)
-        found = change(given.reshape(-1, given.shape[-1]), own.reshape(-1, own.shape[-1]))
+        rows = (states.reshape(-1, states.shape[-1]).to(place) for states in (given, own))
+        found = change(*rows)
         if found is None:
             return None
-        put = found.reshape(own.shape)
+        put = found.reshape(own.shape).to(own.device)
         return (put, *output[1:]) if isinstance(output, tuple) else put
 
-    module = model.projection(layer) if at == "map" else model.layer(layer)
+    module, place = model.projection(layer) if at == "map" else model.layer(layer), model.device
     handle = module.register_forward_hook(after, with_kwargs=True)
     try:
         yield

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from palimpsest.book.provenance import processor
-from palimpsest.network.device import device as usable
+from palimpsest.network.placement import one_of
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
 """Sides of the matrices whose products are timed, smallest first, as far as the time allows."""
@@ -50,7 +50,7 @@ def probe(device: str, dtypes: tuple[torch.dtype, ...], seconds: float = 10.0) -
     Raises:
         ModelError: if there is no such device.
     """
-    place = usable(device)
+    place = one_of(device)
     share = seconds / (len(dtypes) + 1)
     products = {str(dtype).removeprefix("torch."): _product_rate(place, dtype, share) for dtype in dtypes}
     source = torch.zeros(COPIED // 4, dtype=torch.float32, device=place)

@@ -17,7 +17,9 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ import numpy as np
 import pandas as pd
 
 from palimpsest import paths
+from palimpsest.cache import digest
 from palimpsest.errors import DataError, UnknownNameError
-from palimpsest.files import as_json, write_atomically
+from palimpsest.files import as_json, locked, write_atomically
 from palimpsest.results.intervals import Interval
 from palimpsest.results.prose import Markdown, filled
 
@@ -223,14 +226,32 @@ class Results:
         """Write all files, each atomically; returns the path of the JSON file.
 
         The runner of `palimpsest run` says where; its results are those of the book. Without it, in Jupyter
-        Lab or under papermill alone, they go to ``palimpsest-results/<profile>`` in the working folder.
+        Lab or under papermill alone, they go to ``palimpsest-results/<profile>`` in the working folder; where
+        a run of this notebook with other parameters is there already, to a folder of their own beside it, and
+        a line on standard error names it.
 
         Raises:
             DataError: if results of an earlier run are shown.
         """
         self._recording("the record")
         staging = os.environ.get(STAGING)
-        folder = Path(staging) if staging else Path.cwd() / OWN / self.profile
+        if staging:
+            return self._write(Path(staging))
+        folder = Path.cwd() / OWN / self.profile
+        with locked(folder / f"{self.notebook}.json"):  # of two runs at once the second sees the first
+            return self._write(self._own(folder))
+
+    def _own(self, folder: Path) -> Path:
+        """A folder that holds no record of another run of this notebook."""
+        path = folder / f"{self.notebook}.json"
+        with suppress(DataError):  # a file that is no record is another's too
+            if not path.exists() or read(path)["parameters"] == self.parameters:
+                return folder
+        beside = folder.with_name(f"{self.profile}-{digest(self.parameters)[:8]}")
+        print(f"palimpsest: {path} is of another run; this one is in {beside}", file=sys.stderr, flush=True)
+        return beside
+
+    def _write(self, folder: Path) -> Path:
         for name, frame in self.tables.items():
             content = frame.to_parquet(None, index=False, compression="zstd")
             write_atomically(folder / f"{self.notebook}.{name}.parquet", content)

@@ -45,8 +45,6 @@ REVISION = 1
 """Part of the cache key; increase it when the code gives different rows for the same run."""
 
 COLUMNS = ("edits", "of", "key", "metric", "value")
-CHUNK = 100
-"""Facts whose values are optimised, and kept on disk, together."""
 _Row = tuple[int, str, str, str, float]
 
 
@@ -75,7 +73,7 @@ def without_conflicts(cases: Sequence[EvalCase], count: int | None = None) -> li
 def values_in_advance(
     model: EditableModel, editor: Sequential, requests: Sequence[EditRequest], prepared: Prepared
 ) -> KnownValues:
-    """Values of all requests on the unedited model, in chunks that are read from disk if made before.
+    """Values of all requests on the unedited model, read from disk where they were made before.
 
     Args:
         model: the unedited model.
@@ -89,12 +87,7 @@ def values_in_advance(
     """
     if not requests:
         raise ScoreError("values of no facts; give at least one request")
-    found = None
-    how = (editor.layers[-1], editor.targets, prepared.contexts)
-    for first in range(0, len(requests), CHUNK):
-        found = known_values(model, requests[first : first + CHUNK], *how, beside=found)
-    assert found is not None
-    return found
+    return known_values(model, requests, editor.layers[-1], editor.targets, prepared.contexts)
 
 
 def long_horizon(
