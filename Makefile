@@ -16,7 +16,7 @@ PALIMPSEST := $(BIN)/palimpsest
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup fetch book html test check lab bench batch contract gpucheck torture lock clean lint notebooks
+.PHONY: help setup fetch book html test check lab bench batch contract gpucheck rehearse torture lock clean lint notebooks
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,9 @@ batch: $(READY) ## run what is due of config/batch.yaml: models x seeds x pages;
 
 gpucheck: fetch ## checks of a machine with a GPU, under eight minutes, to results/gpu_check.json
 	PYTHON=$(BIN)/python scripts/gpu_check.sh
+
+rehearse: fetch ## every page of the GPU profiles on tiny models and a stand-in for the GPU, about twenty minutes
+	PYTHONPATH=.:src $(BIN)/python scripts/rehearse.py --out results/rehearsal.json
 
 torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)
 	$(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)

@@ -10,7 +10,7 @@ the CPU, so that its numbers are those of a run on the CPU bit by bit. Refused a
 It is written against PyTorch's hooks for Python backends, which are private and may change.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -50,7 +50,7 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "OnDevice":
-        made: OnDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: OnDevice = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -63,12 +63,12 @@ class OnDevice(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
-        cls, function: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         return _run(function, args, dict(kwargs or {}))
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"OnDevice({self.held})"
 
     def numpy(self, **_: Any) -> NoReturn:

@@ -3,6 +3,7 @@ from .algebra.admission import Candidates as Candidates
 from .algebra.admission import admit as admit
 from .algebra.admission import candidates as candidates
 from .algebra.ledger import EditLedger as EditLedger
+from .algebra.ledger_join import join_ledgers as join_ledgers
 from .algebra.projector import Projector as Projector
 from .algebra.projector import null_space as null_space
 from .algebra.solve import LeastSquares as LeastSquares

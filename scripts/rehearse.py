@@ -1,0 +1,213 @@
+"""Run every page of the GPU profiles on tiny random models and a double of the device: ``make rehearse``.
+
+The models are those of `tests.rehearsal`. A page's tensors are on the double of `tests.device_double`, which
+computes on the CPU and refuses what a GPU refuses. Each page of each profile is run in a fork of a process
+that has imported everything, and each page once in a kernel by papermill alone.
+
+What is shown is that the code of a page runs there from end to end, and nothing of its results: where a page
+says of a random model's numbers that it cannot go on, the share of its cells that ran is recorded.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import torch
+import typer
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib import pyplot as plt
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from palimpsest.book.profiles import load_profile, parameters_for
+from palimpsest.files import as_json, write_atomically
+from palimpsest.memory import contexts
+from tests.device_double import double
+from tests.rehearsal import ROOT, environment, room
+
+fork = multiprocessing.get_context("fork")
+LIMIT = 900
+"""Seconds after which a page has failed."""
+FOUND_WANTING = ("AssertionError", "ScoreError", "DataError")
+"""Errors by which a page says that it cannot use a random model's numbers."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One page of one profile.
+
+    Attributes:
+        profile: name.
+        page: name.
+        by: ``fork``, of a process that has imported everything, or ``papermill``, in a kernel.
+        status: ``ran``, ``wanting`` or ``failed``.
+        cells: share of the page's cells of code that ran.
+        seconds: of the run.
+        said: last line of an error.
+    """
+
+    profile: str
+    page: str
+    by: str
+    status: str
+    cells: float
+    seconds: float
+    said: str = ""
+
+
+def in_a_fork(profile: str, page: str, where: Path) -> None:
+    """Run the cells of a page in this process, a fork of one that has imported everything; never returns.
+
+    What became of it is left in ``<page>.json``.
+    """
+    os.chdir(where)
+    os.environ |= environment(where) | {"PALIMPSEST_RESULTS": str(where / "results" / profile)}
+    with (where / f"{page}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    source = ROOT / "notebooks" / f"{page}.ipynb"
+    given = parameters_for(load_profile(profile), source)
+    notebook = parameterize_notebook(load_notebook_node(str(source)), given)
+    shell, said, ran = InteractiveShell.instance(), "", 0
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    with double():
+        for text in sources:
+            found = shell.run_cell(text)
+            error = found.error_before_exec or found.error_in_exec
+            if error is not None:
+                said = f"{type(error).__name__}: {str(error).strip() or text.strip().splitlines()[0]}"
+                break
+            plt.close("all")
+            ran += 1
+    (where / f"{page}.json").write_text(json.dumps([ran / len(sources), said]))
+    os._exit(0)
+
+
+def by_papermill(profile: str, page: str, where: Path) -> None:
+    """The same in a kernel by papermill alone, with the parameters that `palimpsest parameters` prints."""
+    folder = where / "by papermill" / page
+    folder.mkdir(parents=True)
+    about: Any = {"env": environment(where), "cwd": where, "text": True}
+    asked = [sys.executable, "-m", "palimpsest.cli", "parameters", page, "--profile", profile]
+    with (folder / "parameters.yaml").open("w") as file:
+        subprocess.run(asked, stdout=file, check=True, **about)
+    source, made = str(ROOT / "notebooks" / f"{page}.ipynb"), folder / "made.ipynb"
+    options = ["-f", str(folder / "parameters.yaml"), "--cwd", str(folder), "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", source, str(made), *options]
+    done = subprocess.run(command, capture_output=True, **about)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    (folder / "log").write_text(text)
+    lines = [line for line in text.splitlines() if re.match(r"\w+(Error|Exception|Interrupt)\b", line)]
+    said = (lines or ["no message"])[-1] if done.returncode else ""
+    cells = [cell for cell in json.loads(made.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    begun = sum(cell["execution_count"] is not None for cell in cells) - bool(said)
+    (where / f"{page} by papermill.json").write_text(json.dumps([begun / len(cells), said]))
+    os._exit(0)
+
+
+@dataclass
+class Run:
+    """A page that is being rehearsed, in a process of its own."""
+
+    profile: str
+    page: str
+    by: str
+    where: Path
+    begun: float = 0.0
+    process: Any = None
+
+    def start(self) -> None:
+        """Begin."""
+        work = in_a_fork if self.by == "fork" else by_papermill
+        self.begun = time.monotonic()
+        self.process = fork.Process(target=work, args=(self.profile, self.page, self.where))
+        self.process.start()
+
+    def outcome(self) -> Outcome | None:
+        """What became of it; None while it runs."""
+        seconds = round(time.monotonic() - self.begun, 1)
+        if self.process.is_alive() and seconds < LIMIT:
+            return None
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        file = self.where / (f"{self.page}.json" if self.by == "fork" else f"{self.page} by papermill.json")
+        share, said = json.loads(file.read_text()) if file.is_file() else (0.0, f"killed after {seconds} s")
+        wanting = said.startswith(FOUND_WANTING)
+        status = ("wanting" if wanting else "failed") if said else "ran"
+        return Outcome(self.profile, self.page, self.by, status, round(share, 3), seconds, said[:300])
+
+
+def runs(names: Sequence[str], pages: Sequence[str], where: Path) -> Iterator[Run]:
+    """All runs: every page of every profile, and every page on one profile by papermill too."""
+    for turn, name in enumerate(names):
+        folder = where / name
+        folder.mkdir()
+        profile, listed = room(name, folder)
+        for at, page in enumerate(listed):
+            if not pages or page in pages:
+                yield Run(profile, page, "fork", folder)
+                if at % len(names) == turn:
+                    yield Run(profile, page, "papermill", folder)
+
+
+def outcomes(waiting: Sequence[Run], jobs: int) -> Iterator[Outcome]:
+    """Make runs, a few at once."""
+    left, going = list(waiting), list[Run]()
+    while left or going:
+        while left and len(going) < jobs:
+            going.append(left.pop(0))
+            going[-1].start()
+        time.sleep(0.2)
+        for one in list(going):
+            found = one.outcome()
+            if found is not None:
+                going.remove(one)
+                cells = f"{found.cells:.0%} of the cells, {found.seconds:.0f} s"
+                line = f"{found.profile} {found.page} by {found.by}: {found.status}, {cells}. {found.said}"
+                print(line, flush=True)
+                yield found
+
+
+def main(
+    profile: Annotated[list[str] | None, typer.Option(help="Default: all that are for a GPU.")] = None,
+    page: Annotated[list[str] | None, typer.Option(help="Default: all pages of a profile.")] = None,
+    jobs: Annotated[int, typer.Option(min=1)] = 2,
+    out: Annotated[Path | None, typer.Option(help="File for the outcomes.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder for rooms and logs.")] = None,
+) -> None:
+    """Rehearse pages; exit status 1 if one fails."""
+    mpl.use("Agg")
+    torch.set_num_threads(1)
+    contexts.check_readable = lambda *_: []  # as in STARTUP
+    names = profile or sorted(path.stem for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml"))
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        where = keep or Path(temporary)
+        where.mkdir(parents=True, exist_ok=True)
+        found = list(outcomes([*runs(names, page or [], where)], jobs))
+    failed = [one for one in found if one.status == "failed"]
+    if out is not None:
+        content = {
+            "on": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - begun),
+            "outcomes": [vars(one) for one in found],
+        }
+        write_atomically(out, as_json(content))
+    print(f"{len(found)} runs, {len(failed)} failed")
+    raise typer.Exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,134 @@
+"""Rehearsals of GPU profiles: what is made smaller, a sample of pages, and what is said of them."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from palimpsest import paths
+from palimpsest.book.profiles import load_profile
+from palimpsest.editors import editor_for
+from tests.rehearsal import FEWER, Layers, environment, parameter, room, smaller
+
+ROOT = Path(__file__).parents[2]
+PROFILES = sorted(path.stem for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml"))
+XL = Layers((0, 13, 14, 15, 16, 17, 47))
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rehearse", ROOT / "scripts" / "rehearse.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["rehearse"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_first_the_edited_and_the_last_layer_are_kept() -> None:
+    content = yaml.safe_load((ROOT / "config" / "models" / "gpt2-xl.yaml").read_text("utf-8"))
+    assert Layers.of(content) == XL
+    assert [XL.new(layer) for layer in (0, 13, 17, 36, 47)] == [0, 1, 5, 6, 6]
+
+
+def test_settings_keep_all_but_layers_and_large_numbers() -> None:
+    given = {"layers": [13, 14, 46, 47], "targets": {"steps": 20, "lr": 0.5, "loss_layer": 47}, "ridge": 10}
+    assert smaller(given, XL) == {
+        "layers": [1, 2, 6],
+        "targets": {"steps": FEWER["steps"], "lr": 0.5, "loss_layer": 6},
+        "ridge": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "own", "wanted"),
+    [
+        ("layers", [0, 14, 47], [3], [0, 2, 6]),
+        ("layers", 5, 2, 2),
+        ("facts", 300, 4, 4),
+        ("runs", ["rome 4"], ["memit_naive 4"], ["rome 4"]),
+        ("regime", "", "other", ""),
+        ("betas", [0, 0.1], [0], [0]),
+    ],
+)
+def test_a_page_keeps_names_and_has_its_own_sizes(name: str, asked: Any, own: Any, wanted: Any) -> None:
+    assert parameter(name, asked, own, XL) == wanted
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_room_has_a_profile_for_the_tiny_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = list(load_profile(name).listed)
+    profile, pages = room(name, _folder(tmp_path, name))
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(tmp_path / name))
+    made = load_profile(profile)
+    assert list(made.listed) == pages == listed
+    file = tmp_path / name / "config" / "models" / f"{made.settings}.yaml"
+    settings = yaml.safe_load(file.read_text("utf-8"))
+    for each in settings["editors"]:
+        assert max(getattr(editor_for(each, made.settings), "layers", (0,))) < settings["shape"]["depth"]
+
+
+def _folder(where: Path, name: str) -> Path:
+    (where / name).mkdir()
+    return where / name
+
+
+def test_a_run_finds_the_room_its_cache_and_the_double(tmp_path: Path) -> None:
+    found = environment(_folder(tmp_path, "a"))
+    assert found["PALIMPSEST_ROOT"] == str(tmp_path / "a")
+    assert Path(found["PALIMPSEST_CACHE"]).parent == tmp_path
+    assert found["PYTHONPATH"].split(":")[0] == str(tmp_path / "a" / "start")
+
+
+def test_what_a_random_model_cannot_show_is_told_from_a_fault(script: ModuleType, tmp_path: Path) -> None:
+    class Done:
+        def is_alive(self) -> bool:
+            return False
+
+        def join(self) -> None:
+            pass
+
+    def outcome(content: str | None) -> Any:
+        (tmp_path / "p.json").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "p.json").write_text(content)
+        run = script.Run("x", "p", "fork", tmp_path, begun=0.0)
+        run.process = Done()
+        return run.outcome()
+
+    assert (outcome('[1.0, ""]').status, outcome('[1.0, ""]').cells) == ("ran", 1.0)
+    assert outcome('[0.5, "ScoreError: no fact is known"]').status == "wanting"
+    assert outcome('[0.5, "MixedDevicesError: aten.mul"]').status == "failed"
+    assert "killed" in outcome(None).said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_page_of_each_family_runs_on_the_double(name: str, script: ModuleType, tmp_path: Path) -> None:
+    runs = [run for run in script.runs([name], ["00_try_it"], tmp_path) if run.by == "fork"]
+    (found,) = script.outcomes(runs, 1)
+    assert (found.status, found.cells) == ("ran", 1.0), found.said
+
+
+def test_profiles_say_that_they_were_rehearsed_and_never_run() -> None:
+    record = json.loads((ROOT / "results" / "rehearsal.json").read_text("utf-8"))
+    assert {one["profile"].removeprefix("rehearse-") for one in record["outcomes"]} == {*PROFILES}
+    assert not [one for one in record["outcomes"] if one["status"] == "failed"]
+    by_fork = {(one["profile"].removeprefix("rehearse-"), one["page"]) for one in record["outcomes"]}
+    for name in PROFILES:
+        profile = load_profile(name)
+        assert {page for other, page in by_fork if other == name} == {*profile.listed}
+        run = (paths.root() / "results" / name).is_dir()
+        assert profile.description.endswith("; rehearsed, never run") is not run
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    whole = sum(one["status"] == "ran" for one in record["outcomes"] if one["by"] == "fork")
+    assert f"{whole} of {len(by_fork)} pairs of page and profile run to their last cell" in " ".join(
+        readme.split()
+    )
