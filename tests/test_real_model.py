@@ -6,19 +6,22 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from palimpsest.cache import digest
 from palimpsest.datasets import counterfact_style, load_facts
 from palimpsest.editors import State, edit, editor_for
 from palimpsest.evaluation.evaluate import evaluate, knows
 from palimpsest.memory.contexts import check_readable
 from palimpsest.network.apply import installed
 from palimpsest.network.model import EditableModel, generate, load
-from palimpsest.resources import statistics_texts
+from palimpsest.resources import DUMP_FILE, _plain, _wikitext, fetch, held_out_texts, statistics_texts
 from palimpsest.types import EvalCase
 from tests.editing import same_bits, snapshot
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 FACTS = 10
+TEXT = "af094aad9bea33041c4b496fb9895494aa602fb0e15dc80c87c2b2ae1ebf9b09"
+"""Hash of all cleaned articles, as they were when the first records were made."""
 TOKENS = 10_000  # of text behind the second moment: fewer than a laptop run reads, for time
 
 
@@ -75,3 +78,17 @@ def test_contexts_are_readable(room: Room) -> None:
 def test_generation_continues_the_prompt(room: Room) -> None:
     prompt = "The capital of France is"
     assert generate(room.model, prompt, 5).startswith(f"{prompt} Paris")
+
+
+def test_the_text_is_that_of_the_first_records() -> None:
+    """Cleaned anew, though it is in the cache."""
+    dump = fetch("wikipedia-sample") / DUMP_FILE
+    found = [_plain(text) for text in _wikitext(dump)]
+    assert digest([text for text in found if len(text) > 500]) == TEXT
+    assert digest(statistics_texts() + held_out_texts()) == digest(found_in_turn(found))
+
+
+def found_in_turn(texts: Sequence[str]) -> list[str]:
+    """Every second long text, then the others."""
+    long = [text for text in texts if len(text) > 500]
+    return long[::2] + long[1::2]

@@ -5,9 +5,14 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import mwparserfromhell
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mwparserfromhell.nodes import Tag, Wikilink
 
 from palimpsest import resources
 from palimpsest.errors import ResourceError, UnknownNameError
@@ -226,6 +231,49 @@ def test_cleaning_wikitext() -> None:
         "Life",
         "She lived in Paris and  elsewhere; 5 km away.",
     ]
+
+
+def by_removal(wikitext: str) -> str:
+    """A slow twin: each unread node is searched for in the whole text, and removed."""
+    code = mwparserfromhell.parse(wikitext)
+    unread = [node for node in code.filter(forcetype=(Tag, Wikilink)) if resources._unread(node)]
+    for node in unread:
+        with suppress(ValueError):  # removed with what holds it
+            code.remove(node)
+    return "\n".join(filter(None, map(str.strip, code.strip_code().splitlines())))
+
+
+WIKI_PARTS = (
+    *(
+        "word ",
+        "[[Rome]] ",
+        "[[File:A.jpg|thumb|",
+        "[[a:b|",
+        "[[Rome|the ",
+        "]]",
+        "<ref>",
+        "<ref name='x' />",
+    ),
+    *(
+        "</ref>",
+        "{{cite|",
+        "}}",
+        "\n{|\n| ",
+        "\n|}\n",
+        "''",
+        "<math>",
+        "</math>",
+        "\n== ",
+        " ==\n",
+        "<b>",
+        "</b>",
+    ),
+)
+
+
+@given(parts=st.lists(st.sampled_from(WIKI_PARTS), max_size=25))
+def test_one_pass_takes_out_what_removal_does(parts: list[str]) -> None:
+    assert resources._plain("".join(parts)) == by_removal("".join(parts))
 
 
 def dump(folder: Path, articles: list[str]) -> dict[str, bytes]:

@@ -55,6 +55,8 @@ class Resource:
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 DUMP_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+UNREAD = ("table", "ref", "gallery", "math")
+"""Tags whose content is not part of the running text."""
 
 PINS: dict[str, Resource] = {
     "smollm2-135m": Resource(
@@ -210,17 +212,20 @@ def _wikitext(dump: Path) -> Iterator[str]:
 def _plain(wikitext: str) -> str:
     """Article text as a reader sees it: no templates, tables, files, categories or headings' markup."""
     code = mwparserfromhell.parse(wikitext)
-    for tag in code.filter_tags(matches=lambda node: str(node.tag) in {"table", "ref", "gallery", "math"}):
-        _drop(code, tag)
-    for link in code.filter_wikilinks(matches=lambda node: ":" in str(node.title)):
-        _drop(code, link)
+    _strip(code)
     lines = (line.strip() for line in code.strip_code().splitlines())
     return "\n".join(line for line in lines if line)
 
 
-def _drop(code: mwparserfromhell.wikicode.Wikicode, node: mwparserfromhell.nodes.Node) -> None:
-    """Remove a node unless it was already removed with an enclosing node."""
-    try:
-        code.remove(node)
-    except ValueError:
-        return
+def _strip(code: mwparserfromhell.wikicode.Wikicode) -> None:
+    """Take out what no reader reads, at any depth, in one pass: ``remove`` searches the whole text anew."""
+    code.nodes = [node for node in code.nodes if not _unread(node)]
+    for node in code.nodes:
+        for inner in node.__children__():
+            _strip(inner)
+
+
+def _unread(node: mwparserfromhell.nodes.Node) -> bool:
+    if isinstance(node, mwparserfromhell.nodes.Tag):
+        return str(node.tag) in UNREAD
+    return isinstance(node, mwparserfromhell.nodes.Wikilink) and ":" in str(node.title)
