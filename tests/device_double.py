@@ -77,6 +77,9 @@ class OnDevice(Tensor):
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         self.numpy()
 
+    def untyped_storage(self) -> Any:
+        return self.held.untyped_storage()
+
     def tolist(self) -> Any:
         return self.held.detach().tolist()
 
