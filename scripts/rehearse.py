@@ -32,7 +32,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from palimpsest.book.profiles import load_profile, parameters_for
-from palimpsest.files import as_json, write_atomically
+from palimpsest.cache import digest
+from palimpsest.files import as_json, file_sha256, write_atomically
 from tests.device_double import double
 from tests.rehearsal import ROOT, environment, made_easy, room
 
@@ -136,6 +137,11 @@ class Run:
     begun: float = 0.0
     process: Any = None
 
+    @property
+    def named(self) -> tuple[str, str, str]:
+        """What tells it from others."""
+        return self.profile, self.page, self.by
+
     def start(self) -> None:
         """Begin."""
         work = in_a_fork if self.by == "fork" else by_papermill
@@ -190,6 +196,34 @@ def outcomes(waiting: Sequence[Run], jobs: int) -> Iterator[Outcome]:
                 yield found
 
 
+def today() -> str:
+    """The time, for the record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def code_hash() -> str:
+    """Of everything a rehearsal runs: package, notebooks, settings, and the rehearsal itself."""
+    files = [
+        *(ROOT / "src" / "palimpsest").rglob("*.py"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+        *(ROOT / "config" / "models").glob("*.yaml"),
+        *(ROOT / name for name in ("config/sequences.yaml", "data/regimes.yaml")),
+        *(ROOT / "tests" / name for name in ("rehearsal.py", "device_double.py", "tiny.py")),
+        Path(__file__),
+    ]
+    profiles = {
+        path.stem: load_profile(path.stem) for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml")
+    }
+    asked = {name: [str(profile.listed), str(profile.notebooks)] for name, profile in profiles.items()}
+    return digest([{str(path.relative_to(ROOT)): file_sha256(path) for path in files}, asked])
+
+
+def kept(out: Path | None, code: str) -> list[Outcome]:
+    """Outcomes on file that are of this code."""
+    content = json.loads(out.read_text("utf-8")) if out is not None and out.is_file() else {}
+    return [Outcome(**one) for one in content.get("outcomes", [])] if content.get("code") == code else []
+
+
 def main(
     profile: Annotated[list[str] | None, typer.Option(help="Default: all that are for a GPU.")] = None,
     page: Annotated[list[str] | None, typer.Option(help="Default: all pages of a profile.")] = None,
@@ -198,24 +232,24 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the outcomes.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder for rooms and logs.")] = None,
 ) -> None:
-    """Rehearse pages; exit status 1 if one fails."""
+    """Rehearse pages; exit status 1 if one fails. What is in OUT and of this code is not run again."""
     mpl.use("Agg")
     torch.set_num_threads(1)
     made_easy()
     names = profile or sorted(path.stem for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml"))
-    begun = time.monotonic()
+    code = code_hash()
+    found = kept(out, code)
     with tempfile.TemporaryDirectory() as temporary:
         where = keep or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        found = list(outcomes([*runs(names, page or [], where, papermill)], jobs))
+        done = {(one.profile, one.page, one.by) for one in found}
+        waiting = [run for run in runs(names, page or [], where, papermill) if run.named not in done]
+        for one in outcomes(waiting, jobs):
+            found.append(one)
+            if out is not None:
+                rows = [vars(row) for row in sorted(found, key=lambda row: (row.profile, row.page, row.by))]
+                write_atomically(out, as_json({"code": code, "on": today(), "outcomes": rows}))
     failed = [one for one in found if one.status == "failed"]
-    if out is not None:
-        content = {
-            "on": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - begun),
-            "outcomes": [vars(one) for one in found],
-        }
-        write_atomically(out, as_json(content))
     print(f"{len(found)} runs, {len(failed)} failed")
     raise typer.Exit(1 if failed else 0)
 
