@@ -3,7 +3,8 @@
 Every command is run once without disturbance; what it leaves on disk is what it must leave. Then it is killed
 (SIGKILL) again and again, half the times before a random operation on the disk, half the times after a random
 time, and repeated after each kill: the same bytes must be there, and nothing else. The number of kills that
-were made is recorded, not the one that was asked for.
+were made is recorded, not the one that was asked for. The record is written after each command; with the same
+code what is in it is not done again.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from palimpsest.cache import digest
 from palimpsest.files import as_json, file_sha256, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -204,15 +206,6 @@ def _cached(path: Path) -> str:
     return hashlib.sha256(header.encode() + data[begin:]).hexdigest()
 
 
-def _lasting(content: Any) -> Any:
-    """A provenance without what differs from run to run."""
-    if isinstance(content, list):
-        return [_lasting(item) for item in content]
-    if isinstance(content, dict):
-        return {name: _lasting(item) for name, item in content.items() if name not in VOLATILE}
-    return content
-
-
 def difference(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
     """How two snapshots differ; empty if they do not."""
     lost, new = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
@@ -319,26 +312,37 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "torture.json")
     given = parser.parse_args()
-    rng, whole, begun = random.Random(given.seed), sum(SHARES[name] for name in given.only), time.monotonic()
-    made: list[Kill] = []
+    whole, code = sum(SHARES[name] for name in given.only), code_hash()
+    about = {"model": given.model, "seed": given.seed, "kills asked for": given.kills, "code": code}
+    record = _kept(given.out, about)
     for deed in [*edits(given.model, {}), *pages()]:
-        if deed.name in given.only:
-            number = max(1, round(given.kills * SHARES[deed.name] / whole))
-            with tempfile.TemporaryDirectory() as folder:
-                made += torture(deed, number, rng, Path(folder))
-    reached = [kill for kill in made if kill.reached]
-    content = {
-        "model": given.model,
-        "seed": given.seed,
-        "kills asked for": given.kills,
-        "kills made": {name: sum(kill.deed == name for kill in reached) for name in given.only},
-        "faults": [vars(kill) for kill in made if kill.fault],
-        "on": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - begun),
-    }
-    write_atomically(given.out, as_json(content))
-    print(f"{len(reached)} kills, {len(content['faults'])} faults: {given.out}")
-    sys.exit(bool(content["faults"]))
+        if deed.name not in given.only or deed.name in record["kills made"]:
+            continue
+        number, begun = max(1, round(given.kills * SHARES[deed.name] / whole)), time.monotonic()
+        rng = random.Random(f"{given.seed} {deed.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            made = torture(deed, number, rng, Path(folder))
+        record["kills made"][deed.name] = sum(kill.reached for kill in made)
+        record["faults"] += [vars(kill) for kill in made if kill.fault]
+        record["seconds"] += round(time.monotonic() - begun)
+        record["on"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomically(given.out, as_json(record))
+    print(f"{sum(record['kills made'].values())} kills, {len(record['faults'])} faults: {given.out}")
+    sys.exit(bool(record["faults"]))
+
+
+def code_hash() -> str:
+    """Of the package that is tortured."""
+    files = sorted((ROOT / "src" / "palimpsest").rglob("*.py"))
+    return digest({str(path.relative_to(ROOT)): file_sha256(path) for path in files})
+
+
+def _kept(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The record to go on with: what is on file, if it is of the same code and was asked for alike."""
+    found = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+    if {name: found.get(name) for name in about} == about:
+        return dict(found)
+    return {**about, "kills made": {}, "faults": [], "seconds": 0}
 
 
 if __name__ == "__main__":

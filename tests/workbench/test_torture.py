@@ -1,6 +1,7 @@
 """A sample of `make torture` on a tiny model: killed and repeated, a command ends the same."""
 
 import importlib.util
+import json
 import random
 import sys
 from pathlib import Path
@@ -66,3 +67,12 @@ def test_provenances_are_compared_without_times(script: ModuleType, tmp_path: Pa
     assert script.difference(one, script.snapshot(tmp_path / "two", ["results"])) == (
         "left behind: results/.p.palimpsest-lock"
     )
+
+
+def test_a_record_of_the_same_code_is_gone_on_with(script: ModuleType, tmp_path: Path) -> None:
+    out, about = tmp_path / "torture.json", {"seed": 0, "code": "x"}
+    assert script._kept(out, about) == {**about, "kills made": {}, "faults": [], "seconds": 0}
+    out.write_text(json.dumps({**about, "kills made": {"edit": 3}, "faults": [], "seconds": 9}))
+    assert script._kept(out, about)["kills made"] == {"edit": 3}
+    assert script._kept(out, about | {"code": "y"})["kills made"] == {}
+    assert len(script.code_hash()) == 64
