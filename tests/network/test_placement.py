@@ -132,7 +132,11 @@ def test_auto_takes_all_gpus(gpus: int, place: Any, monkeypatch: pytest.MonkeyPa
 
 def test_places() -> None:
     assert placed("cpu") == torch.device("cpu")
-    assert placed({"": "cpu"}) == {"": "cpu"}
+    assert placed({"": "cpu"}) == torch.device("cpu")
+    split = {"model.embed_tokens": "cpu", "model.layers": str(DEVICE)}
+    assert placed(split) == split
+    with pytest.raises(ModelError, match="the device map is empty; name a part"):
+        placed({})
     with pytest.raises(ModelError, match="device 'nowhere' cannot be used here"):
         placed({"model.layers.0": "nowhere"})
 
@@ -142,3 +146,5 @@ def test_a_model_is_loaded_by_a_map(tmp_path: Path) -> None:
     model.net.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     assert fingerprint(load(tmp_path, device={"": "cpu"})) == fingerprint(load(tmp_path))
+    model.net.to(torch.bfloat16).save_pretrained(tmp_path)
+    assert next(load(tmp_path, device={"": "cpu"}).net.parameters()).dtype is torch.float32

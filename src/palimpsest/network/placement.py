@@ -28,10 +28,16 @@ def placed(device: str | torch.device | Mapping[str, str]) -> Place:
             device.
 
     Raises:
-        ModelError: if there is no such device.
+        ModelError: if there is no such device, or the map is empty.
     """
     if isinstance(device, Mapping):
-        return {part: str(usable(place)) for part, place in device.items()}
+        places = {part: usable(place) for part, place in device.items()}
+        if not places:
+            raise ModelError(
+                "the device map is empty; name a part of the network and its device, or a device"
+            )
+        one, *others = {*places.values()}
+        return {part: str(place) for part, place in places.items()} if others else one
     if device != "auto":
         return usable(device)
     if torch.accelerator.device_count() > 1:
