@@ -18,7 +18,8 @@ from torch import Tensor
 from palimpsest import cache
 from palimpsest.cache import digest, empty, keep, missing, read, seal_of, stands, table, tensors, texts
 from palimpsest.errors import ResourceError
-from palimpsest.files import file_sha256
+from palimpsest.files import file_sha256, lock_file
+from tests.test_locks import other_process
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -189,6 +190,24 @@ print(texts("kind", {"a": 1}, compute))
 
 
 @pytest.mark.slow
+def test_the_lock_that_a_killed_process_left_of_a_finished_entry_goes(own_cache: Path) -> None:
+    """Killed between the file's last name and the release of its lock."""
+    once = tensors("kind", {"a": 1}, value)
+    path = only(own_cache)
+    lock_file(path).write_text("process 1 on a machine that was switched off")
+    again = tensors("kind", {"a": 1}, dict)
+    assert torch.equal(again["x"], once["x"])
+    assert only(own_cache) == path
+
+
+def test_the_lock_of_a_running_process_stays(own_cache: Path) -> None:
+    tensors("kind", {"a": 1}, value)
+    path = only(own_cache)
+    with other_process(path):
+        tensors("kind", {"a": 1}, dict)
+        assert lock_file(path).is_file()
+
+
 def test_of_two_processes_that_need_an_entry_one_computes_it(own_cache: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", COMPUTE, str(tmp_path / "log")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
-from palimpsest.errors import ResourceError
-from palimpsest.files import file_sha256, locked, replacing, sweep, write_atomically
+from palimpsest.errors import BusyError, ResourceError
+from palimpsest.files import file_sha256, lock_file, locked, replacing, sweep, write_atomically
 from palimpsest.paths import cache_dir
 
 if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
@@ -74,6 +74,15 @@ def stands(path: Path, digest: str = "") -> bool:
     return True
 
 
+def _stands_alone(path: Path) -> bool:
+    """As `stands`; a lock that a killed process left beside a file that stands is removed."""
+    found = stands(path)
+    if found and lock_file(path).exists():
+        with suppress(BusyError, ResourceError), locked(path, wait=0):
+            pass
+    return found
+
+
 def _stamp(path: Path) -> tuple[int, ...]:
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -95,7 +104,7 @@ def missing(paths: Iterable[Path]) -> Iterator[list[Path]]:
         ResourceError: if nothing can be written there.
     """
     with ExitStack() as held:
-        waited = sorted(path for path in paths if not stands(path))
+        waited = sorted(path for path in paths if not _stands_alone(path))
         for path in waited:
             held.enter_context(locked(path))
         made = [path for path in waited if not stands(path)]
