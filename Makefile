@@ -83,7 +83,7 @@ batch: $(READY) ## run what is due of config/batch.yaml: models x seeds x pages;
 gpucheck: fetch ## checks of a machine with a GPU, under eight minutes, to results/gpu_check.json
 	PYTHON=$(BIN)/python scripts/gpu_check.sh
 
-rehearse: fetch ## every page of the GPU profiles on tiny models and a stand-in for the GPU, about twenty minutes
+rehearse: fetch ## every page of the GPU profiles on tiny models and a stand-in for the GPU, about half an hour
 	PYTHONPATH=.:src $(BIN)/python scripts/rehearse.py --out results/rehearsal.json
 
 torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)

@@ -115,7 +115,7 @@ def by_papermill(profile: str, page: str, where: Path) -> None:
     source, made = str(ROOT / "notebooks" / f"{page}.ipynb"), folder / "made.ipynb"
     options = ["-f", str(folder / "parameters.yaml"), "--cwd", str(folder), "--no-progress-bar"]
     command = [sys.executable, "-m", "papermill", source, str(made), *options]
-    done = subprocess.run(command, capture_output=True, **about)
+    done = subprocess.run(command, capture_output=True, timeout=LIMIT - 10, **about)  # ends its kernel too
     text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     (folder / "log").write_text(text)
     lines = [line for line in text.splitlines() if re.match(r"\w+(Error|Exception|Interrupt)\b", line)]

@@ -1,6 +1,5 @@
 """Rehearsals of GPU profiles: what is made smaller, a sample of pages, and what is said of them."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from palimpsest.book.needs import left_out
 from palimpsest.book.profiles import load_profile
 from palimpsest.editors import editor_for
 from tests.rehearsal import FEWER, MOVING, Layers, environment, parameter, room, smaller
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted(path.stem for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml"))
@@ -24,12 +24,7 @@ XL = Layers((0, 13, 14, 15, 16, 17, 47))
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rehearse", ROOT / "scripts" / "rehearse.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["rehearse"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("rehearse")
 
 
 def test_the_first_the_edited_and_the_last_layer_are_kept() -> None:

@@ -1,13 +1,12 @@
 """A model over two devices: one the CPU, the other its double; the numbers are those of one device."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from palimpsest.editors import EDITORS, base, mend
+from palimpsest.editors import EDITORS
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.remembered import RememberingEditor
 from palimpsest.errors import ModelError
@@ -23,23 +22,14 @@ from palimpsest.network.model import (
     write_weight,
 )
 from palimpsest.network.placement import blocks, connected, one_of, placed
-from tests.device_double import DEVICE, double
-from tests.editing import CONTEXTS, begun, sampled, small, stub_texts, untrained
+from tests.device_double import DEVICE
+from tests.editing import begun, sampled, small
 from tests.sequences import FACTS
-from tests.test_device_double import MEASURED, alike
+from tests.test_device_double import MEASURED, alike, device  # noqa: F401 -- a fixture
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache", "device")
 ALL = [name for name, row in EDITORS.items() if issubclass(row.editor, WeightEditor | RememberingEditor)]
-
-
-@pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    stub_texts(monkeypatch)
-    monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
-    monkeypatch.setattr(mend, "trained_for", untrained)
-    with double() as made:
-        yield made
 
 
 def halved(kind: str, there: range = range(1, 3)) -> EditableModel:

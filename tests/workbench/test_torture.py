@@ -1,14 +1,13 @@
 """A sample of `make torture` on a tiny model: killed and repeated, a command ends the same."""
 
-import importlib.util
 import json
 import random
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import loaded
 from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +21,7 @@ palimpsest.memory.moments.statistics_texts = texts
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("torture", ROOT / "scripts" / "torture.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["torture"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("torture")
 
 
 @pytest.mark.nightly
