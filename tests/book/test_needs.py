@@ -64,7 +64,7 @@ def test_every_page_has_sizes_and_settings_or_is_left_out(profile: str) -> None:
     ("notebook", "editors"),
     [
         ("09_protection", {"rome"}),
-        ("10_uncertainty", {"rome", "memit", "alphaedit", "ft", "ft_l", "ike"}),
+        ("10_uncertainty", {"rome", "memit", "alphaedit", "ft", "ft_l", "kn", "mend", "ike"}),
         ("13_alphaedit_plus_parts", {"alphaedit_plus"}),
         ("16_general_ability", {"memit", "alphaedit"}),
         ("22_alphaedit_theorems", set()),

@@ -128,6 +128,9 @@ COMPUTED = {
     "above_memit": lambda: rise("MEMIT"),
     "above_alphaedit": lambda: rise("AlphaEdit"),
     "above_ft_l": lambda: rise("FT", table=4),
+    "above_kn": lambda: rise("KN", table=4),
+    "above_mend": lambda: rise("MEND", table=4),
+    "above_ike": lambda: rise("IKE", table=4),
 }
 """Name of our value -> the published counterpart."""
 

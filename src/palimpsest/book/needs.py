@@ -25,7 +25,7 @@ from palimpsest.book.staleness import texts_of
 from palimpsest.errors import NotebookError, ProfileError
 
 LABELS: dict[str, frozenset[str]] = {
-    "10_uncertainty": frozenset({"ft", "ft_l", "ike"}),
+    "10_uncertainty": frozenset({"ft", "ft_l", "kn", "mend", "ike"}),
     "16_general_ability": frozenset({"alphaedit_plus"}),
     "24_other_editors": frozenset({"mend", "serac"}),
     "25_harder_questions": frozenset({"serac"}),
