@@ -1,12 +1,15 @@
 """A small stand-in for a checkout, with one quick notebook, for tests of the runner and the book.
 
-Its package is a copy of the real one with a toy module beside it, so that a kernel started in it runs code
-whose calls and files are those of the checkout.
+Its package is a copy of the modules that a kernel with that notebook imports, or of all, with a toy module
+beside it, so that a kernel started in it runs code whose calls and files are those of the checkout.
 """
 
+import ast
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +68,34 @@ def thorough(x: float) -> float:
 def unreached(x: float) -> float:
     return x + 1
 '''
+IMPORTED = ("palimpsest.book.tracing", "palimpsest.results.records")
+"""What a kernel with the toy notebook imports of the package."""
+
 DATA = "data/facts/triples.csv"
 PROFILE = {"model": "tiny", "description": "a test of the machinery", "machine": "any"}
 TOLERANCES = {"default": {"reason": "rounding", "relative": 1e-6}}
 
 
 class Clone:
-    """The folder and what a test wants to change in it."""
+    """The folder and what a test wants to change in it.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: where it is made.
+        whole: whether commands are to run in it, which need all of the package.
+    """
+
+    def __init__(self, root: Path, *, whole: bool = False) -> None:
         self.root = root
         self.notebook = root / "notebooks" / "01_tiny.ipynb"
         self.toy = root / "src" / "palimpsest" / "toy.py"
         for folder in ("notebooks", "config/profiles", "data/facts", "book", "results/smoke"):
             (root / folder).mkdir(parents=True)
         (root / "pyproject.toml").touch()
-        shutil.copytree(PACKAGE, self.toy.parent, ignore=shutil.ignore_patterns("__pycache__"))
+        copied = PACKAGE.rglob("*.py*") if whole else (*needed(), PACKAGE / "__init__.pyi")
+        for path in copied:
+            place = self.toy.parent / path.relative_to(PACKAGE)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
         (root / DATA).write_text("a,b,c\n")
         (root / "data/claims.yaml").write_text("papers: []\nclaims: []\n")
         (root / "book/headlines.yaml").write_text("[]\n")
@@ -164,11 +179,11 @@ class Clone:
         return self.git("rev-parse", "--short=12", "HEAD")
 
 
-def make_clone(root: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+def make_clone(root: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool = False) -> Clone:
     """A clone that the package takes for its own checkout, kernels included."""
     enter(root, monkeypatch)
     monkeypatch.delenv("PALIMPSEST_RESULTS", raising=False)
-    return Clone(root)
+    return Clone(root, whole=whole)
 
 
 def enter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +191,26 @@ def enter(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALIMPSEST_ROOT", str(root))
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
     dependencies.cache_clear()
+
+
+@cache
+def needed() -> frozenset[Path]:
+    """Files of the package's modules that `IMPORTED` import, at their top or later."""
+    waiting, found = set(IMPORTED), set()
+    while waiting:
+        name = waiting.pop()
+        place = PACKAGE.parent.joinpath(*name.split("."))
+        for path in (place / "__init__.py", place.with_suffix(".py")):
+            if path.is_file() and path not in found:
+                found.add(path)
+                waiting |= {name.rpartition(".")[0], *_imports(path)} - {""}
+    return frozenset(found)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Dotted names that a module imports, whatever they stand for."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)

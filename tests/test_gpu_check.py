@@ -59,7 +59,7 @@ def test_a_rehearsal_leaves_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["rehearsal"] is True
     assert "passed" in found["steps"]["tests"]["output"]
     assert found["steps"]["edits"]["record"]["rehearsal"] is True
-    make_clone(tmp_path / "clone", monkeypatch)
+    make_clone(tmp_path / "clone", monkeypatch, whole=True)
     status, found = check(tmp_path, "--only", "page", "--page", "01_tiny")
     assert (status, found["steps"]["page"]["status"]) == (0, 0), found
 

@@ -40,7 +40,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     for name in (VISIBLE, *SCHEDULED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
-    made = make_clone(tmp_path / "clone", monkeypatch)
+    made = make_clone(tmp_path / "clone", monkeypatch, whole=True)
     shutil.copytree(ROOT / "workflow", made.root / "workflow")
     return made
 

@@ -122,7 +122,7 @@ def test_the_reference_of_a_part_builds_without_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smallest part, with the glossary whose names lead to it."""
-    clone: Clone = make_clone(tmp_path / "clone", monkeypatch)
+    clone: Clone = make_clone(tmp_path / "clone", monkeypatch, whole=True)
     monkeypatch.setattr(build, "assemble", lambda _: None)
     for name in ("_config.yml", "book/static"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile

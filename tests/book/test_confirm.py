@@ -1,7 +1,6 @@
 """Carrying a result over a change of code on the proof of its small run, in a real history."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +174,11 @@ def test_times_may_differ_as_they_may_on_another_machine(clone: Clone) -> None:
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clone, str]]:
+def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clone, str]:
     """A clone with one commit whose small run is kept, and that revision."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         clone = make_clone(tmp_path_factory.mktemp("history") / "clone", monkeypatch)
-        yield clone, clone.commit()
+    return clone, clone.commit()
 
 
 @pytest.fixture

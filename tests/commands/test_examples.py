@@ -152,7 +152,7 @@ def test_commands_of_the_book(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 def test_notebooks_without_the_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of the README, on a quick notebook in place of its own."""
-    clone = make_clone(tmp_path / "clone", monkeypatch)
+    clone = make_clone(tmp_path / "clone", monkeypatch, whole=True)
     lines = having(("parameters",), "palimpsest") + having(BY_HAND)
     modules = {"papermill": "papermill", "pytest": "pytest", "jupyter": "", "parameters": "palimpsest.cli"}
     assert len(lines) == 4

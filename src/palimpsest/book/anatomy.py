@@ -7,9 +7,7 @@ notebook makes them; what sets up, records or draws is folded; figures get their
 import re
 from collections.abc import Iterable
 
-import nbformat
-from nbformat import NotebookNode
-
+from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.page_code import COMPUTE, part_of
 from palimpsest.results.display import MARK
 

@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat import NotebookNode
-
 from palimpsest import paths
 from palimpsest.book import api
 from palimpsest.book.anatomy import arrange, reading_minutes, title_of
 from palimpsest.book.audit import write_audit
 from palimpsest.book.badges import strip
+from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.gallery import write_gallery
 from palimpsest.book.headlines import write_headlines
 from palimpsest.book.licences import write_licences

@@ -12,6 +12,7 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 
 from palimpsest.book.definitions import Outside, Target, imported, is_text
 
@@ -103,11 +104,11 @@ class Canonical:
 
     def statement(self, node: ast.stmt) -> Form:
         """The form of one statement."""
-        return tuple(self._node(node))
+        return _joined(self._node(node))
 
     def expression(self, node: ast.expr) -> Form:
         """The form of one expression."""
-        return tuple(self._node(node))
+        return _joined(self._node(node))
 
     def _node(self, node: ast.AST) -> Iterator[str | Use]:
         if isinstance(node, ast.Name | ast.Attribute):
@@ -289,6 +290,13 @@ class Canonical:
                 if hasattr(node, name):
                     yield from self._node(getattr(node, name))
         yield ")"
+
+
+def _joined(parts: Iterable[str | Use]) -> Form:
+    """Code with neighbouring texts in one piece, so that it is short to hash again and again."""
+    runs = groupby(parts, key=lambda part: isinstance(part, str))
+    pieces = (["".join(map(str, run))] if written else list(run) for written, run in runs)
+    return tuple(chain.from_iterable(pieces))
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

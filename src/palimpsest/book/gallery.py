@@ -5,9 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
-from nbformat import NotebookNode
-
+from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.profiles import known_notebooks, results_of
 from palimpsest.files import write_atomically
 from palimpsest.results.display import MARK

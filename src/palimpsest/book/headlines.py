@@ -4,11 +4,11 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from palimpsest import paths
+from palimpsest.book.formats import nbformat
 from palimpsest.book.gallery import figures
 from palimpsest.book.profiles import results_of
 from palimpsest.errors import DataError, UnknownNameError

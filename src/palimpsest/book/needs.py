@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 
 from palimpsest import paths
 from palimpsest.book.canonical import strings
 from palimpsest.book.dependencies import Vocabulary
+from palimpsest.book.formats import nbformat
 from palimpsest.book.model_files import file_of, model_files
 from palimpsest.book.page_code import COMPUTE, SETUP, part_of
 from palimpsest.book.profiles import Profile, has_page, parameters_for

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
 from palimpsest import paths
+from palimpsest.book.formats import nbformat, v4
 from palimpsest.book.profiles import known_notebooks
 from palimpsest.errors import NotebookError
 from palimpsest.files import locked, write_atomically
@@ -182,8 +180,8 @@ def _skeleton(name: str, title: str, label: str, question: str) -> nbformat.Note
         asked = asked.removesuffix(")") + ",\n)"
     what = "## What was run\n\nSay what was run, on what, and how far that is from the paper's own run."
     cells = [
-        new_markdown_cell(f"({label})=\n# {plain(title)}\n\n{question}", id="question"),
-        new_markdown_cell(what, id="what-was-run"),
+        v4.new_markdown_cell(f"({label})=\n# {plain(title)}\n\n{question}", id="question"),
+        v4.new_markdown_cell(what, id="what-was-run"),
         _code("parameters", PARAMETERS, "parameters"),
         _code("setup", setup, "setup"),
         _code("work", WORK, "compute"),
@@ -192,11 +190,11 @@ def _skeleton(name: str, title: str, label: str, question: str) -> nbformat.Note
         _code("figure", FIGURE, "show", "headline"),
         _code("answer", asked, "show", "answer"),
     ]
-    return new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
 
 
 def _code(name: str, source: str, *tags: str) -> nbformat.NotebookNode:
-    return new_code_cell(source, id=name, metadata={"tags": list(tags)})
+    return v4.new_code_cell(source, id=name, metadata={"tags": list(tags)})
 
 
 def _with_page(contents: Path, name: str, title: str) -> str:

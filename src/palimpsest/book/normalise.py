@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nbformat import NotebookNode
 from PIL import Image
 
 from palimpsest import paths
+from palimpsest.book.formats import NotebookNode
 from palimpsest.book.page_code import COMPUTE, PARAMETERS, SETUP, SHOW, part_of
 
 _ADVICE = re.compile(r"[^\n]*TqdmWarning: IProgress not found[^\n]*\n[^\n]*autonotebook[^\n]*\n?")

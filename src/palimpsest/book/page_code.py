@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-
 from palimpsest.book.canonical import Canonical, Form, Use, function_scope, own_nodes, strings
 from palimpsest.book.definitions import Package, imported, syntax_tree
+from palimpsest.book.formats import nbformat
 from palimpsest.errors import NotebookError
 
 PARAMETERS = "parameters"

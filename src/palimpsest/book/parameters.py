@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from palimpsest.book.definitions import syntax_tree
+from palimpsest.book.formats import nbformat
 from palimpsest.errors import NotebookError, ProfileError, UnknownNameError
 
 TYPES: dict[str, Any] = {

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nbformat
-from nbformat import NotebookNode
-
 from palimpsest.book.execution import Traced, surroundings, trace_file
+from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.normalise import INJECTED, normalise, with_current_sources
 from palimpsest.book.page_code import PARAMETERS, SETUP, SHOW, part_of
 from palimpsest.book.profiles import (

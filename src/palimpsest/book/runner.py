@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import nbformat
-
 from palimpsest import paths
 from palimpsest.book.dependencies import dependencies, short_hash
 from palimpsest.book.execution import (
@@ -28,6 +26,7 @@ from palimpsest.book.execution import (
     papermill_run,
     trace_file,
 )
+from palimpsest.book.formats import nbformat
 from palimpsest.book.gpus import check_gpu
 from palimpsest.book.losses import LOST
 from palimpsest.book.needs import check_needed, left_out, require

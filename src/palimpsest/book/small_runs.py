@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from palimpsest import paths
 from palimpsest.book.canonical import Use
 from palimpsest.book.dependencies import Dependencies, Vocabulary, dependencies, short_hash
 from palimpsest.book.execution import Traced, nbval_run, trace_file
+from palimpsest.book.formats import nbformat
 from palimpsest.book.parameters import parameters_cell, read_parameters
 from palimpsest.book.profiles import find_notebook
 from palimpsest.book.provenance import git

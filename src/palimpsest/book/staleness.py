@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,13 @@ def _asked(
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = _parsed(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """Content of a settings file, which every page asks for; to be read and not changed."""
+    return yaml.safe_load(text)
