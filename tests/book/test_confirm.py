@@ -12,6 +12,7 @@ from palimpsest import cli, paths
 from palimpsest.book import confirm as confirming
 from palimpsest.book import small_runs
 from palimpsest.book.confirm import Confirmed, confirm, confirm_all, tolerance
+from palimpsest.book.definitions import Definition
 from palimpsest.book.dependencies import dependencies
 from palimpsest.book.evidence import declared
 from palimpsest.book.execution import Traced
@@ -297,11 +298,12 @@ def test_declared_code_that_cannot_be_read_is_named(clone: Clone, content: str) 
 
 def test_every_row_names_definitions_that_exist() -> None:
     graph = dependencies(paths.checkout() / "src" / "palimpsest")
-    known = {
-        f"{module}.{name}"
+    definitions = [
+        Definition(module, name)
         for module in graph.package.modules
         for name in graph.package.bindings(module).definitions
-    }
+    ]
+    known = {f"{one}{'.' * bool(part)}{part}" for one in definitions for part in ("", *graph.members(one))}
     for name in (name for row in declared() for name in row.definitions):
         assert any(one == name or (one.startswith(name) and name.endswith(".")) for one in known), name
 
