@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,10 +33,11 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from palimpsest.book.profiles import load_profile, parameters_for
+from palimpsest.book.staleness import inputs
 from palimpsest.cache import digest
 from palimpsest.files import as_json, file_sha256, write_atomically
 from tests.device_double import double
-from tests.rehearsal import ROOT, environment, made_easy, room
+from tests.rehearsal import REHEARSED, ROOT, environment, made_easy, room
 
 fork = multiprocessing.get_context("fork")
 LIMIT = 900
@@ -56,6 +58,7 @@ class Outcome:
         cells: share of the page's cells of code that ran.
         seconds: of the run.
         said: last line of an error.
+        code: hash of all that the run is made by: `code_of`.
     """
 
     profile: str
@@ -65,6 +68,7 @@ class Outcome:
     cells: float
     seconds: float
     said: str = ""
+    code: str = ""
 
 
 class Unasserted(ast.NodeTransformer):
@@ -161,7 +165,8 @@ class Run:
         share, said = json.loads(file.read_text()) if file.is_file() else (0.0, f"killed after {seconds} s")
         wanting = said.startswith(FOUND_WANTING)
         status = ("wanting" if wanting else "failed") if said else "ran"
-        return Outcome(self.profile, self.page, self.by, status, round(share, 3), seconds, said[:300])
+        share, code = round(share, 3), code_of(self.profile, self.page)
+        return Outcome(self.profile, self.page, self.by, status, share, seconds, said[:300], code)
 
 
 def runs(names: Sequence[str], pages: Sequence[str], where: Path, papermill: bool = True) -> Iterator[Run]:
@@ -201,27 +206,26 @@ def today() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def code_hash() -> str:
-    """Of everything a rehearsal runs: package, notebooks, settings, and the rehearsal itself."""
-    files = [
-        *(ROOT / "src" / "palimpsest").rglob("*.py"),
-        *(ROOT / "notebooks").glob("*.ipynb"),
-        *(ROOT / "config" / "models").glob("*.yaml"),
-        *(ROOT / name for name in ("config/sequences.yaml", "data/regimes.yaml")),
+@cache
+def code_of(profile: str, page: str) -> str:
+    """Hash of what a rehearsal of a page runs: the code and settings that it reaches, and the rehearsal."""
+    source = ROOT / "notebooks" / f"{page}.ipynb"
+    parameters = parameters_for(load_profile(profile.removeprefix(REHEARSED)), source)
+    own = [
         *(ROOT / "tests" / name for name in ("rehearsal.py", "device_double.py", "tiny.py")),
         Path(__file__),
     ]
-    profiles = {
-        path.stem: load_profile(path.stem) for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml")
-    }
-    asked = {name: [str(profile.listed), str(profile.notebooks)] for name, profile in profiles.items()}
-    return digest([{str(path.relative_to(ROOT)): file_sha256(path) for path in files}, asked])
+    parts = inputs(source, parameters, root=ROOT).parts
+    return digest(
+        [{name: parts[name] for name in ("code", "parameters", "settings")}, *map(file_sha256, own)]
+    )
 
 
-def kept(out: Path | None, code: str) -> list[Outcome]:
-    """Outcomes on file that are of this code."""
+def kept(out: Path | None) -> list[Outcome]:
+    """Outcomes on file that are of the present code."""
     content = json.loads(out.read_text("utf-8")) if out is not None and out.is_file() else {}
-    return [Outcome(**one) for one in content.get("outcomes", [])] if content.get("code") == code else []
+    found = [Outcome(**one) for one in content.get("outcomes", [])]
+    return [one for one in found if one.code == code_of(one.profile, one.page)]
 
 
 def main(
@@ -232,13 +236,12 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the outcomes.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder for rooms and logs.")] = None,
 ) -> None:
-    """Rehearse pages; exit status 1 if one fails. What is in OUT and of this code is not run again."""
+    """Rehearse pages; exit status 1 if one fails. What is in OUT and of the present code is not run again."""
     mpl.use("Agg")
     torch.set_num_threads(1)
     made_easy()
     names = profile or sorted(path.stem for path in (ROOT / "config" / "profiles").glob("gpu-*.yaml"))
-    code = code_hash()
-    found = kept(out, code)
+    found = kept(out)
     with tempfile.TemporaryDirectory() as temporary:
         where = keep or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
@@ -248,7 +251,7 @@ def main(
             found.append(one)
             if out is not None:
                 rows = [vars(row) for row in sorted(found, key=lambda row: (row.profile, row.page, row.by))]
-                write_atomically(out, as_json({"code": code, "on": today(), "outcomes": rows}))
+                write_atomically(out, as_json({"on": today(), "outcomes": rows}))
     failed = [one for one in found if one.status == "failed"]
     print(f"{len(found)} runs, {len(failed)} failed")
     raise typer.Exit(1 if failed else 0)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "standin"
@@ -105,7 +104,7 @@ class _Python(TorchFunctionMode):
             return function(*args, **given).to(place)
         if function in (Tensor.__getitem__, Tensor.__setitem__):
             data, index, *rest = args
-            if not isinstance(data, OnDevice) and any(isinstance(i, OnDevice) for i in tree_leaves(index)):
+            if not isinstance(data, OnDevice) and any(isinstance(i, OnDevice) for i in _leaves(index)):
                 raise MixedDevicesError("data on the CPU, indices on the device")
             args = (data, _listed(index) if isinstance(data, OnDevice) else index, *rest)
         return function(*args, **given)
@@ -132,6 +131,25 @@ def _listed(index: Any) -> Any:
     return torch.tensor(index, dtype=torch.bool if index and isinstance(index[0], bool) else torch.long)
 
 
+def _leaves(item: Any) -> Iterator[Any]:
+    """What lies in nested lists, tuples and mappings; PyTorch's own walk costs more than most operations."""
+    if isinstance(item, list | tuple | dict):
+        for part in item.values() if isinstance(item, dict) else item:
+            yield from _leaves(part)
+    else:
+        yield item
+
+
+def _each(function: Callable[[Any], Any], item: Any) -> Any:
+    """The same nested lists, tuples and mappings with a function of what lies in them."""
+    if isinstance(item, dict):
+        return {name: _each(function, part) for name, part in item.items()}
+    if isinstance(item, list | tuple):
+        parts = [_each(function, part) for part in item]
+        return parts if isinstance(item, list) else tuple(parts)
+    return function(item)
+
+
 def _held(item: Any) -> Any:
     return item.held if isinstance(item, OnDevice) else item
 
@@ -143,7 +161,7 @@ def _wrapped(item: Any) -> Any:
 
 def _run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """One operation: checked, computed on the CPU, its result wrapped where it belongs to the device."""
-    leaves = tree_leaves((args, kwargs))
+    leaves = [*_leaves(args), *_leaves(kwargs)]
     on = [item for item in leaves if isinstance(item, OnDevice)]
     off = [item for item in leaves if isinstance(item, Tensor) and not isinstance(item, OnDevice)]
     asked = kwargs.get("device")
@@ -156,12 +174,12 @@ def _run(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
     _check(function, args, leaves, on, off, wanted)
     if wanted == NAME:
         kwargs["device"] = torch.device("cpu")
-    made = function(*tree_map(_held, args), **tree_map(_held, kwargs))
+    made = function(*_each(_held, args), **_each(_held, kwargs))
     if wanted == "cpu" or not (on or wanted == NAME):
         return made
     if function._schema.name.endswith("_") and args and isinstance(args[0], OnDevice):  # type: ignore[attr-defined]
         return args[0]
-    return tree_map(_wrapped, made)
+    return _each(_wrapped, made)
 
 
 def _copied(function: Any, args: Sequence[Any], kwargs: dict[str, Any], wanted: str | None) -> Tensor:

@@ -32,6 +32,8 @@ from palimpsest.network.tokens import encode_target, pad
 from tests.tiny import NETS, SENTENCES
 
 ROOT = Path(__file__).resolve().parents[1]
+REHEARSED = "rehearse-"
+"""What the name of a profile begins with in a rehearsal."""
 LINKED = ("data", "notebooks", "src", "book", "tests", "pyproject.toml")
 WIDE, ROOM, WORDS = 32, 1024, 3000
 """Width of a model, its positions, and the tokens that its tokenizer knows."""
@@ -249,7 +251,7 @@ def room(name: str, where: Path) -> tuple[str, list[str]]:
     (where / "config" / "profiles" / f"rehearse-{name}.yaml").write_text(yaml.safe_dump(made))
     (where / "start").mkdir()
     (where / "start" / "sitecustomize.py").write_text(STARTUP)
-    return f"rehearse-{name}", list(notebooks)
+    return f"{REHEARSED}{name}", list(notebooks)
 
 
 def environment(where: Path) -> dict[str, str]:

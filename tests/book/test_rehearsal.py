@@ -14,7 +14,7 @@ import yaml
 from palimpsest.book.needs import left_out
 from palimpsest.book.profiles import load_profile
 from palimpsest.editors import editor_for
-from tests.rehearsal import FEWER, MOVING, Layers, environment, parameter, room, smaller
+from tests.rehearsal import FEWER, MOVING, REHEARSED, Layers, environment, parameter, room, smaller
 from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
@@ -95,10 +95,10 @@ def test_what_a_random_model_cannot_show_is_told_from_a_fault(script: ModuleType
             pass
 
     def outcome(content: str | None) -> Any:
-        (tmp_path / "p.json").unlink(missing_ok=True)
+        (tmp_path / "00_try_it.json").unlink(missing_ok=True)
         if content is not None:
-            (tmp_path / "p.json").write_text(content)
-        run = script.Run("x", "p", "fork", tmp_path, begun=0.0)
+            (tmp_path / "00_try_it.json").write_text(content)
+        run = script.Run(PROFILES[0], "00_try_it", "fork", tmp_path, begun=0.0)
         run.process = Done()
         return run.outcome()
 
@@ -125,7 +125,7 @@ def test_a_page_of_each_family_runs_on_the_double(name: str, tmp_path: Path) -> 
 def test_profiles_say_that_they_were_rehearsed_where_all_their_pages_were() -> None:
     content = json.loads((ROOT / "results" / "rehearsal.json").read_text("utf-8"))
     assert not [one for one in content["outcomes"] if one["status"] == "failed"]
-    made = {(one["profile"].removeprefix("rehearse-"), one["page"]) for one in content["outcomes"]}
+    made = {(one["profile"].removeprefix(REHEARSED), one["page"]) for one in content["outcomes"]}
     for name in PROFILES:
         profile = load_profile(name)
         suit = {p for p in profile.listed if not left_out(profile, ROOT / "notebooks" / f"{p}.ipynb")}
@@ -134,11 +134,14 @@ def test_profiles_say_that_they_were_rehearsed_where_all_their_pages_were() -> N
         assert profile.description.endswith("; rehearsed, never run") is (whole and not run), name
 
 
-def test_what_was_rehearsed_with_this_code_is_not_run_again(script: ModuleType, tmp_path: Path) -> None:
-    one = {"profile": "a", "page": "b", "by": "fork", "status": "ran", "cells": 1.0, "seconds": 2.0}
-    out = tmp_path / "record.json"
-    assert script.kept(out, "x") == []
-    out.write_text(json.dumps({"code": "x", "outcomes": [one]}))
-    assert [vars(row) for row in script.kept(out, "x")] == [one | {"said": ""}]
-    assert script.kept(out, "y") == []
-    assert len(script.code_hash()) == 64
+def test_what_was_rehearsed_with_the_present_code_is_not_run_again(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    page = {"profile": f"{REHEARSED}{PROFILES[0]}", "page": "00_try_it"}
+    one = page | {"by": "fork", "status": "ran", "cells": 1.0, "seconds": 2.0, "said": ""}
+    code, out = script.code_of(*page.values()), tmp_path / "record.json"
+    assert script.kept(out) == []
+    assert code != script.code_of(page["profile"], "01_one_edit")
+    for made, left in ((code, 1), ("0" * 64, 0)):
+        out.write_text(json.dumps({"outcomes": [one | {"code": made}]}))
+        assert len(script.kept(out)) == left
