@@ -259,7 +259,7 @@ def environment(where: Path) -> dict[str, str]:
     cache = where.parent / f"cache of {where.name}"  # not below the root, whose files are hashed
     cache.mkdir(exist_ok=True)
     known = Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
-    for shared in ("resources", "models"):
+    for shared in ("resources", "models", "text"):
         if (known / shared).exists() and not (cache / shared).exists():
             (cache / shared).symlink_to(known / shared)
     return os.environ | {
