@@ -91,8 +91,9 @@ class Clone:
         for folder in ("notebooks", "config/profiles", "data/facts", "book", "results/smoke"):
             (root / folder).mkdir(parents=True)
         (root / "pyproject.toml").touch()
-        copied = PACKAGE.rglob("*.py*") if whole else (*needed(), PACKAGE / "__init__.pyi")
-        for path in copied:
+        if whole:
+            shutil.copytree(PACKAGE, self.toy.parent, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in () if whole else (*needed(), PACKAGE / "__init__.pyi"):
             place = self.toy.parent / path.relative_to(PACKAGE)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
