@@ -15,8 +15,9 @@ from palimpsest.evaluation.fluency import fluency
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import commit, installed, restored
 from palimpsest.network.model import EditableModel, generate
+from palimpsest.paths import cache_dir
 from palimpsest.studies import in_turn as room
-from palimpsest.studies.in_turn import InTurn, all_written
+from palimpsest.studies.in_turn import InTurn, all_written, values_anew
 from palimpsest.types import Item, Task
 from tests.editing import same_bits, small, snapshot
 from tests.studies.test_trajectory import CASES
@@ -138,3 +139,30 @@ def test_tasks_and_texts_are_asked_with_the_facts(model: EditableModel, text: Re
     before = run.unedited()
     assert before[before["of"].ne("fact")]["metric"].tolist() == ["accuracy", "fluency", "fluency"]
     assert set(plain.outcome(small("ft"))["of"]) == {"fact", "window", "cost", "undone"}
+
+
+def test_values_are_computed_anew_and_all_else_is_read_and_kept(own_cache: Path) -> None:
+    for name in ("targets", "statistics"):
+        (own_cache / name).mkdir(parents=True)
+        (own_cache / name / "file").touch()
+    with values_anew():
+        assert cache_dir() != own_cache
+        assert not (cache_dir() / "targets").exists()
+        assert (cache_dir() / "statistics" / "file").is_file()
+        (cache_dir() / "targets").mkdir()
+        for name in ("targets", "statistics"):
+            (cache_dir() / name / "new").touch()
+    assert cache_dir() == own_cache
+    assert [path.name for path in sorted(own_cache.glob("*/new"))] == ["new"]
+    assert (own_cache / "statistics" / "new").is_file()
+
+
+def test_the_time_of_an_edit_has_its_values(
+    asked: InTurn, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor, places = small("grace"), []
+    begin = type(editor).begin
+    monkeypatch.setattr(type(editor), "begin", lambda self: places.append(cache_dir()) or begin(self))
+    asked.outcome(editor)
+    assert places
+    assert own_cache not in places

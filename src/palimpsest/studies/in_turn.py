@@ -5,10 +5,13 @@ editor is asked the same, and what its edits cost is measured beside. An editor 
 hold all facts of its sequence in each edit, as those of `palimpsest.editors.remembered` do.
 """
 
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -24,9 +27,16 @@ from palimpsest.evaluation.fluency import fluency
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import Edit, installed
 from palimpsest.network.model import EditableModel, fingerprint, generate
+from palimpsest.paths import cache_dir
 from palimpsest.types import EditRequest, EvalCase, Task
 
-REVISION = 1
+CACHE = "PALIMPSEST_CACHE"
+"""Environment variable with the folder of the cache."""
+
+VALUES = "targets"
+"""Folder of the cache with the values of facts, which take most of the time of an edit."""
+
+REVISION = 2
 """Part of the cache key; raise it when the code gives other rows for the same run."""
 
 COLUMNS = ("edits", "of", "key", "metric", "value")
@@ -72,6 +82,28 @@ def all_written(
         yield model
     finally:
         edits.close()
+
+
+@contextmanager
+def values_anew() -> Iterator[None]:
+    """Inside the block no value of a fact is taken from the cache, so that the time of an edit has all of it.
+
+    Everything else is read from the cache and kept there.
+    """
+    with TemporaryDirectory() as folder:
+        known = cache_dir().resolve()
+        known.mkdir(parents=True, exist_ok=True)
+        for part in known.iterdir():
+            if part.name != VALUES:
+                (Path(folder) / part.name).symlink_to(part)
+        before = os.environ.get(CACHE)
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(CACHE)
+            if before is not None:
+                os.environ[CACHE] = before
 
 
 @dataclass(frozen=True)
@@ -123,8 +155,9 @@ class InTurn:
             ``fact``, case id: the metrics, in [0, 1], of all facts written by then.
             ``window``, its number: nll and nll_before (nats per token) and agreement of held-out text.
             ``task``, its name: accuracy, in [0, 1]. ``text``, case id: fluency in bits.
-            ``cost``, empty: ``seconds`` of all edits so far; ``bytes`` of a memory beside the weights, 0
-            without one; ``asking``, seconds of the evaluation of all facts written by then.
+            ``cost``, empty: ``seconds`` of all edits so far, values computed anew; ``bytes`` of a memory
+            beside the weights, 0 without one; ``asking``, seconds of the evaluation of all facts written by
+            then.
             ``undone``, empty: ``same``, whether the model is bit by bit as before, after the last edit.
 
         Raises:
@@ -153,18 +186,23 @@ class InTurn:
     def _rows(self, editor: Editor) -> Iterator[_Row]:
         before = fingerprint(self.model)
         seconds, started = 0.0, time.perf_counter()
-        for number, edit in enumerate(in_force(self.model, editor, self._batches()), 1):
-            seconds += time.perf_counter() - started
-            if (edits := number * self.batch) in self.at:
-                taken, rows = self._timed(self.cases[:edits])
-                yield from ((edits, *row) for row in rows)
-                yield edits, "cost", "", "seconds", seconds
-                yield edits, "cost", "", "bytes", float(edit.notes.get("bytes", 0))
-                yield edits, "cost", "", "asking", taken
-                for part in (self._text(), self._tasks(), self._texts()):
-                    yield from ((edits, *row) for row in part)
-            started = time.perf_counter()
+        with values_anew():
+            for number, edit in enumerate(in_force(self.model, editor, self._batches()), 1):
+                seconds += time.perf_counter() - started
+                if (edits := number * self.batch) in self.at:
+                    for row in self._asked(edits, edit, seconds):
+                        yield (edits, *row)
+                started = time.perf_counter()
         yield len(self.cases), "undone", "", "same", float(fingerprint(self.model, anew=True) == before)
+
+    def _asked(self, edits: int, edit: Edit, seconds: float) -> Iterator[tuple[str, str, str, float]]:
+        """Rows after some edits, the last of which is given, as is the time of all."""
+        taken, rows = self._timed(self.cases[:edits])
+        yield from rows
+        costs = {"seconds": seconds, "bytes": float(edit.notes.get("bytes", 0)), "asking": taken}
+        yield from (("cost", "", name, value) for name, value in costs.items())
+        for part in (self._text(), self._tasks(), self._texts()):
+            yield from part
 
     def _batches(self) -> list[list[EditRequest]]:
         asked = [case.request for case in self.cases[: self.at[-1]]]
