@@ -5,13 +5,10 @@ editor is asked the same, and what its edits cost is measured beside. An editor 
 hold all facts of its sequence in each edit, as those of `palimpsest.editors.remembered` do.
 """
 
-import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -29,9 +26,6 @@ from palimpsest.network.apply import Edit, installed
 from palimpsest.network.model import EditableModel, fingerprint, generate
 from palimpsest.paths import cache_dir
 from palimpsest.types import EditRequest, EvalCase, Task
-
-CACHE = "PALIMPSEST_CACHE"
-"""Environment variable with the folder of the cache."""
 
 VALUES = "targets"
 """Folder of the cache with the values of facts, which take most of the time of an edit."""
@@ -90,20 +84,13 @@ def values_anew() -> Iterator[None]:
 
     Everything else is read from the cache and kept there.
     """
-    with TemporaryDirectory() as folder:
-        known = cache_dir().resolve()
-        known.mkdir(parents=True, exist_ok=True)
+    known = cache_dir().resolve()
+    known.mkdir(parents=True, exist_ok=True)
+    with cache.empty() as folder:
         for part in known.iterdir():
             if part.name != VALUES:
-                (Path(folder) / part.name).symlink_to(part)
-        before = os.environ.get(CACHE)
-        os.environ[CACHE] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop(CACHE)
-            if before is not None:
-                os.environ[CACHE] = before
+                (folder / part.name).symlink_to(part)
+        yield
 
 
 @dataclass(frozen=True)
