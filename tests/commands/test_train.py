@@ -68,3 +68,37 @@ def test_instructions_belong_to_files(place: Path) -> None:
     assert done.exit_code == 0, done.output
     assert read(place / "told.safetensors").about["data"][0]["instruction"] == "Complete the sentence. "
     assert run("train", "mend", "base", "--data", "facts.jsonl", *told, *FEW).exit_code == 2
+
+
+def test_a_file_serves_several_kinds_by_its_prompts(place: Path) -> None:
+    asked = [f"Where does Anna Berg {number} live?" for number in range(60)]
+    rows = [record(100 + number, f"Carl {number}") for number in range(60)]
+    for row, question in zip(rows, asked, strict=True):
+        row["requested_rewrite"]["prompt"] = "Where does {} live?"
+        row["paraphrase_prompts"] = [question]
+    both = [*(place / "facts.jsonl").read_text().splitlines(), *map(json.dumps, rows)]
+    (place / "facts.jsonl").write_text("\n".join(both))
+    two = ("--data", "facts.jsonl", "--data", "facts.jsonl", "--only", "lives", "--only", r"^Where .*\?$")
+    done = run("train", "mend", "base", *two, "--out", "kinds.safetensors", *FEW)
+    assert done.exit_code == 0, done.output
+    sources = read(place / "kinds.safetensors").about["data"]
+    assert [source["only"] for source in sources] == ["lives", r"^Where .*\?$"]
+    assert [sum(source[part] for part in ("training", "validation", "test")) for source in sources] == [
+        60,
+        60,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        (("lives", "lives"), "2 patterns were given for 1 files; give one --only for each --data"),
+        (("(",), "no regular expression"),
+        (("dies",), "'dies': matches no prompt of the 61 facts in facts.jsonl"),
+    ],
+)
+def test_a_pattern_that_cannot_serve_is_named(place: Path, patterns: tuple[str, ...], said: str) -> None:
+    given = [word for pattern in patterns for word in ("--only", pattern)]
+    done = run("train", "mend", "base", "--data", "facts.jsonl", *given, *FEW)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())

@@ -1,5 +1,7 @@
 """The command that trains the networks of trained editors."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from palimpsest.commands.shared import Device
 if TYPE_CHECKING:  # what a command needs is loaded when it runs
     from palimpsest.network.model import EditableModel
     from palimpsest.training.lessons import Kind
+    from palimpsest.types import EvalCase
 
 Trained = Literal["mend", "instruct_edit"]
 
@@ -23,6 +26,13 @@ def train(
     instruction: Annotated[
         list[str] | None,
         typer.Option(help="For instruct_edit: one for each --data, in order.", show_default=False),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Regular expression of the prompts that are read; one for each --data, in order.",
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[
         str, typer.Option(help="Edited layers, as 27-29; default those on file.", show_default=False)
@@ -53,7 +63,7 @@ def train(
     from palimpsest.training.hypernetworks import train as trained
 
     net = load(model, device=device)
-    kinds, sources = _kinds(kind, data, instruction or [])
+    kinds, sources = _kinds(kind, data, instruction or [], only or [])
     chosen = _layers(kind, net, layers)
     plan = Plan(chosen, steps, rank, lr, edit_weight, every=every, judged=judged, seed=seed)
     place = out or network_file(fingerprint(net), kind)
@@ -66,7 +76,9 @@ def train(
     )
 
 
-def _kinds(kind: str, data: list[Path], instructions: list[str]) -> tuple[list["Kind"], list[Any]]:
+def _kinds(
+    kind: str, data: list[Path], instructions: list[str], patterns: list[str]
+) -> tuple[list["Kind"], list[Any]]:
     """A kind of request for each file, and where its cases come from."""
     from palimpsest.datasets import load_facts
     from palimpsest.datasets.any_format import load_cases_of
@@ -80,16 +92,23 @@ def _kinds(kind: str, data: list[Path], instructions: list[str]) -> tuple[list["
             f"{len(instructions)} instructions were given for {len(data)} files; instruct_edit needs one for "
             "each --data, in order, and mend none"
         )
+    if len(patterns) not in (0, len(data)):
+        raise DataError(
+            f"{len(patterns)} patterns were given for {len(data)} files; give one --only for each --data, in "
+            "order, or none"
+        )
     facts, kinds, sources = load_facts(), [], []
-    for path, instruction in zip(data, instructions or [""] * len(data), strict=True):
+    told = instructions or [""] * len(data)
+    for path, instruction, pattern in zip(data, told, patterns or [""] * len(data), strict=True):
         loaded = load_cases_of(path, strict=False)  # a prompt asked twice is learnt once
-        split = training_split(loaded.cases, facts)
+        split = training_split(_matching(loaded.cases, pattern, path), facts)
         kinds.append(Kind(path.name, instruction, split.training, split.validation))
         sources.append(
             {
                 "file": path.name,
                 "sha256": loaded.sha256,
                 "instruction": instruction,
+                "only": pattern,
                 "training": len(split.training),
                 "validation": len(split.validation),
                 "test": len(split.test),
@@ -98,6 +117,19 @@ def _kinds(kind: str, data: list[Path], instructions: list[str]) -> tuple[list["
             }
         )
     return kinds, sources
+
+
+def _matching(cases: Sequence["EvalCase"], pattern: str, path: Path) -> list["EvalCase"]:
+    """The cases of a file whose prompts, with ``{}`` for the subject, have a match of a pattern."""
+    from palimpsest.errors import DataError
+
+    try:
+        found = [case for case in cases if re.search(pattern, case.request.prompt)]
+    except re.error as error:
+        raise DataError(f"--only {pattern!r}: no regular expression ({error})") from error
+    if not found:
+        raise DataError(f"--only {pattern!r}: matches no prompt of the {len(cases)} facts in {path}")
+    return found
 
 
 def _layers(kind: str, net: "EditableModel", asked: str) -> tuple[int, ...]:
