@@ -1,4 +1,4 @@
-"""Counts against numbers made by hand, the probe, and what a plan says."""
+"""The probe, what is known of weights, and what a plan says."""
 
 import json
 from dataclasses import replace
@@ -11,132 +11,20 @@ import torch
 from typer.testing import CliRunner
 
 from palimpsest import cli
-from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for
 from palimpsest.errors import ModelError, ResourceError
-from palimpsest.planning.counts import (
-    PROMPT,
-    STAGES,
-    SUBJECT,
-    Method,
-    Operations,
-    mean_fact,
-    memory,
-    operations,
-    projector_work,
-    solve_work,
-)
+from palimpsest.planning.counts import STAGES, Operations
 from palimpsest.planning.machine import Machine, device_of, probe
-from palimpsest.planning.plan import SHARES, PagePlan, ProfilePlan, method_of, plan, seconds_of
+from palimpsest.planning.memory import LIBRARIES
+from palimpsest.planning.pages import PAGES
+from palimpsest.planning.plan import SHARES, PagePlan, ProfilePlan, plan, seconds_of
 from palimpsest.planning.report import report
 from palimpsest.planning.weights import Weights, shape_of, weights_of
-from palimpsest.planning.work import PAGES, Run, Work
-from palimpsest.studies.cost import SHAPES, Shape
+from palimpsest.studies.cost import SHAPES
+from tests.planning.shapes import TINY
 from tests.tiny import tiny_model
 
 COMMANDS = CliRunner()
-TINY = Shape("tiny", layers=4, d_v=8, d_k=16, heads=2, groups=1, d_head=4, vocabulary=50, maps=3, tied=False)
-ALONE = Method((1, 2), steps=3, contexts=0, length=10, tokens=100)
 MACHINE = Machine("a machine", "cpu", {"float32": 1e9, "float64": 5e8}, 1e9, 2**34)
-
-
-# Work of pages
-
-
-def test_every_page_has_a_count_of_its_work() -> None:
-    """A page whose work is not counted would be missing in every plan."""
-    assert known_notebooks() == list(PAGES)
-
-
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu-gpt2-xl"])
-def test_work_is_counted_from_the_parameters_of_any_profile(profile: str) -> None:
-    setting = load_profile(profile)
-    for name in (name for name in setting.listed if name in PAGES):
-        parameters = parameters_for(setting, find_notebook(name))
-        work = PAGES[name](parameters)
-        assert work.values >= 0
-        assert all(run.facts > 0 and run.batch > 0 for run in work.runs)
-        assert work.layers == 0 or method_of(find_notebook(name), parameters).layers
-
-
-def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
-    """On a laptop, worked out by hand from its sizes."""
-    laptop = load_profile("laptop")
-    counts = {
-        name: PAGES[name](parameters_for(laptop, find_notebook(name)))
-        for name in (
-            "06_alignment",
-            "08_norm_inflation",
-            "14_comparison",
-            "20_long_horizon",
-            "23_causal_tracing",
-        )
-    }
-    # 06: two arms of 100 facts and six of 60 in each of three orders, and seven of 60 in one order.
-    assert counts["06_alignment"].values == 3 * (2 * 100 + 6 * 60) + 7 * 60
-    # 08: four variants of 300 and 40 facts alone; 3 runs in 3 orders, 9 further and 2 contrasts of 50.
-    assert counts["08_norm_inflation"].values == 4 * 340 + 50 * (3 * 3 + 9 + 2)
-    assert counts["14_comparison"].values == 3 * (100 + 30)
-    assert counts["20_long_horizon"].values == 300
-    # 23: twelve facts, two draws, every third layer: each of three kinds at twelve tokens.
-    assert counts["23_causal_tracing"].by_layer == 12 * 2 * 3 * 12 // 3
-
-
-# Operations
-
-
-def test_positions_of_a_mean_fact() -> None:
-    at = mean_fact(ALONE)
-    # One row of the prompt, and one of the KL term: the subject and two tokens.
-    assert at.whole.run == PROMPT + SUBJECT + 3
-    assert at.moving.run == (PROMPT - SUBJECT) + 3
-    assert at.moving.heads == 2
-    assert at.subjects.run == SUBJECT + 1
-    assert at.own_pairs == 5 * 6 // 2 + 3 * 4 // 2
-    more = mean_fact(Method((1, 2), contexts=2, length=10))
-    assert more.moving.run == 3 * (PROMPT - SUBJECT) + 3
-    assert more.whole.run == at.whole.run + 2 * (PROMPT + 10)
-
-
-def test_operations_by_hand() -> None:
-    """A layer has 8·4·(2·2 + 2·1) + 3·8·16 = 576 weights, a pair 2·2·4 = 16, the head 50·8 = 400."""
-    assert (TINY.layer, TINY.pair, TINY.head) == (576, 16, 400)
-    work = Work(2, runs=(Run("alphaedit_aligned", 2, 1),), asked=3, read=10, drawn=5)
-    found = operations(TINY, work, ALONE, weight_bytes=4)
-    # Layers 0 to 2 on 22 positions with 78 + 55 pairs, the upper one on the 14 fixed ones with 28 + 28.
-    once = 3 * (576 * 22 + 16 * 133) + (576 * 14 + 16 * 56)
-    # Eight moving positions: 78 − 28 and 55 − 28 pairs, two places of the head, 15 + 6 own pairs.
-    ahead = 576 * 8 + 16 * 77 + 400 * 2
-    back = ahead + 16 * 21
-    assert found.model["values"] == 2 * (once + 3 * ahead + 2 * back)
-    assert found.model["keys"] == 2 * 2 * 3 * (576 * 8 + 16 * 36)
-    assert found.model["statistics"] == 3 * (576 * 100 + 16 * (100 * 257 // 2))
-    assert found.exact["statistics"] == 2 * 100 * 16 * 16 // 2
-    prompt = 4 * (576 * 12 + 16 * 78) + 400
-    text = 4 * (576 * 10 + 16 * (10 * 257 // 2)) + 400 * 10
-    assert found.model["evaluation"] == 3 * prompt + text
-    each = operations(TINY, Work(asked=3, by_layer=2, layers=0), ALONE, weight_bytes=4)
-    assert each.model["evaluation"] == (3 + 2 * 4) * prompt
-    assert found.moved["evaluation"] == 5 * TINY.weights * 4
-    assert found.exact["projector"] == 2 * projector_work(TINY) == 2 * int(4.5 * 16**3)
-
-
-def test_steps_of_a_run_by_hand() -> None:
-    # Aligned: the second fact meets the first. n (2 N (d_k + d_v) + 3 N²/2 + d_v d_k), N = 0 and 1.
-    assert solve_work(TINY, Run("alphaedit_aligned", 2, 1)) == 128 + (2 * 24 + 3 // 2 + 128)
-    assert solve_work(TINY, Run("alphaedit_naive", 2, 1)) == 2 * 128
-    # MEMIT factors its moment, at each step if each is a problem of its own.
-    assert solve_work(TINY, Run("memit_naive", 2, 1)) == 2 * 128 + 2 * 16**3 // 6
-    assert solve_work(TINY, Run("memit_aligned", 3, 3)) == 3 * 128 + 16**3 // 6
-
-
-def test_memory_by_hand() -> None:
-    found = memory(TINY, Work(2, runs=(Run("alphaedit_aligned", 4, 1),)), ALONE, torch.bfloat16)
-    assert found["weights"] == 2 * (4 * 576 + 2 * 400)
-    assert found["moments"] == 2 * 16 * 16 * 8
-    assert found["projectors"] == 16 * 16 * 8
-    assert found["factors"] == 3 * 16 * 16 * 8
-    assert found["ledgers"] == 2 * (8 * 4 * (2 * 16 + 3 * 8 + 4 + 1) + 2 * 8 * 16)
-    assert memory(TINY, Work(layers=0, projected=False), ALONE, torch.float32)["moments"] == 0
 
 
 def test_seconds_are_operations_over_the_machines_rates() -> None:
@@ -228,12 +116,12 @@ def made_up(*pages: PagePlan, device: str = "cpu", missing: int = 0) -> ProfileP
     return ProfilePlan("laptop", weights, machine, pages)
 
 
-PAGE = PagePlan("01_a", seconds={"values": 70.0}, memory={"weights": 2**30, "moments": 2**29})
+PAGE = PagePlan("01_a", seconds={"values": 80.0}, memory={"weights": 2**30, "moments": 2**29})
 
 
 def test_records_of_this_machine_correct_the_other_pages() -> None:
-    recorded = PagePlan("02_b", seconds={"values": 370.0}, recorded=100.0, here=True)
-    elsewhere = PagePlan("03_c", seconds={"values": 70.0}, recorded=900.0)
+    recorded = PagePlan("02_b", seconds={"values": 380.0}, recorded=100.0, here=True)
+    elsewhere = PagePlan("03_c", seconds={"values": 80.0}, recorded=900.0)
     found = made_up(PAGE, recorded, elsewhere)
     assert found.factor == 0.25
     assert [found.expected(page) for page in found.pages] == [25.0, 100.0, 25.0]
@@ -247,15 +135,33 @@ def test_records_of_this_machine_correct_the_other_pages() -> None:
 def test_a_report_says_what_is_fetched_and_what_does_not_fit() -> None:
     text = report(made_up(PAGE, PagePlan("02_b", "not in this profile"), missing=3 * 2**30))
     assert "download: 3.0 GiB" in text
-    assert "disk: 1.5 GiB" in text
-    assert "memory: 1.5 GiB of the host\n" in text
+    assert "disk: 1.0 GiB: weights 1.0 GiB\n" in text
+    assert "memory: 2.0 GiB of the host\n" in text
     assert "MORE THAN" not in text
     assert "02_b: not in this profile" in text
     large = PagePlan("01_a", seconds={"values": 70.0}, memory={"weights": 2**32})
     text = report(made_up(large, device="cuda"))
-    assert "memory: 1.0 GiB of the host, 4.0 GiB of the GPU" in text
+    assert "memory: 1.5 GiB of the host, 4.0 GiB of the GPU" in text
     assert "MORE THAN THIS MACHINE HAS (2.0 GiB)" in text
     assert "(all is here)" in text
+
+
+def test_what_two_pages_leave_on_disk_is_there_once() -> None:
+    shared = {("moments", "1 of 100"): 2**30}
+    first = PagePlan("01_a", disk={**shared, ("results", "01_a"): 2**20})
+    second = PagePlan("02_b", disk={**shared, ("results", "02_b"): 2**20, ("values", "02_b"): 2**10})
+    parts = made_up(first, second).disk_by_part
+    assert parts == {
+        "weights": 2**30,
+        "moments": 2**30,
+        "projectors": 0,
+        "values": 2**10,
+        "ledgers": 0,
+        "results": 2**21,
+    }
+    assert "disk: 2.0 GiB: weights 1.0 GiB, moments 1.0 GiB, values 0 MiB, results 2 MiB" in report(
+        made_up(first, second)
+    )
 
 
 @pytest.fixture
@@ -272,7 +178,9 @@ def test_a_plan_for_a_scheduler(quick: None) -> None:
     assert [page["page"] for page in found["pages"]] == ["08_norm_inflation", "22_alphaedit_theorems"]
     assert found["machine"]["name"] == "a machine"
     assert set(found["pages"][0]["seconds_by_stage"]) == set(STAGES)
-    assert found["host_memory_bytes"] == found["pages"][0]["memory_bytes"]
+    assert found["host_memory_bytes"] == LIBRARIES + found["pages"][0]["memory_bytes"]
+    assert sum(found["disk_by_part"].values()) == found["disk_bytes"]
+    assert found["pages"][0]["seconds_found"] == 0
     assert found["pages"][1]["seconds_by_stage"] == {}
     assert found["pages"][0]["recorded_seconds"] > 0
     assert found["pages"][0]["recorded_here"] is False
@@ -282,7 +190,7 @@ def test_a_page_whose_work_is_not_counted_is_named(quick: None, monkeypatch: pyt
     monkeypatch.delitem(PAGES, "08_norm_inflation")
     monkeypatch.setattr("palimpsest.planning.plan.read_provenance", lambda *_: {})
     made = plan("laptop", ["08_norm_inflation", "14_comparison"])
-    line = "08_norm_inflation: its work is not counted: planning/work.py has no row for it in PAGES"
+    line = "08_norm_inflation: its work is not counted: planning/pages.py has no row for it in PAGES"
     assert line in report(made).splitlines()
     whole = made.as_dict()
     assert (whole["pages"][0]["seconds"], whole["pages"][0]["memory_bytes"]) == (None, 0)
@@ -330,7 +238,9 @@ def test_a_plan_without_its_gpu_has_sizes_and_no_times(monkeypatch: pytest.Monke
 def test_without_its_device_a_plan_takes_times_on_record() -> None:
     recorded = PagePlan("02_b", memory={"weights": 2**30}, recorded=600.0)
     unknown = PagePlan("03_c", memory={"weights": 2**30})
-    found = replace(made_up(recorded, unknown), machine=Machine("", "cuda", {}, 0.0, 0, "it is not here"))
+    found = replace(
+        made_up(recorded, unknown), machine=Machine("", "cuda", {}, 0.0, unprobed="it is not here")
+    )
     assert [found.expected(page) for page in found.pages] == [600.0, 0.0]
     assert found.as_dict()["seconds"] == 600.0
     assert "times: only of runs on record, because it is not here" in report(found)

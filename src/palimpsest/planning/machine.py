@@ -32,6 +32,7 @@ class Machine:
         products: dtype -> multiply-adds in a second of a product of two square matrices.
         bandwidth: bytes in a second, read and written.
         memory: bytes of the device, of all GPUs where a model is spread over them; 0 where unknown.
+        cores: that work side by side, each on its own facts; 1 on a GPU.
         unprobed: why nothing was measured, because the device is none of this machine; empty if it was.
     """
 
@@ -40,6 +41,7 @@ class Machine:
     products: Mapping[str, float]
     bandwidth: float
     memory: int = 0
+    cores: int = 1
     unprobed: str = ""
 
 
@@ -81,7 +83,8 @@ def probe(device: str, dtypes: tuple[torch.dtype, ...], seconds: float = 10.0) -
     if place.type == "cuda":
         name = torch.cuda.get_device_properties(place).name
         return Machine(name, place.type, products, 2 * COPIED / fastest, _gpu_memory(device, place))
-    return Machine(processor(), place.type, products, 2 * COPIED / fastest, _host_memory())
+    rate, cores = 2 * COPIED / fastest, torch.get_num_threads()
+    return Machine(processor(), place.type, products, rate, _host_memory(), cores)
 
 
 def _product_rate(place: torch.device, dtype: torch.dtype, seconds: float) -> float:

@@ -1,12 +1,13 @@
 """A plan of a profile: for each page what it takes, from counts, a probe, and the runs that are on record.
 
 Times are those of the counted operations at a share of the machine's own matrix products, which differs by
-stage (SHARES). Where pages of the same profile were run on this machine, the others are scaled by how much
+stage (SHARES), when the pages run in their order from an empty cache: what an earlier one leaves there is
+counted once. Where pages of the same profile were run on this machine, the others are scaled by how much
 these took of their estimates.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,10 +20,12 @@ from palimpsest.book.provenance import machine_of, read_provenance
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.named_sequences import changed, stepwise
 from palimpsest.errors import ModelError, ProfileError
-from palimpsest.planning.counts import STAGES, Method, Operations, memory, operations
+from palimpsest.planning.counts import STAGES, Method, Operations, operations
 from palimpsest.planning.machine import Machine, device_of, probe
+from palimpsest.planning.memory import LIBRARIES, disk, memory
+from palimpsest.planning.pages import PAGES
 from palimpsest.planning.weights import Weights, weights_of
-from palimpsest.planning.work import PAGES, Work
+from palimpsest.planning.work import Work
 
 SHARES = {
     "values": 0.6,
@@ -31,14 +34,16 @@ SHARES = {
     "statistics": 0.54,
     "projector": 0.25,
     "evaluation": 0.65,
+    "other": 0.25,
 }
 """Stage -> share of the machine's matrix products that it reaches: of values, statistics and evaluation as in
 ``results/bench.json``, keys as values; the others are guesses, for small products and eigenvectors."""
 
-OVERHEAD = 30.0
-"""Seconds of a page beside its stages: a kernel, imports, loading of the model, figures."""
+OVERHEAD = 20.0
+"""Seconds of a page beside its stages: a kernel, imports, loading of the model, figures. Records of pages
+with next to nothing else are 16 s without a model (22) and 22 s with one (15)."""
 
-NOT_COUNTED = "its work is not counted: planning/work.py has no row for it in PAGES"
+NOT_COUNTED = "its work is not counted: planning/pages.py has no row for it in PAGES"
 
 FIRST = ("memit", "alphaedit", "alphaedit_plus", "rome")
 """Editors whose settings stand for those of a page's edits, the first that it needs."""
@@ -54,8 +59,11 @@ class PagePlan:
     Attributes:
         name: of the notebook.
         left: why the profile does not run it; the rest is then empty.
-        seconds: stage -> seconds; empty where the model does nothing, or the page's work is not counted.
+        seconds: stage -> seconds from an empty cache; empty where the model does nothing, or the page's work
+            is not counted.
+        found: stage -> seconds of them that earlier pages of the plan save, by what they leave in the cache.
         memory: part -> bytes of the device.
+        disk: part and name -> bytes; what has the same name on two pages is there once.
         recorded: seconds of its run on record, on whatever machine; None if there is none.
         here: whether that was this machine.
         unknown: why its work is not counted; the page is then left out of times and memory.
@@ -65,14 +73,18 @@ class PagePlan:
     left: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
+    found: Mapping[str, float] = field(default_factory=dict)
+    disk: Mapping[tuple[str, str], int] = field(default_factory=dict)
     recorded: float | None = None
     here: bool = False
     unknown: str = ""
 
     @property
     def counted(self) -> float:
-        """Seconds of all stages, by count; 0 where they are not counted."""
-        return 0.0 if self.left or self.unknown else sum(self.seconds.values()) + OVERHEAD
+        """Seconds of all stages, by count, after the pages before it; 0 where they are not counted."""
+        if self.left or self.unknown:
+            return 0.0
+        return sum(self.seconds.values()) - sum(self.found.values()) + OVERHEAD
 
     @property
     def held(self) -> int:
@@ -116,16 +128,26 @@ class ProfilePlan:
         return 0.0 if self.machine.unprobed else page.counted * self.factor
 
     @property
+    def disk_by_part(self) -> dict[str, int]:
+        """Bytes on disk, by part: the model's files, and all that the pages leave in cache and results."""
+        kept: dict[tuple[str, str], int] = {}
+        for page in self.pages:
+            kept |= page.disk
+        parts = dict.fromkeys(("moments", "projectors", "values", "ledgers", "results"), 0)
+        for (part, _), count in kept.items():
+            parts[part] += count
+        return {"weights": self.weights.stored, **parts}
+
+    @property
     def disk(self) -> int:
-        """Bytes on disk: of the weights, and of second moments and projectors in the cache."""
-        parts = [page.memory.get("moments", 0) + page.memory.get("projectors", 0) for page in self.pages]
-        return self.weights.stored + max(parts, default=0)
+        """Bytes on disk."""
+        return sum(self.disk_by_part.values())
 
     @property
     def host(self) -> int:
-        """Bytes of host memory: everything on a CPU; else the weights, which pass through it."""
+        """Bytes of host memory: all on a CPU; else libraries, and the weights that pass through it."""
         most = max((page.held for page in self.pages), default=0)
-        return most if self.machine.device == "cpu" else self.weights.stored
+        return LIBRARIES + (most if self.machine.device == "cpu" else self.weights.stored)
 
     @property
     def device(self) -> int:
@@ -149,6 +171,7 @@ class ProfilePlan:
             },
             "download_bytes": self.weights.missing,
             "disk_bytes": self.disk,
+            "disk_by_part": self.disk_by_part,
             "host_memory_bytes": self.host,
             "gpu_memory_bytes": self.device,
             "factor": self.factor,
@@ -163,6 +186,7 @@ class ProfilePlan:
             "page": page.name,
             "seconds": self.expected(page) or None,
             "seconds_by_stage": dict(page.seconds),
+            "seconds_found": sum(page.found.values()),
             "memory_bytes": page.held,
             "memory_by_part": dict(page.memory),
             "recorded_seconds": page.recorded,
@@ -197,12 +221,16 @@ def plan(profile: str, pages: Sequence[str], seconds: float = 10.0, device: str 
         raise ModelError(missing)
     weights = weights_of(setting.model, kind)
     rates = tuple(dict.fromkeys((weights.dtype, torch.float64)))
-    machine = Machine("", kind, {}, 0.0, 0, missing) if missing else probe(place, rates, seconds)
-    made = tuple(_page(setting, source, weights, machine) for source in sources)
-    return ProfilePlan(setting.name, weights, machine, made)
+    machine = Machine("", kind, {}, 0.0, unprobed=missing) if missing else probe(place, rates, seconds)
+    made: list[PagePlan] = []
+    for source in sources:
+        made.append(_page(setting, source, weights, machine, made))
+    return ProfilePlan(setting.name, weights, machine, tuple(made))
 
 
-def _page(setting: Profile, source: Path, weights: Weights, machine: Machine) -> PagePlan:
+def _page(
+    setting: Profile, source: Path, weights: Weights, machine: Machine, before: Sequence[PagePlan]
+) -> PagePlan:
     if left := left_out(setting, source):
         return PagePlan(source.stem, left)
     provenance = read_provenance(source.stem, results_of(setting.name))
@@ -212,13 +240,32 @@ def _page(setting: Profile, source: Path, weights: Weights, machine: Machine) ->
         return PagePlan(source.stem, recorded=recorded, here=here, unknown=NOT_COUNTED)
     parameters = parameters_for(setting, source)
     work = PAGES[source.stem](parameters)
-    if work == Work(layers=0, projected=False):
+    if not work.uses_model:
         return PagePlan(source.stem, recorded=recorded, here=here)
     method = Method.of(method_of(source, parameters))
-    counted = operations(weights.shape, work, method, weights.dtype.itemsize)
-    held = memory(weights.shape, work, method, weights.dtype)
-    times = {} if machine.unprobed else seconds_of(counted, machine, weights.dtype)
-    return PagePlan(source.stem, "", times, held, recorded, here)
+    shape, dtype = weights.shape, weights.dtype
+    made = PagePlan(
+        source.stem,
+        memory=memory(shape, work, method, dtype, machine.cores),
+        disk=disk(shape, work, method, source.stem),
+        recorded=recorded,
+        here=here,
+    )
+    if machine.unprobed:
+        return made
+
+    def seconds(some: Work) -> dict[str, float]:
+        return seconds_of(operations(shape, some, method, dtype.itemsize, machine.cores), machine, dtype)
+
+    whole = seconds(work)
+    found = dict.fromkeys(STAGES, 0.0)
+    if work.found and work.after in {page.name for page in before if page.seconds}:
+        found |= seconds(work.found)
+    kept = {name for page in before for name in page.disk}
+    for stage, part in (("statistics", "moments"), ("projector", "projectors")):
+        wanted = {name for name in made.disk if name[0] == part}
+        found[stage] = whole[stage] * len(wanted & kept) / max(len(wanted), 1)
+    return replace(made, seconds=whole, found=found)
 
 
 def method_of(source: Path, parameters: Mapping[str, Any]) -> WeightEditor:
@@ -246,5 +293,6 @@ def seconds_of(counted: Operations, machine: Machine, dtype: torch.dtype) -> dic
         stage: counted.model.get(stage, 0) / (own * SHARES[stage])
         + counted.exact.get(stage, 0) / (exact * SHARES[stage])
         + counted.moved.get(stage, 0) / machine.bandwidth
+        + counted.waits.get(stage, 0)
         for stage in STAGES
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from palimpsest.planning.compared import compared
 from palimpsest.planning.counts import STAGES
 from palimpsest.planning.plan import PagePlan, ProfilePlan
 
@@ -24,7 +25,8 @@ def _lines(made: ProfilePlan) -> Iterator[str]:
         yield f"machine: {machine.name}, {machine.memory / GIB:.0f} GiB"
         yield f"probe: 10⁹ multiply-adds a second: {rates}; memory {machine.bandwidth / 1e9:,.0f} GB a second"
     yield f"download: {_size(weights.missing)}" + (" (all is here)" if not weights.missing else "")
-    yield f"disk: {_size(made.disk)} of weights, moments and projectors"
+    parts = (f"{part} {_size(count)}" for part, count in made.disk_by_part.items() if count)
+    yield f"disk: {_size(made.disk)}: {', '.join(parts)}"
     yield f"memory: {_size(made.host)} of the host" + (
         f", {_size(made.device)} of the GPU" if made.device else ""
     )
@@ -45,7 +47,10 @@ def _lines(made: ProfilePlan) -> Iterator[str]:
         yield f"times are scaled by {made.factor:.2f}, the median of recorded over counted on this machine"
     if any(page.recorded and not page.here for page in made.pages):
         yield "recorded times with * are of another machine, or of one that the record does not name"
-    yield "counted are upper bounds: values may be finished early, and found in the cache"
+    if not machine.unprobed:
+        yield "pages run in this order from an empty cache: what an earlier one leaves there is counted once,"
+        yield "and a page alone takes the sum of its stages"
+    yield from compared(page.name for page in made.pages if not page.left)
     for page in made.pages:
         if page.left or page.unknown:
             yield f"{page.name}: {page.left or page.unknown}"

@@ -1,0 +1,36 @@
+"""How plans compare with records of the profile ``laptop``: what ``tests/planning/test_records.py`` finds."""
+
+from collections.abc import Iterable, Iterator
+
+MEMORY_WITHIN, TIME_WITHIN = 0.25, 2.0
+"""Largest relative difference of memory, and largest factor of time, of records outside the tables below."""
+
+_READ = "its record read values from the cache that an earlier run of the page had left"
+
+MEMORY = {
+    "03_alphaedit_plus_lemmas": _READ,
+    "05_memorize_the_latest": "its record is 1.3 times the plan; what holds the rest is not known",
+    "10_uncertainty": (
+        "what KN's gradients in all layers, MEND's network and the embedder of texts hold is not counted"
+    ),
+    "14_comparison": _READ,
+    "15_long_run": "its record found the whole run of page 05 in the cache",
+}
+"""Pages whose record differs more in memory, and why."""
+
+TIME = {"06_alignment": _READ, "14_comparison": _READ, "17_hidden_representations": _READ}
+"""Pages whose record differs more in time, and why."""
+
+
+def compared(pages: Iterable[str]) -> Iterator[str]:
+    """What is known of the error of a plan, in lines, with those pages named that are among the given."""
+    yield (
+        "compared with records of the profile laptop on two cores, memory differs by at most "
+        f"{100 * MEMORY_WITHIN:.0f} % and time by a factor of {TIME_WITHIN:g} at most, but for"
+    )
+    chosen = set(pages)
+    for what, table in (("memory", MEMORY), ("time", TIME)):
+        named = [f"{page} ({why})" for page, why in table.items() if page in chosen]
+        others = len(table) - len(named)
+        more = [f"{others} {'other ' if named else ''}page{'s' if others > 1 else ''}"] if others else []
+        yield f"  {what}: {'; '.join([*named, *more])}"
