@@ -21,7 +21,6 @@ WORDS, BEFORE = 10, 2
 
 EDIT = f"""
 import random
-import sys
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -70,6 +69,7 @@ print(found.megabytes)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_whole_edit_at_its_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model, moments, projectors, ledgers, and the largest piece of work: here the values' activations."""
     monkeypatch.setattr(counts, "PROMPT", BEFORE + 1 + WORDS)
@@ -120,6 +120,7 @@ def test_a_naive_ledger_counts_twice_and_directions_of_a_moment_are_facts() -> N
     def facts_of(held: int) -> int:
         return 8 * held * (2 * 16 + 3 * 8 + held + 1) + weight
 
+    assert ledgers("memit") == 2 * copies
     assert ledgers("alphaedit_aligned") == 2 * (facts_of(4) + copies)
     assert ledgers("alphaedit_naive") == 2 * (2 * facts_of(2) + copies)
     assert ledgers("memit_aligned") == 2 * (facts_of(4) + 2 * square + copies)

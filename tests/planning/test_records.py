@@ -61,7 +61,8 @@ def test_times_of_all_records(made: ProfilePlan, records: Mapping[str, Mapping[s
         for page, ratio in found.items()
         if not 1 / TIME_WITHIN <= ratio / CALIBRATION <= TIME_WITHIN
     }
-    assert set(outside) == set(TIME), outside
+    # Page 10's record agrees though it read three quarters of its models from the cache, as it prints.
+    assert set(outside) == set(TIME) - {"10_uncertainty"}, outside
 
 
 def test_memory_of_all_records(made: ProfilePlan, records: Mapping[str, Mapping[str, object]]) -> None:
@@ -91,9 +92,13 @@ def test_a_plan_counts_what_earlier_pages_leave_once(made: ProfilePlan) -> None:
 
 
 def test_a_plan_names_pages_that_it_is_known_to_be_wrong_on() -> None:
-    first, memory, time = compared(["10_uncertainty", "06_alignment"])
-    assert "memory differs by at most 25 % and time by a factor of 2 at most, but for" in first
-    assert memory.startswith("  memory: 10_uncertainty (what KN's gradients in all layers")
-    assert memory.endswith("; 4 other pages")
-    assert time == f"  time: 06_alignment ({TIME['06_alignment']}); 2 other pages"
-    assert list(compared(["01_one_edit"]))[1:] == ["  memory: 5 pages", "  time: 3 pages"]
+    first, second, *named = compared(["10_uncertainty", "14_comparison"])
+    assert first.endswith("memory is within 25 % and time within a factor of 2,")
+    assert second == f"but for {len(MEMORY)} pages in memory and {len(TIME)} in time; of those above:"
+    assert named == [
+        f"  10_uncertainty, memory: {MEMORY['10_uncertainty']}",
+        f"  14_comparison, memory: {MEMORY['14_comparison']}",
+        f"  10_uncertainty, time: {TIME['10_uncertainty']}",
+        f"  14_comparison, time: {TIME['14_comparison']}",
+    ]
+    assert len(list(compared(["01_one_edit"]))) == 2

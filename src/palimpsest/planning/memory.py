@@ -116,14 +116,17 @@ def memory(shape: Shape, work: Work, method: Method, dtype: torch.dtype, cores: 
 def _ledger(shape: Shape, run: Run, row: Mapping[str, Any], dtype: torch.dtype) -> int:
     """Bytes of one layer's ledger at the end of a run, and of the edited weight and its change in float64.
 
-    A naive sequence has a new ledger at each step, beside that of the step before.
+    A naive sequence has a new ledger at each step, beside that of the step before; an editor alone has none.
     """
-    anchored, naive = row.get("anchor") == "start", row.get("retain") == "none"
+    copies = 2 * shape.d_v * shape.d_k * FLOAT64
+    if not row["retain"]:
+        return copies
+    anchored, naive = row.get("anchor") == "start", row["retain"] == "none"
     held = shape.d_k + run.batch if anchored else min(run.batch, run.facts) if naive else run.facts
     preserved = (row["host"] == "memit" or "preserve_weight" in row) and not anchored
     matrices = 2 * shape.d_k * shape.d_k * FLOAT64 if preserved else 0  # the moment and its factor
     one = ledger_bytes(shape, held, dtype) + matrices
-    return (2 if naive else 1) * one + 2 * shape.d_v * shape.d_k * FLOAT64
+    return (2 if naive else 1) * one + copies
 
 
 def disk(shape: Shape, work: Work, method: Method, page: str) -> Mapping[tuple[str, str], int]:

@@ -163,7 +163,7 @@ def _protection(p: Parameters) -> Work:
         asked=edits * prompts_of(p),
         read=max(p["counts"]),
         projected=False,
-        decomposed=dict.fromkeys(p["counts"], p["edited"]),
+        decomposed=dict.fromkeys(map(int, p["counts"]), int(p["edited"])),
     )
 
 
