@@ -1,5 +1,7 @@
 """Work of pages, and operations, memory and disk of it, against numbers made by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from palimpsest.planning.counts import (
     solve_work,
     svd_work,
 )
-from palimpsest.planning.memory import RESULT, disk, memory, passing
+from palimpsest.planning.memory import RESULT, disk, freed, memory, passing
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.plan import method_of
 from palimpsest.planning.work import Run, Work
@@ -157,12 +159,15 @@ def test_memory_by_hand() -> None:
     assert found["moments"] == 2 * 16 * 16 * 8
     assert found["projectors"] == 16 * 16 * 8
     assert found["ledgers"] == 2 * (8 * 4 * (2 * 16 + 3 * 8 + 4 + 1) + 2 * 8 * 16 + 2 * 8 * 8 * 16)
-    # Two facts of eight positions, 20 states and six inner ones each; and rows over the vocabulary: four
+    # Two facts of eight positions, 16 states and four inner ones each; and rows over the vocabulary: four
     # tensors of two, and one of the unedited model, for each fact.
-    values = 16 * (20 * 8 + 6 * 16) * 2 + (4 * 4 + 2) * 50 * 4
+    values = 16 * (16 * 8 + 4 * 16) * 2 + (4 * 4 + 2) * 50 * 4
     pieces = passing(TINY, work, ALONE, 2, 1)
     assert (pieces["values"], pieces["factors"]) == (values, 3 * 16 * 16 * 8)
     assert found["work"] == max(pieces.values()) == pieces["statistics"]
+    plain = passing(replace(TINY, maps=2), work, ALONE, 2, 1)
+    assert plain["values"] - pieces["values"] == 16 * (4 * 8 + 2 * 16) * 2
+    assert freed({"weights": 1000, "moments": 100, "work": 50})["freed"] == 15
     nothing = memory(TINY, Work(layers=0, projected=False), ALONE, torch.float32)
     assert (nothing["moments"], nothing["work"]) == (0, 0)
 

@@ -8,12 +8,10 @@ MEMORY_WITHIN, TIME_WITHIN = 0.25, 2.0
 _READ = "its record read values from the cache that an earlier run of the page had left"
 
 MEMORY = {
-    "03_alphaedit_plus_lemmas": _READ,
     "05_memorize_the_latest": "its record is 1.3 times the plan; what holds the rest is not known",
     "10_uncertainty": (
         "what KN's gradients in all layers, MEND's network and the embedder of texts hold is not counted"
     ),
-    "14_comparison": _READ,
     "15_long_run": "its record found the whole run of page 05 in the cache",
 }
 """Pages whose record differs more in memory, and why."""

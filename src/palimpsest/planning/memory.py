@@ -16,6 +16,10 @@ from palimpsest.studies.cost import FLOAT64, Shape, ledger_bytes
 LIBRARIES = 500 * 2**20
 """Bytes of a notebook's process with its libraries and no model: 509 MiB in the record of page 22."""
 
+KEPT = {3: (16, 4), 2: (20, 6)}
+"""Maps of an MLP -> tensors of a layer, as wide as a state and as an inner state, that are kept for the
+gradient: as measured where the MLP is gated, else as many as the library allows for when it cuts chunks."""
+
 HEAD_ROWS, SCORES = 128, 4
 """States whose losses are read together, as in `palimpsest.memory.readout`, and tensors over the vocabulary
 that are alive then: logits, log-probabilities, their gradient and one between."""
@@ -34,6 +38,10 @@ ANCHORED = 11
 """Matrices d_k × d_k that a step holds which takes the directions of a second moment for facts, beside the
 ledger that it leaves: as measured with d_k = 1,536 and d_v = 576."""
 
+FREED = 0.1
+"""Share of what an edit uses that the C library keeps beside it in a notebook, as said in
+`palimpsest.network.cores.return_freed_blocks`."""
+
 RESULT = 2**20
 """Bytes of a page's notebook, record and tables: 0.35 MiB on average in ``results/laptop``."""
 
@@ -47,7 +55,8 @@ def _values(shape: Shape, work: Work, method: Method, item: int, cores: int) -> 
     """Bytes of an optimisation of values: activations kept for the gradient, and scores of the vocabulary."""
     facts = min(max(work.optimised, default=0), TOGETHER)
     at, last = mean_fact(method), method.layers[-1]
-    each = (20 * shape.d_v + 6 * shape.d_k) * item * max(shape.layers - 1 - last, 1)
+    of_v, of_k = KEPT[shape.maps]
+    each = (of_v * shape.d_v + of_k * shape.d_k) * item * max(shape.layers - 1 - last, 1)
     chunks = chunks_of(shape, method, facts, item)
     share = facts * min(chunks, cores) / chunks  # of the facts, in chunks that are computed side by side
     read = min(share * at.moving.heads, cores * HEAD_ROWS)
@@ -111,6 +120,11 @@ def memory(shape: Shape, work: Work, method: Method, dtype: torch.dtype, cores: 
         "ledgers": edited * max(ledgers, default=0),
         "work": max(passing(shape, work, method, dtype.itemsize, cores).values()),
     }
+
+
+def freed(parts: Mapping[str, int]) -> dict[str, int]:
+    """The same parts, in the host's memory, with ``freed``: blocks that were freed and not given back."""
+    return {**parts, "freed": round(FREED * (sum(parts.values()) - parts["weights"]))}
 
 
 def _ledger(shape: Shape, run: Run, row: Mapping[str, Any], dtype: torch.dtype) -> int:

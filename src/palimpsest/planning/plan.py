@@ -22,7 +22,7 @@ from palimpsest.editors.named_sequences import changed, stepwise
 from palimpsest.errors import ModelError, ProfileError
 from palimpsest.planning.counts import STAGES, Method, Operations, operations
 from palimpsest.planning.machine import Machine, device_of, probe
-from palimpsest.planning.memory import LIBRARIES, disk, memory
+from palimpsest.planning.memory import LIBRARIES, disk, freed, memory
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.weights import Weights, weights_of
 from palimpsest.planning.work import Work
@@ -244,9 +244,10 @@ def _page(
         return PagePlan(source.stem, recorded=recorded, here=here)
     method = Method.of(method_of(source, parameters))
     shape, dtype = weights.shape, weights.dtype
+    held = memory(shape, work, method, dtype, machine.cores)
     made = PagePlan(
         source.stem,
-        memory=memory(shape, work, method, dtype, machine.cores),
+        memory=freed(held) if machine.device == "cpu" else held,
         disk=disk(shape, work, method, source.stem),
         recorded=recorded,
         here=here,
