@@ -50,6 +50,7 @@ def test_the_network_is_where_the_editor_looks(place: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "2 steps, the best after" in done.stdout
     assert "% prefer the new object to the true one" in done.stdout
+    assert "looks elsewhere first" not in done.stdout
     model = load("base")
     about = read(network_file(fingerprint(model), "mend")).about
     (source,) = about["data"]
@@ -66,6 +67,7 @@ def test_instructions_belong_to_files(place: Path) -> None:
     told = ("--instruction", "Complete the sentence. ", "--out", "told.safetensors")
     done = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *told, *FEW)
     assert done.exit_code == 0, done.output
+    assert "give the editor network='told.safetensors'" in done.stdout
     assert read(place / "told.safetensors").about["data"][0]["instruction"] == "Complete the sentence. "
     assert run("train", "mend", "base", "--data", "facts.jsonl", *told, *FEW).exit_code == 2
 

@@ -57,7 +57,7 @@ def train(
 
     Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
     """
-    from palimpsest.editors.mend import network_file
+    from palimpsest.editors.mend import network_file, trained_file
     from palimpsest.network.model import fingerprint, load
     from palimpsest.training.hypernetworks import Plan
     from palimpsest.training.hypernetworks import train as trained
@@ -74,6 +74,10 @@ def train(
         f"{100 * best['own']:.0f} % prefer the new object to the true one in their own words, and "
         f"{100 * best['reworded']:.0f} % reworded"
     )
+    if out is not None or trained_file(net, kind) != place:
+        typer.echo(
+            f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
+        )
 
 
 def _kinds(
@@ -102,7 +106,9 @@ def _kinds(
     for path, instruction, pattern in zip(data, told, patterns or [""] * len(data), strict=True):
         loaded = load_cases_of(path, strict=False)  # a prompt asked twice is learnt once
         split = training_split(_matching(loaded.cases, pattern, path), facts)
-        kinds.append(Kind(path.name, instruction, split.training, split.validation))
+        kinds.append(
+            Kind(" ".join(filter(None, (path.name, pattern))), instruction, split.training, split.validation)
+        )
         sources.append(
             {
                 "file": path.name,
