@@ -159,7 +159,9 @@ def test_a_label_that_was_earned_on_data_of_our_own_is_no_label_of_the_papers(wa
     own = SMALL.model_copy(update={"own_data": "facts of this project"})
     plain, found = verdict(SMALL, values, "laptop"), verdict(own, values, "laptop")
     assert found.label == OWN_DATA
-    assert found.reason == f"facts of this project; there: {wanted}, {plain.reason}"
+    there = f"{wanted}, {plain.reason}".replace("reproduced", "as large as published")
+    assert found.reason == f"facts of this project; there: {there}"
+    assert "reproduced" not in found.reason
     assert verdict(own, {}, "laptop").label == "not run"
     both = awaiting(all=True).model_copy(update={"own_data": "facts of this project"})
     assert verdict(both, values, "laptop").label == UNTESTED

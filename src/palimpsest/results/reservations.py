@@ -1,8 +1,13 @@
 """What keeps a label from being the last word: a run still to come, or data that stand in for the paper's."""
 
+import re
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from palimpsest.results.rules import OWN_DATA, UNTESTED, Judgement
+
+AS_PUBLISHED = "as large as published"
+"""What stands for "reproduced" on other data than the paper's, of the whole and of its parts."""
 
 
 class Awaited(BaseModel):
@@ -25,7 +30,8 @@ def reserved(
         found: by the rule.
         awaits: the run that is still to come: a label that was not earned in the paper's regime becomes "not
             tested in the paper's regime".
-        own_data: what stands in for the paper's data: a label that was earned on it becomes "own data".
+        own_data: what stands in for the paper's data: a label that was earned on it becomes "own data",
+            and nothing is called reproduced.
         notebook: whose values were judged.
     """
     if found.label == "not run":
@@ -35,5 +41,6 @@ def reserved(
         where = f"in a later run of page {awaits.page}" if own else f"on page {awaits.page}"
         return Judgement(UNTESTED, f"still to come {where}: {awaits.what}; so far: {found.reason}")
     if own_data is not None:
-        return Judgement(OWN_DATA, f"{own_data}; there: {found.label}, {found.reason}")
+        there = re.sub(r"\breproduced\b", AS_PUBLISHED, f"{found.label}, {found.reason}")
+        return Judgement(OWN_DATA, f"{own_data}; there: {there}")
     return found
