@@ -64,8 +64,8 @@ def trace(
         "seed": seed,
         "every": every,
     }
-    found = traced(load(model, device=device), cases, **asked)
-    report = TraceReport(found, published_layers(model))
+    edited = published_layers(model)
+    report = TraceReport(traced(load(model, device=device), cases, **asked), edited)
     report.write(csv, json)
     if figure is not None:
         _draw(report, figure)
@@ -87,18 +87,12 @@ def _draw(report: "TraceReport", path: Path) -> None:
 
 def published_layers(model: str) -> dict[str, tuple[int, ...]]:
     """Layers to which MEMIT writes by the settings on file: of this model, or of all where it has none."""
-    from palimpsest.editors.settings import editor_settings, known_models
-    from palimpsest.errors import ProfileError
+    from palimpsest.editors.settings import known_models, layers_on_file
 
     known = known_models()
     names = [model] if model in known else sorted({path.stem for path in known.values()})
-    found = {}
-    for name in names:
-        try:
-            found[name] = tuple(editor_settings(name, "memit")["layers"])
-        except ProfileError:
-            continue  # a file without that method
-    return found
+    found = {name: layers_on_file(name, "memit") for name in names}
+    return {name: layers for name, layers in found.items() if layers}
 
 
 def tune(

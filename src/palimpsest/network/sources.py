@@ -72,8 +72,20 @@ def check_folder(folder: Path) -> None:
     """Check that a folder has what a model needs, without reading its weights.
 
     Raises:
-        ModelError: for the first fault.
+        ModelError: for the first fault, also if a file may not be read.
     """
+    try:
+        _check_files(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(name: str | Path, error: OSError) -> ModelError:
+    """The error of a model of which a file or folder cannot be read."""
+    return unusable(name, f"it cannot be read ({error})", "Check the permissions of its files and folders")
+
+
+def _check_files(folder: Path) -> None:
     held = sorted(path for path in folder.iterdir() if path.is_file())
     again = "Download the folder again, or restore it from an intact copy"
     for path in held:
