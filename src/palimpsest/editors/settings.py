@@ -78,14 +78,23 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
         ProfileError: if the file has no section for the editor, cannot be read or is not YAML.
     """
     asked(editor)
-    name, content = _of_model(model)
-    known = _rows(name, content, "editors")
+    known = editors_on_file(model)
     if editor not in known:
         raise ProfileError(
-            f"{name} has no settings for editor {editor!r}; it has {', '.join(known)}. Add a section or pass "
-            "an editor object"
+            f"{known_models()[model].name} has no settings for editor {editor!r}; it has "
+            f"{', '.join(known)}. Add a section or pass an editor object"
         )
     return known[editor]
+
+
+def editors_on_file(model: str) -> dict[str, dict[str, Any]]:
+    """Settings of all editors in the file of one model: editor -> keyword arguments; often not of every one.
+
+    Raises:
+        UnknownNameError: if the model has no settings file.
+        ProfileError: if the file cannot be read or is not YAML, or the section is no such mapping.
+    """
+    return _rows(*_of_model(model), "editors")
 
 
 def layers_on_file(model: str, editor: str) -> tuple[int, ...]:
@@ -95,14 +104,14 @@ def layers_on_file(model: str, editor: str) -> tuple[int, ...]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file cannot be read, or the layers there are none.
     """
-    name, content = _of_model(model)
-    row = _rows(name, content, "editors").get(editor)
+    row = editors_on_file(model).get(editor)
     if row is None:
         return ()
     try:
         return TypeAdapter(Layers).validate_python(row.get("layers"))
     except ValidationError as error:
-        raise ProfileError(f"{name}, editor {editor}: layers: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"]
+        raise ProfileError(f"settings of {editor} for {model}: layers: {reason}") from error
 
 
 def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
