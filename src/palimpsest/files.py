@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
-from palimpsest.errors import BusyError, ResourceError
+from palimpsest.errors import BusyError, PalimpsestError, ResourceError
 
 LOCK_SUFFIX = ".palimpsest-lock"
 
@@ -31,6 +31,21 @@ def file_sha256(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read, if the block cannot.
+
+    Raises:
+        ResourceError: in place of any error of the operating system.
+    """
+    try:
+        yield
+    except PalimpsestError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read ({error}); check its permissions") from error
 
 
 @contextmanager

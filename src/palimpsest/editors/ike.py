@@ -111,7 +111,7 @@ class Ike(Editor):
         facts = [FACT.format(_statement(request)) for request in requests]
         text = "".join([*reversed(paragraphs), *facts])
         tokens = len(encode(model.tokenizer, model.context + text))
-        longest = model.net.config.max_position_embeddings
+        longest = model.config.max_position_embeddings
         if tokens + ROOM > longest:
             raise RequestError(
                 f"{len(requests)} facts behind {len(shown)} demonstrations make {tokens} tokens of the "

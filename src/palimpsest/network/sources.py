@@ -7,7 +7,7 @@ briefly, so that a misspelt id, one whose conditions were not accepted, and a hu
 import difflib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -72,8 +72,20 @@ def check_folder(folder: Path) -> None:
     """Check that a folder has what a model needs, without reading its weights.
 
     Raises:
-        ModelError: for the first fault.
+        ModelError: for the first fault, also if a file may not be read.
     """
+    try:
+        _check_files(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(name: str | Path, error: OSError) -> ModelError:
+    """The error of a model of which a file or folder cannot be read."""
+    return unusable(name, f"it cannot be read ({error})", "Check the permissions of its files and folders")
+
+
+def _check_files(folder: Path) -> None:
     held = sorted(path for path in folder.iterdir() if path.is_file())
     again = "Download the folder again, or restore it from an intact copy"
     for path in held:
@@ -171,20 +183,3 @@ def _in_time(ask: Callable[[], Any], seconds: float) -> Any:
     thread.start()
     thread.join(seconds)
     return found[0] if found else TimeoutError()
-
-
-def fits(name: str, missing: Sequence[str], wrong: Sequence[Any]) -> None:
-    """Check what loading found out about the weights.
-
-    Raises:
-        ModelError: if weights are missing or have another shape than the architecture gives them.
-    """
-    again = "Download the folder again, or correct config.json"
-    if wrong:
-        first = wrong[0]
-        shapes = f"{first[0]} is {tuple(first[1])}, expected {tuple(first[2])}"
-        raise unusable(
-            name, f"{len(wrong)} weights have another shape than config.json says: {shapes}", again
-        )
-    if missing:
-        raise unusable(name, f"{len(missing)} weights are missing, first {sorted(missing)[0]}", again)

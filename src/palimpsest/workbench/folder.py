@@ -26,7 +26,7 @@ from palimpsest.algebra.ledger import EditLedger
 from palimpsest.cache import digest
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, PalimpsestError, ResourceError, SequenceError
-from palimpsest.files import file_sha256, locked, write_atomically
+from palimpsest.files import file_sha256, locked, reading, write_atomically
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
@@ -79,8 +79,13 @@ class Description:
 
 
 def is_edited(folder: Path) -> bool:
-    """Whether a folder has a description, and so holds an edited model or an unfinished run."""
-    return (folder / DESCRIPTION).is_file()
+    """Whether a folder has a description, and so holds an edited model or an unfinished run.
+
+    Raises:
+        ResourceError: if the folder cannot be read.
+    """
+    with reading(folder):
+        return (folder / DESCRIPTION).is_file()
 
 
 def beside(folder: Path, suffix: str) -> Path:
@@ -117,7 +122,7 @@ def read_description(folder: Path) -> Description:
         ResourceError: if the description cannot be read or is damaged.
     """
     path = folder / DESCRIPTION
-    if not path.is_file():
+    if not is_edited(folder):
         raise LedgerError(
             f"{folder} holds no edited model (it has no {DESCRIPTION}); give a folder that `palimpsest edit` "
             "or EditedModel.save wrote"
@@ -151,13 +156,14 @@ def check_files(folder: Path, about: Description) -> None:
     """Whether the files beside a description are those that were written with it.
 
     Raises:
-        ResourceError: for the first that is missing or was changed.
+        ResourceError: for the first that is missing, was changed or cannot be read.
     """
     for name, sum_ in about.files.items():
         path = folder / name
-        state = "" if path.is_file() else "is missing"
-        if not state and sum_ and file_sha256(path) != sum_:
-            state = "was changed since it was written"
+        with reading(path):
+            state = "" if path.is_file() else "is missing"
+            if not state and sum_ and file_sha256(path) != sum_:
+                state = "was changed since it was written"
         if state:
             raise ResourceError(
                 f"{path} {state}; restore it from an intact copy, or make the edits again in another folder"
