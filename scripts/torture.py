@@ -2,9 +2,15 @@
 
 Every command is run once without disturbance; what it leaves on disk is what it must leave. Then it is killed
 (SIGKILL) again and again, half the times before a random operation on the disk, half the times after a random
-time, and repeated after each kill: the same bytes must be there, and nothing else. The number of kills that
-were made is recorded, not the one that was asked for. The record is written after each command; with the same
-code what is in it is not done again.
+time, and repeated after each kill: the same files must be there, and nothing else, also in its folder for
+temporary files and among git's notes of checkouts. Half the kills after a time take all processes of the
+command, the others its own alone; then kernels and other children must end by themselves. Only operations of
+the command's own process are counted, not those of its children.
+
+Compared are the contents of all files, but for checksum files of the cache, times and memory in a provenance,
+the order in which safetensors writes metadata, and the HTML of the book, which is never made twice alike; of
+these it is compared that they are there. The number of kills that were made is recorded, not the one that was
+asked for. The record is written after each command; with the same code what is in it is not done again.
 """
 
 import argparse
@@ -19,10 +25,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from palimpsest.cache import digest
 from palimpsest.files import as_json, file_sha256, write_atomically
@@ -33,6 +42,14 @@ SHARES = {"edit": 30, "edit on": 20, "undo": 20, "run": 10, "fetch": 10, "book":
 """Kills of each command among 100."""
 VOLATILE = ("started", "wall_seconds", "peak_memory_mib", "on")
 """Members of a provenance that differ from run to run."""
+REMADE = ("build/book",)
+"""Folders of a checkout whose files differ from run to run."""
+TEMPORARY = "tmp"
+"""Folder for temporary files of a command, by which its children are known."""
+JUPYTER = "tmp????????.json"
+"""A kernel's connection file in the folder for temporary files, which jupyter_client leaves when killed."""
+PATIENCE = 60.0
+"""Seconds in which the children of a killed command must have ended."""
 SHARED = ("resources", "models", "text", "statistics")
 FACTS = (
     ("france", "The capital of {} is", "France", "Rome"),
@@ -97,9 +114,9 @@ class Kill:
 
     Attributes:
         deed: the command.
-        moment: ``operation 17 of 60`` or ``2.3 of 8.1 s``.
+        moment: ``operation 17 of 60``, ``2.3 of 8.1 s`` or ``2.3 of 8.1 s, with its children``.
         reached: whether the process died of it; else it had ended before.
-        fault: what differed after the command was repeated; empty if nothing did.
+        fault: which child lived on, or what differed after the command was repeated; empty if all was well.
     """
 
     deed: str
@@ -134,13 +151,17 @@ def torture(deed: Deed, kills: int, rng: random.Random, folder: Path) -> list[Ki
     while sum(kill.reached for kill in made) < kills and len(made) < 3 * kills:
         _again(before, place)
         if len(made) % 2:
-            after = rng.uniform(0, seconds)
-            moment, code = f"{after:.2f} of {seconds:.2f} s", _run(deed, place, after=after)[0]
+            after, whole = rng.uniform(0, seconds), len(made) % 4 == 3
+            moment = f"{after:.2f} of {seconds:.2f} s{', with its children' if whole else ''}"
+            code = _run(deed, place, after=after, whole=whole)[0]
         else:
             at = rng.randint(1, operations)
             moment, code = f"operation {at} of {operations}", _run(deed, place, at)[0]
+        lives = survivors(place)
         repeated, _, said = _run(deed, place)
         fault = difference(wanted, snapshot(place, deed.watched))
+        if lives:
+            fault = f"{', '.join(lives)} lived on"
         if repeated and not (deed.name == "undo" and "no fact" in said):  # it had ended, but for the exit
             fault = f"repeated, it ends with {repeated}: {said}"
         made.append(Kill(deed.name, moment, code == -signal.SIGKILL, fault))
@@ -153,14 +174,19 @@ def _again(before: Path, place: Path) -> None:
     shutil.copytree(before, place, symlinks=True)
 
 
-def _run(deed: Deed, place: Path, at: int = 0, after: float | None = None) -> tuple[int, int, str]:
+def _run(
+    deed: Deed, place: Path, at: int = 0, after: float | None = None, whole: bool = False
+) -> tuple[int, int, str]:
     """Exit status of a command, its writing operations, and the end of what it said."""
-    roots = os.pathsep.join(str(place / name) for name in deed.watched)
+    roots = os.pathsep.join(str(place / name) for name in (*deed.watched, TEMPORARY))
+    (place / TEMPORARY).mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "operations"
         command = [sys.executable, "-c", DRIVER, str(at), str(log), roots, *deed.arguments(place)]
         environment = (
-            os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"} | dict(deed.environment(place))
+            os.environ
+            | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TMPDIR": str(place / TEMPORARY)}
+            | dict(deed.environment(place))
         )
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -169,17 +195,48 @@ def _run(deed: Deed, place: Path, at: int = 0, after: float | None = None) -> tu
                 said = process.communicate(timeout=after)[0]
             except subprocess.TimeoutExpired:
                 process.kill()
+                for child in _children(place) if whole else ():
+                    child.kill()
                 said = process.communicate()[0]
         operations = int(log.read_text()) if log.is_file() else 0
     return process.returncode, operations, " ".join(said.split())[-300:]
 
 
+def _children(place: Path) -> list[psutil.Process]:
+    """Processes that a command in a folder started and that run: they inherit where temporary files go."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # ended meanwhile, or another user's
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("TMPDIR") == str(
+                place / TEMPORARY
+            ):
+                found.append(process)
+    return found
+
+
+def survivors(place: Path, patience: float = PATIENCE) -> list[str]:
+    """Names of the children of a command that ended which have not ended after some time; they are killed."""
+    end = time.monotonic() + patience
+    while (left := _children(place)) and time.monotonic() < end:
+        time.sleep(0.1)
+    names = []
+    for child in left:
+        with suppress(psutil.Error):
+            names.append(child.name())
+            child.kill()
+    return names
+
+
 def snapshot(place: Path, watched: Sequence[str]) -> dict[str, str]:
     """Name -> hash of every file, and of every folder that holds none, below some folders and beside them."""
     found = {path.name: "" for path in place.iterdir()}
-    for name in watched:
+    for name in (*watched, TEMPORARY):
         for path in sorted((place / name).rglob("*")):
-            if path.is_dir() and not path.is_symlink():
+            if path.match(f"{TEMPORARY}/{JUPYTER}"):
+                continue
+            if any(path.is_relative_to(place / "checkout" / part) for part in REMADE) and path.is_file():
+                found[str(path.relative_to(place))] = "made anew"
+            elif path.is_dir() and not path.is_symlink():
                 found[str(path.relative_to(place))] = "folder"
             elif path.suffixes[-2:] == [".provenance", ".json"]:
                 content = json.loads(path.read_text("utf-8"))
@@ -256,26 +313,32 @@ def edits(model: str, environment: Mapping[str, str], options: Sequence[str] = (
     ]
 
 
-def pages() -> list[Deed]:
-    """Commands on a checkout: run a page, build the book, confirm a result; and fetch, but for downloads."""
+def pages(source: Path = ROOT, page: str = PAGE, code: str = "algebra/solve.py") -> list[Deed]:
+    """Commands on a checkout: run a page, build the book, confirm a result; and fetch, but for downloads.
+
+    Args:
+        source: the repository, which is cloned.
+        page: to run and to confirm.
+        code: a module that the page runs, whose last function a statement can be added to.
+    """
 
     def in_checkout(place: Path) -> dict[str, str]:
         root = place / "checkout"
         return {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
 
     def checkout(place: Path) -> None:
-        command = ["git", "clone", "--quiet", "--shared", str(ROOT), str(place / "checkout")]
+        command = ["git", "clone", "--quiet", "--shared", str(source), str(place / "checkout")]
         subprocess.run(command, check=True)
 
     def changed(place: Path) -> None:
         """A result, and code that changed since without changing a value."""
         checkout(place)
         root = place / "checkout"
-        deed = Deed("run", checkout, run, ("checkout/results",), in_checkout)
-        code, _, said = _run(deed, place)
-        if code:
+        deed = Deed("run", checkout, run, around, in_checkout)
+        failed, _, said = _run(deed, place)
+        if failed:
             raise RuntimeError(f"the page was not run: {said}")
-        file = root / "src" / "palimpsest" / "algebra" / "solve.py"
+        file = root / "src" / "palimpsest" / code
         file.write_text(
             file.read_text("utf-8") + "    pass\n", "utf-8"
         )  # the last function gets another tree
@@ -284,7 +347,7 @@ def pages() -> list[Deed]:
         subprocess.run(command, check=True)
 
     def run(place: Path) -> list[str]:
-        return ["run", PAGE, "--profile", "smoke"]
+        return ["run", page, "--profile", "smoke"]
 
     def resources(place: Path) -> None:
         shared = Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
@@ -294,13 +357,14 @@ def pages() -> list[Deed]:
     def own_cache(place: Path) -> dict[str, str]:
         return {"PALIMPSEST_CACHE": str(place / "cache")}
 
-    written = ("checkout/book/_pages", "checkout/book/_generated")
-    confirm = ["confirm", PAGE, "--profile", "smoke"]
+    around = ("checkout/results", "checkout/build", "checkout/.git/worktrees")
+    written = ("checkout/book/_pages", "checkout/book/_generated", *around[1:])
+    confirm = ["confirm", page, "--profile", "smoke"]
     return [
-        Deed("run", checkout, run, ("checkout/results",), in_checkout),
+        Deed("run", checkout, run, around, in_checkout),
         Deed("fetch", resources, lambda place: ["fetch"], ("cache",), own_cache),
         Deed("book", checkout, lambda place: ["book"], written, in_checkout),
-        Deed("confirm", changed, lambda place: confirm, ("checkout/results",), in_checkout),
+        Deed("confirm", changed, lambda place: confirm, around, in_checkout),
     ]
 
 

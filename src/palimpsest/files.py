@@ -103,6 +103,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Temporary folder beside ``path``, removed at the end of the block; `sweep` removes a killed process's.
+
+    Raises:
+        ResourceError: if the place cannot be written.
+    """
+    folder = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"cannot write in {path.parent}: {error}; choose another folder") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _move(staging: Path, folder: Path) -> None:
     try:
         staging.rename(folder)
@@ -122,7 +140,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What processes that were killed left of `replacing` or `new_folder` at a path; some may still run.
+    """What killed processes left of `replacing`, `new_folder` or `beside` at a path; some may still run.
 
     The names end in 32 random digits, so that nothing else is taken for one.
     """

@@ -19,7 +19,7 @@ from palimpsest.book.provenance import Measured, gpu_lines, machine_of, provenan
 from palimpsest.book.staleness import Inputs
 from palimpsest.book.tracing import Trace
 from palimpsest.errors import LostRunError, NotebookError, OutOfMemoryError, ResourceError
-from palimpsest.results.tables import plain
+from palimpsest.results.prose import plain
 from tests.clone import Clone, make_clone
 
 COMMANDS = CliRunner()

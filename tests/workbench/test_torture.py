@@ -1,12 +1,18 @@
 """A sample of `make torture` on a tiny model: killed and repeated, a command ends the same."""
 
 import json
+import os
 import random
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.clone import TOY, WORK, make_clone
 from tests.scripts import loaded
 from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
 
@@ -40,6 +46,60 @@ def test_killed_at_random_moments(
     made = script.torture(deed, kills, random.Random(number), tmp_path / "torture")
     assert [kill.fault for kill in made if kill.fault] == []
     assert sum(kill.reached for kill in made) >= min(kills, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["run", "confirm"])
+def test_pages_killed_at_random_moments(
+    name: str, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a small clone, with half the kills between operations and one of every process of the command."""
+    clone = make_clone(tmp_path / "clone", monkeypatch, whole=True)
+    clone.toy.write_text(f"{TOY.partition('def thorough')[0].rstrip()}\n")
+    clone.write_notebook(work=WORK.partition("if seed < 0")[0].replace(", thorough", ""))
+    clone.commit()
+    deeds = {deed.name: deed for deed in script.pages(clone.root, "01_tiny", "toy.py")}
+    made = script.torture(deeds[name], 4, random.Random(5), tmp_path / "torture")
+    assert [kill.fault for kill in made if kill.fault] == []
+    assert sum(kill.reached for kill in made) >= 2
+
+
+def test_a_child_that_lives_on_is_found(script: ModuleType, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    around = os.environ | {"TMPDIR": str(tmp_path / script.TEMPORARY)}
+    with subprocess.Popen(command, env=around) as process:
+        assert script.survivors(tmp_path / "another", 0.0) == []
+        (name,) = script.survivors(tmp_path, 0.0)
+        assert "python" in name
+        assert process.wait() == -signal.SIGKILL
+    assert script.survivors(tmp_path, 0.0) == []
+
+
+def test_temporary_files_and_what_is_made_anew(script: ModuleType, tmp_path: Path) -> None:
+    for name in (
+        "tmp/tmp12345678.json",
+        "tmp/left",
+        "checkout/build/book/a.html",
+        "checkout/build/confirm/b",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    one = script.snapshot(tmp_path, ["checkout/build"])
+    assert {"tmp/left", "checkout/build/book/a.html"} <= one.keys()
+    assert not [name for name in one if name.endswith(".json")]
+    for name in ("checkout/build/book/a.html", "checkout/build/confirm/b"):
+        (tmp_path / name).write_text("2")
+    other = script.snapshot(tmp_path, ["checkout/build"])
+    assert script.difference(one, other) == "changed: checkout/build/confirm/b"
+
+
+def test_the_readme_tells_a_number_of_kills_only_if_they_were_made_without_a_fault() -> None:
+    readme, file = (ROOT / "README.md").read_text("utf-8"), ROOT / "results" / "torture.json"
+    record = (
+        json.loads(file.read_text("utf-8")) if file.is_file() else {"kills made": {}, "faults": ["none made"]}
+    )
+    number = "" if record["faults"] else str(sum(record["kills made"].values()))
+    assert re.findall(r"(\d[\d,]*) (?:\w+ )?kills", readme) == ([number] if number else [])
 
 
 def test_a_difference_is_named(script: ModuleType) -> None:

@@ -35,7 +35,7 @@ from palimpsest.book.provenance import (
     write_provenance,
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
-from palimpsest.book.small_runs import small_run, with_shared, worktree
+from palimpsest.book.small_runs import small_run, with_shared, workplace, worktree
 from palimpsest.book.staleness import Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
@@ -115,7 +115,7 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
     before, after = _revisions(source.stem, profile, made)
     old, _ = small_run(source.stem, before, made["inputs"]["code"])
     new, traced = small_run(source.stem, after, now.parts["code"])
-    with worktree(before) as root:
+    with workplace(source.stem) as around, worktree(before, around) as root:
         sides = [
             Side(
                 place,
@@ -229,7 +229,7 @@ def _carrying(page: str, profile: str) -> str:
 
 def _stands(page: str, profile: str, made: Mapping[str, Any], revision: str) -> bool:
     """Whether a result has the code of a revision: that is nearer than the one it was made with."""
-    with worktree(revision) as root:
+    with workplace(page) as place, worktree(revision, place) as root:
         source = root / "notebooks" / f"{page}.ipynb"
         then = inputs(source, parameters_for(load_profile(profile), source), made["files"], root)
     return then.parts["code"] == made["inputs"]["code"]

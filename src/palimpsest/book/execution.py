@@ -27,8 +27,18 @@ from palimpsest.results import records
 CELL_TIMEOUT = 1200
 """Seconds after which nbval gives up on a cell."""
 
-NBVAL = f"import sys; sys.modules[{UNUSED!r}] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-"""A process that runs pytest, in whatever revision, and starts as fast as `palimpsest.book.formats` does."""
+NBVAL = f"""
+import os, sys, threading
+sys.modules[{UNUSED!r}] = None
+above = os.dup(0)
+threading.Thread(target=lambda: (os.read(above, 1), os._exit(1)), daemon=True).start()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""A process that runs pytest, in whatever revision, and starts as fast as `palimpsest.book.formats` does.
+
+It ends with the one that started it, whose end of its input is closed then, however that ended.
+"""
 
 UNHASHED = ("", "book")
 """Modules, or wings, that hand out names and run notebooks; what a result is made by lies elsewhere."""
@@ -139,9 +149,12 @@ def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = Non
     command = [sys.executable, "-c", NBVAL, "-q", "-p", "no:cacheprovider", *options, str(source)]
     with surroundings(source, staging) as values:
         whole = {**os.environ, **values, CALLS: "1", **(extra or {})}
-        done = subprocess.run(command, cwd=source.parents[1], env=whole, capture_output=True, text=True)
-    if done.returncode:
-        raise NotebookError(f"{source.stem} failed under nbval:\n{_end(done.stdout + done.stderr)}")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=source.parents[1], env=whole, text=True, **pipes) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()
+    if process.returncode:
+        raise NotebookError(f"{source.stem} failed under nbval:\n{_end(said)}")
 
 
 def _end(text: str, lines: int = 60) -> str:
@@ -152,11 +165,12 @@ def _end(text: str, lines: int = 60) -> str:
 def surroundings(source: Path, staging: Path, gpu: str | None = None) -> Iterator[dict[str, str]]:
     """Environment variables of a kernel that collects its files in one folder and traces itself.
 
-    IPython gets a folder of its own, so that no setting of the user's home changes a result.
+    IPython gets a folder of its own, so that no setting of the user's home changes a result. It lies in the
+    staging folder, which the next run removes where this one is killed.
     """
     cells = nbformat.read(source, as_version=4).cells
     showing = [cell.source for cell in cells if cell.cell_type == "code" and part_of(cell) == SHOW]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=staging, prefix="ipython.") as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         (profile / "ipython_kernel_config.py").write_text(f'c.IPKernelApp.extensions = ["{EXTENSION}"]\n')

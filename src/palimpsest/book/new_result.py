@@ -15,7 +15,7 @@ from palimpsest.book.formats import nbformat, v4
 from palimpsest.book.profiles import known_notebooks
 from palimpsest.errors import NotebookError
 from palimpsest.files import locked, write_atomically
-from palimpsest.results.tables import plain
+from palimpsest.results.prose import plain
 
 NAME = re.compile(r"(?P<number>[0-9]{2})_(?P<stem>[a-z][a-z0-9]*(?:_[a-z0-9]+)*)")
 LONGEST = 60
