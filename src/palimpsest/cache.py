@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
+from palimpsest import files
 from palimpsest.errors import BusyError, ResourceError
 from palimpsest.files import file_sha256, lock_file, locked, replacing, sweep, write_atomically
 from palimpsest.paths import cache_dir
@@ -30,10 +31,7 @@ if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
 T = TypeVar("T")
 SUM = "sha256"
 """Name of the checksum among the texts of a file of tensors; see `vouched`."""
-UNREADABLE = (
-    *(OSError, SafetensorError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError),
-    *(RuntimeError, MemoryError),
-)
+UNREADABLE = (*files.UNREADABLE, SafetensorError, ArithmeticError, RuntimeError, MemoryError)
 """What reading a file of tensors raises that was damaged or is another; `RuntimeError` is also of torch."""
 _KNOWN: dict[Path, tuple[int, ...]] = {}
 """Files that this process found as they were written, with their stamp at that time."""

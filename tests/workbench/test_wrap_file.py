@@ -81,6 +81,9 @@ def test_another_embedder_is_refused(tmp_path: Path) -> None:
     tensors = load_file(file)
     with safe_open(file, "pt") as read:
         about = {name: text for name, text in read.metadata().items() if name != "sha256"}
+    save_file(tensors | {"probe": torch.ones(())}, file, metadata=about)
+    with pytest.raises(ResourceError, match="holds no embedding of a probe text; give a file that save_wrap"):
+        load_wrap(file, embed)
     save_file({"vectors": tensors["vectors"]}, file, metadata=about)  # as earlier versions wrote it
     assert isinstance(load_wrap(file, lambda texts: -embed(texts)), ChosenContext)
 

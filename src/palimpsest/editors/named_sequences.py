@@ -13,6 +13,7 @@ from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
 from palimpsest.editors.settings import alphaset_settings, asked, regime_settings
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.network.model import EditableModel
 
 Method = TypeVar("Method", bound=WeightEditor)
@@ -30,11 +31,11 @@ def configurations() -> dict[str, dict[str, Any]]:
     path = paths.root() / "config" / "sequences.yaml"
     try:
         rows = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(rows, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs a row for each sequence, name: settings")
-    bad = [name for name, row in rows.items() if not isinstance(row, dict) or "host" not in row]
+    bad = [str(name) for name, row in rows.items() if not isinstance(row, dict) or "host" not in row]
     if bad:
         raise ProfileError(f"{path.name}: {', '.join(bad)} need a host, the editor whose settings they use")
     return dict(rows)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.memory.settings import TargetSettings
 
 
@@ -151,8 +152,17 @@ def _of_model(model: str) -> tuple[str, dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs a section 'editors'")
+    odd = [part for part in ("editors", "alphaset", "regimes") if not isinstance(content.get(part, {}), dict)]
+    for part in sorted({"editors", "alphaset"} - {*odd}):
+        held = content.get(part, {})
+        odd += [f"{part}.{name}" for name in held if not isinstance(held[name], dict)]
+    if odd:
+        raise ProfileError(f"{path.name}: {', '.join(odd)}: write a mapping of names to settings there")
+    also = content.get("also", [])
+    if not isinstance(also, list) or not all(isinstance(name, str) for name in also):
+        raise ProfileError(f"{path.name}: also is {also!r}; list the hub ids that the settings are for")
     return content

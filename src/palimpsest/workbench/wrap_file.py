@@ -116,8 +116,10 @@ def _require_embedder(path: str | Path, probe: Tensor, own: Tensor) -> None:
         ResourceError: otherwise.
     """
     differs = ""
+    if probe.ndim != 2 or len(probe) != 1:
+        raise ResourceError(f"{path} holds no embedding of a probe text; give a file that save_wrap wrote")
     if own.shape != probe.shape:
-        differs = f"their embeddings have {probe.shape[-1]} numbers, and it makes {own.shape[-1]}"
+        differs = f"their embeddings have {probe[0].numel()} numbers, and it makes {own.shape[1]}"
     elif not (near := float(cosines(own, probe))) > ALIKE:
         differs = f"its embedding of a probe text has a cosine of {near:.3f} with theirs, not of 1"
     if differs:
