@@ -1,4 +1,4 @@
-"""A disk that is full, or may only be read, from a chosen operation on."""
+"""A disk that is full, or may only be read, from a chosen operation on; or that changes a bit."""
 
 import errno
 import os
@@ -112,3 +112,10 @@ def each_failure(
             return
         yield raised
     raise AssertionError(f"{MOST} operations were not enough")
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Change the lowest bit of one byte of a file; of tensors the last bytes are numbers."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))

@@ -19,11 +19,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
 from palimpsest.errors import BusyError, PalimpsestError, ResourceError
 
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError),
+    yaml.YAMLError,
+)
+"""What reading JSON, YAML or a table raises where a file is missing, damaged or something else; YAML's tags
+raise nearly anything."""
 LOCK_SUFFIX = ".palimpsest-lock"
 
 

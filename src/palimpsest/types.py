@@ -73,6 +73,11 @@ def plain(target: str) -> str:
     return target.removeprefix(JOINER)
 
 
+def joined(prompt: str, target: str) -> str:
+    """A prompt with its target as one text: a space between them, or none before one of `unspaced`."""
+    return prompt + (plain(target) if target.startswith(JOINER) else f" {target}")
+
+
 def _is_seen(letter: str) -> bool:
     """Whether a character shows: it is no space, no control and no mark of width nothing."""
     return not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")

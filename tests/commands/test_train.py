@@ -60,6 +60,29 @@ def test_the_network_is_where_the_editor_looks(place: Path) -> None:
     assert made.notes["network"] == about
 
 
+def test_without_true_objects_no_share_is_said(place: Path) -> None:
+    rows = [json.loads(line) for line in (place / "facts.jsonl").read_text().splitlines()]
+    bare = [
+        {
+            "prompt": "{} lives in",
+            "subject": row["requested_rewrite"]["subject"],
+            "target": "Rome",
+            "neighbours": [{"prompt": "The capital of France is the city of", "target": "Paris"}],
+        }
+        for row in rows
+    ]
+    (place / "facts.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    done = run("train", "mend", "base", "--data", "facts.jsonl", "--out", "bare.safetensors", *FEW)
+    assert done.exit_code == 0, done.output
+    assert "; no validation fact names its true object, with which the new one could be" in done.stdout
+    assert "%" not in done.stdout
+    for row in bare:
+        row["target_true"] = "Paris"
+    (place / "facts.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    done = run("train", "mend", "base", "--data", "facts.jsonl", "--out", "own.safetensors", *FEW)
+    assert "% prefer the new object to the true one in their own words\n" in done.stdout
+
+
 def test_instructions_belong_to_files(place: Path) -> None:
     wrong = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *FEW)
     assert wrong.exit_code == 2

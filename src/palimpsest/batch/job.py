@@ -18,7 +18,7 @@ from palimpsest.batch.outcome import in_words, retried
 from palimpsest.batch.slots import VISIBLE, slot
 from palimpsest.book.losses import LOST
 from palimpsest.errors import NotebookError, PalimpsestError
-from palimpsest.files import as_json, write_atomically
+from palimpsest.files import UNREADABLE, as_json, write_atomically
 
 
 def refusal_of(name: str) -> Path:
@@ -60,7 +60,7 @@ def run_job(plan: Path, name: str) -> int:
 def _read(plan: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(plan.read_text("utf-8")))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise NotebookError(
             f"the plan {plan} cannot be read on {os.uname().nodename} ({error}): keep the checkout on "
             "storage that all nodes share"
@@ -70,7 +70,7 @@ def _read(plan: Path) -> dict[str, Any]:
 def _noted(name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(refusal_of(name).read_text("utf-8")))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return {}
 
 

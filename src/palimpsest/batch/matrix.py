@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from palimpsest import paths
 from palimpsest.book.profiles import known_notebooks, known_profiles
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -107,7 +108,7 @@ def load_matrix(path: Path | None = None) -> Matrix:
     path = path or matrix_file()
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError, ValueError) as error:
+    except UNREADABLE as error:
         raise ProfileError(
             f"{path}: cannot be read as YAML ({error}); it lists profiles and pages"
         ) from error

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from palimpsest import paths
 from palimpsest.book.changes import Side, changed_code
@@ -39,7 +39,7 @@ from palimpsest.book.small_runs import small_run, with_shared, workplace, worktr
 from palimpsest.book.staleness import Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
-from palimpsest.files import locked
+from palimpsest.files import UNREADABLE, locked
 
 
 class Numerical(BaseModel):
@@ -245,7 +245,7 @@ def tolerance(changed: Iterable[str]) -> float:
     try:
         content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else []
         rows = TypeAdapter(list[Numerical]).validate_python(content or [])
-    except (yaml.YAMLError, ValidationError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{file.name}: rows need definitions, relative and reason: {error}") from error
     names = {name for part in changed for name in (part, part.rpartition(".")[0])}
     return max([10.0**-DIGITS, *(row.relative for row in rows if names & set(row.definitions))])

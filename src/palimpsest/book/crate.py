@@ -21,7 +21,7 @@ from palimpsest.book.profiles import Profile, known_notebooks, load_profile, res
 from palimpsest.book.provenance import not_vouched, path_of, read_provenance, record_files
 from palimpsest.book.standing import standing
 from palimpsest.errors import BookError
-from palimpsest.files import as_json, file_sha256, new_folder, replacing
+from palimpsest.files import UNREADABLE, as_json, file_sha256, new_folder, replacing
 from palimpsest.results.claims import headline, judged, load_claims
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def citation(file: Path) -> dict[str, Any]:
     needed = ("title", "abstract", "authors", "version", "license", "date-released", "keywords")
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise BookError(f"{file} cannot be read ({error}); take it back from the history") from error
     lacking = [key for key in needed if not isinstance(content, dict) or not content.get(key)]
     if lacking:

@@ -23,6 +23,7 @@ from palimpsest.book.page_code import COMPUTE, SETUP, part_of
 from palimpsest.book.profiles import Profile, has_page, parameters_for
 from palimpsest.book.staleness import texts_of
 from palimpsest.errors import NotebookError, ProfileError
+from palimpsest.files import UNREADABLE
 
 LABELS: dict[str, frozenset[str]] = {
     "10_uncertainty": frozenset({"ft", "ft_l", "kn", "mend", "ike"}),
@@ -110,7 +111,7 @@ def _sequences() -> dict[str, dict[str, Any]]:
         return {}
     try:
         return dict(yaml.safe_load(path.read_text("utf-8")) or {})
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML, or holds no mapping: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """The command that trains the networks of trained editors."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,10 +69,17 @@ def train(
     place = out or network_file(fingerprint(net), kind)
     found = trained(net, kinds, plan, place, {"model": net.name, "data": sources})
     best = min(found.about["curve"], key=lambda row: row["loss"])
-    typer.echo(
-        f"{place}: {steps} steps, the best after {best['step']}; of validation facts edited one at a time, "
-        f"{100 * best['own']:.0f} % prefer the new object to the true one in their own words, and "
-        f"{100 * best['reworded']:.0f} % reworded"
+    typer.echo(f"{place}: {steps} steps, the best after {best['step']}; {_preferred(best)}")
+
+
+def _preferred(point: Mapping[str, float]) -> str:
+    """What a point of the curves says of the new objects beside the true ones."""
+    if "own" not in point:
+        return "no validation fact names its true object, with which the new one could be compared"
+    reworded = f", and {100 * point['reworded']:.0f} % reworded" if "reworded" in point else ""
+    return (
+        f"of validation facts edited one at a time, {100 * point['own']:.0f} % prefer the new object to the "
+        f"true one in their own words{reworded}"
     )
     if out is not None or trained_file(net, kind) != place:
         typer.echo(

@@ -29,7 +29,7 @@ import pandas as pd
 from palimpsest import paths
 from palimpsest.cache import digest
 from palimpsest.errors import DataError, UnknownNameError
-from palimpsest.files import as_json, locked, write_atomically
+from palimpsest.files import UNREADABLE, as_json, locked, write_atomically
 from palimpsest.results.intervals import Interval
 from palimpsest.results.prose import Markdown, filled
 from palimpsest.results.prose import plain as escaped
@@ -319,7 +319,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a record ({error}); run the notebook again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a record of schema {SCHEMA}; run the notebook again")

@@ -27,7 +27,7 @@ from palimpsest.errors import (
     SingularProblemError,
     UnknownNameError,
 )
-from palimpsest.files import locked, replacing, write_atomically
+from palimpsest.files import UNREADABLE, locked, replacing, write_atomically
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.studies.search_base import Base
 from palimpsest.studies.search_base import base_of as base_of
@@ -274,7 +274,7 @@ def _read(search: Search) -> list[dict[str, Any]]:
         missing = [name for name in ("search", "candidate", "settings", *SCORES) if name not in frame]
         if missing or frame["candidate"].isna().any():
             raise ValueError(f"columns or cells are missing: {', '.join(missing) or 'candidate'}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{search.table} cannot be read as the table of a search ({error}); move it away, or begin anew "
             "with --replace"

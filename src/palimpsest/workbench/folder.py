@@ -33,7 +33,7 @@ from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
 
 FORMAT = 2
 FORMATS = (1, FORMAT)
-"""Those that can be read; the first has no checksums."""
+"""Those that can be read; the first needs no checksums."""
 SUM = "sha256"
 """Beside the members of a description stands the checksum of all of them."""
 EDIT = "edit"
@@ -137,7 +137,7 @@ def read_description(folder: Path) -> Description:
                 f"{path} has format {known}, this version reads {FORMAT}; open it with the version of "
                 "palimpsest that wrote it"
             )
-        if known != FORMATS[0] and found != digest(content):
+        if (known != FORMATS[0] or found is not None) and found != digest(content):
             raise ValueError("it was changed since it was written")
         return TypeAdapter(Description).validate_json(json.dumps(content))
     except LedgerError:
