@@ -71,7 +71,7 @@ def run(
     With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile. With
     --seed it is a run of the profile for that seed: it goes to seed-N in the profile's results, and the
     verdicts give the spread. Exit status 2 means that the same command fails again, 75 that memory, the GPU
-    or the kernel was lost.
+    or the kernel was lost, 69 that the memory of the GPU does not suffice.
     """
     from palimpsest.book import runner
 

@@ -1,6 +1,7 @@
 """The engine: how it is called, and three pages of which one fails and one is killed."""
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -19,8 +20,9 @@ from palimpsest.batch.engine import ENGINES, check_engine, command, run_batch
 from palimpsest.batch.job import refusal_of
 from palimpsest.batch.jobs import batch_dir, marker_of
 from palimpsest.batch.matrix import Matrix
-from palimpsest.batch.slots import SCHEDULED, VISIBLE
-from palimpsest.book.losses import LOST
+from palimpsest.batch.slots import SCHEDULED
+from palimpsest.book.gpus import ORDER, VISIBLE
+from palimpsest.book.losses import FULL, LOST
 from palimpsest.errors import BusyError, ProfileError, UnknownNameError
 from palimpsest.files import as_json, write_atomically
 from tests.clone import SAVE, WORK, Clone, make_clone
@@ -37,7 +39,7 @@ needs_slurm = pytest.mark.skipif(
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    for name in (VISIBLE, *SCHEDULED):
+    for name in (VISIBLE, ORDER, *SCHEDULED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
     made = make_clone(tmp_path / "clone", monkeypatch, whole=True)
@@ -215,10 +217,15 @@ def test_a_node_without_gpus_and_a_second_batch_are_refused(
     monkeypatch.setattr(engine, "check_engine", lambda name: None)
     monkeypatch.setenv(VISIBLE, "")
     matrix = Matrix(profiles=["laptop"], book=None)
+    needing = 1
     monkeypatch.setattr(
-        engine, "expand", lambda _: engine.Batch((engine.Job("a", (), 1, matrix.needs, reason="not run"),))
+        engine, "expand", lambda *_: engine.Batch((engine.Job("a", (), needing, matrix.needs, reason="new"),))
     )
     with pytest.raises(ProfileError, match=r"a needs a GPU, and this node shows none .* --profile slurm"):
+        run_batch(matrix)
+    needing = 4
+    monkeypatch.setenv(VISIBLE, "0,1")
+    with pytest.raises(ProfileError, match=r"a needs 4 GPUs, and this node shows 2 "):
         run_batch(matrix)
     monkeypatch.setattr(engine, "locked", _busy)
     with pytest.raises(BusyError):
@@ -238,3 +245,18 @@ def test_jobs_that_were_lost_make_the_status_75(clone: Clone, monkeypatch: pytes
     assert "lost or not begun: laptop/01_tiny/seed-2. Their logs are in" in done.stderr
     write_atomically(refusal_of("laptop/01_tiny/seed-2"), as_json({}))
     assert batch().exit_code == LOST, "a note of an earlier batch counts for none"
+
+
+def test_jobs_that_a_gpu_did_not_hold_are_told_apart(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(asked: list[str], env: dict[str, str]) -> int:
+        plan = json.loads((batch_dir() / "plan.json").read_text())
+        note = {"plan": plan["id"], "status": FULL, "final": True}
+        write_atomically(refusal_of(plan["jobs"][0]["name"]), as_json(note))
+        return 1
+
+    monkeypatch.setattr(engine, "check_engine", lambda name: None)
+    monkeypatch.setattr(engine.subprocess, "call", call)
+    write_matrix(clone)
+    done = batch()
+    assert done.exit_code == FULL
+    assert "too large for their GPUs: laptop/01_tiny/seed-2. Their logs are in" in done.stderr

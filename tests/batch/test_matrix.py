@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -39,6 +40,7 @@ def test_the_matrix_of_the_project_can_be_read() -> None:
         ),
         ({"profiles": ["laptop"], "seeds": ["1"]}, "seeds.0: Input should be a valid integer"),
         ({"profiles": ["laptop"], "needs": {"mem_mb": 0}}, "needs.mem_mb: Input should be greater than 0"),
+        ({"profiles": ["laptop"], "gpus": {"laptop": 0}}, "gpus.laptop: Input should be greater than 0"),
         ({"profiles": ["laptop"], "seeds": [1, 2, 1]}, "seeds names 1 twice; keep one"),
         ({"profiles": ["laptop", "laptop"]}, "profiles names laptop twice"),
         (
@@ -124,6 +126,47 @@ def test_moments_are_summed_by_shards_before_the_pages_and_only_where_one_is_due
     assert len(expand(asked).due) == 4
     clone.pretend_run()
     assert expand(asked).due == ()
+
+
+def on_device(clone: Clone, device: str) -> None:
+    """Let the profile compute there, on a page that has a device."""
+    notebook = nbformat.read(clone.notebook, as_version=4)
+    notebook.cells[1].source += '\ndevice: str = "cpu"  # where'
+    nbformat.write(notebook, clone.notebook)
+    clone.write_profile("laptop", defaults={"device": device}, notebooks={"01_tiny": {}})
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "whole", "gpus"),
+    [
+        ("cpu", None, 4, 0),
+        ("cuda", None, 4, 1),
+        ("cuda:1", 1, None, 1),
+        ("auto", None, 4, 4),
+        ("auto", 2, 4, 2),
+        ("auto", 2, None, 2),
+        ("auto", None, 0, 1),
+    ],
+)
+def test_a_job_asks_for_the_gpus_that_its_device_means(
+    clone: Clone, device: str, given: int | None, whole: int | None, gpus: int
+) -> None:
+    """A model that is spread takes all GPUs of the node, or the number that the matrix gives."""
+    on_device(clone, device)
+    asked = matrix(
+        gpus={} if given is None else {"laptop": given},
+        moments={"laptop": {"layers": "1", "tokens": 9}},
+    )
+    assert [job.gpu for job in expand(asked, whole).due] == [gpus] * 3
+
+
+def test_gpus_that_are_not_known_or_of_no_use_are_named(clone: Clone) -> None:
+    on_device(clone, "auto")
+    with pytest.raises(ProfileError, match=r"laptop spreads its model .* as 'gpus: \{laptop: 2\}'"):
+        expand(matrix())
+    on_device(clone, "cuda")
+    with pytest.raises(ProfileError, match=r"gives laptop 2 GPUs, and its device is cuda, .*'device: auto'"):
+        expand(matrix(gpus={"laptop": 2}), 4)
 
 
 def test_status_as_json_says_of_each_page_whether_a_run_is_due(clone: Clone) -> None:

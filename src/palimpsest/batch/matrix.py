@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -63,6 +63,7 @@ class Matrix(BaseModel):
         pages: names of notebooks, or ``all``.
         leave_out: what is not run after all.
         moments: profile -> second moments that are summed by shards.
+        gpus: profile with ``device: auto`` -> GPUs that its model is spread over; by default all of the node.
         needs: of every job.
         needs_of: page -> what it needs instead.
         retries: how often a job is tried again that lost its memory, GPU or node.
@@ -76,6 +77,7 @@ class Matrix(BaseModel):
     pages: list[str] | Literal["all"] = "all"
     leave_out: list[LeftOut] = []
     moments: dict[str, Moments] = {}
+    gpus: dict[str, Annotated[int, Field(gt=0)]] = {}
     needs: Needs = Needs()
     needs_of: dict[str, Needs] = {}
     retries: int = Field(default=2, ge=0)
@@ -123,7 +125,7 @@ def load_matrix(path: Path | None = None) -> Matrix:
 def _check_names(matrix: Matrix, path: Path) -> None:
     pages = [] if matrix.pages == "all" else matrix.pages
     left_out = matrix.leave_out
-    profiles = [*matrix.profiles, *matrix.moments, *(pair.profile for pair in left_out)]
+    profiles = [*matrix.profiles, *matrix.moments, *matrix.gpus, *(pair.profile for pair in left_out)]
     profiles += [] if matrix.book is None else [matrix.book]
     notebooks = [*pages, *matrix.needs_of, *(pair.page for pair in left_out)]
     for kind, names, known in (
