@@ -109,15 +109,24 @@ if len(Path({str(tries)!r}).read_text().splitlines()) == 1:
 
 FAKES = {
     "sbatch": """\
-import os, subprocess, sys
+import os, signal, subprocess, sys, time
 from pathlib import Path
 folder = Path({folder!r})
+minutes = int(sys.argv[sys.argv.index("-t") + 1])
 number = str(len(list(folder.glob("job-*"))) + 1)
 wrap = next(a for a in sys.argv if a.startswith("--wrap="))[7:]
 (folder / f"asked-{{number}}").write_text(" ".join(sys.argv[1:]))
 environment = dict(os.environ, SLURM_JOB_ID=number)
-done = subprocess.run(wrap, shell=True, env=environment, stdout=sys.stderr)
-(folder / f"job-{{number}}").write_text("COMPLETED" if done.returncode == 0 else "FAILED")
+job = subprocess.Popen(wrap, shell=True, env=environment, stdout=sys.stderr, start_new_session=True)
+late = False
+while job.poll() is None and not late:
+    time.sleep(0.05)
+    late = minutes < 40 and (folder / "begun").exists()
+if late:
+    os.killpg(job.pid, signal.SIGTERM)
+state = "TIMEOUT" if late else "FAILED" if job.wait() else "COMPLETED"
+job.wait()
+(folder / f"job-{{number}}").write_text(state)
 print(number)
 """,
     "sacct": """\
@@ -138,13 +147,16 @@ os.execvp(arguments[0], arguments)
 }
 
 
-@needs_snakemake
-@needs_slurm
-@pytest.mark.slow
-def test_under_slurm_a_job_asks_for_its_gpu_and_is_given_it(
-    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Programs of Slurm's names stand in for it; sbatch runs the job at once."""
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account", "--latency-wait", "1")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of Slurm's names that stand in for it; its folder.
+
+    sbatch runs the job at once; one that asked for less than 40 minutes is out of time as soon as it leaves
+    the file ``begun`` in that folder.
+    """
     tools, folder = tmp_path / "bin", tmp_path / "slurm"
     for place in (tools, folder):
         place.mkdir()
@@ -152,20 +164,56 @@ def test_under_slurm_a_job_asks_for_its_gpu_and_is_given_it(
         (tools / name).write_text(f"#!{sys.executable}\n" + code.format(folder=str(folder)))
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    return folder
+
+
+@needs_snakemake
+@needs_slurm
+@pytest.mark.slow
+def test_under_slurm_a_job_asks_for_its_gpus_and_is_given_them(clone: Clone, slurm: Path) -> None:
     work = "import os\nassert 'CUDA_VISIBLE_DEVICES' not in os.environ\nassert os.environ['SLURM_JOB_ID']\n"
     clone.write_notebook(work=work + WORK)
     notebook = nbformat.read(clone.notebook, as_version=4)
     notebook.cells[1].source += '\ndevice: str = "cpu"  # where'
     nbformat.write(notebook, clone.notebook)
-    clone.write_profile("laptop", notebooks={"01_tiny": {"device": "cuda"}})
-    write_matrix(clone, needs={"mem_mb": 2000, "runtime": 30}, retries=0)
-    quick = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account", "--latency-wait", "1")
-    done = batch("--profile", "slurm", *(f"--option={part}" for part in quick))
+    clone.write_profile("laptop", notebooks={"01_tiny": {"device": "auto"}})
+    write_matrix(clone, needs={"mem_mb": 2000, "runtime": 30}, retries=0, gpus={"laptop": 2})
+    done = batch("--profile", "slurm", *(f"--option={part}" for part in QUICK))
     assert done.exit_code == 0, [path.read_text() for path in (batch_dir() / "logs").rglob("*.log")]
-    asked = (folder / "asked-1").read_text()
-    assert "--gpus=1" in asked
+    assert "no plan of laptop (model 'tiny' is not on this machine" in done.stdout
+    asked = (slurm / "asked-1").read_text()
+    assert "--gpus=2" in asked
+    assert "--nodes=1" in asked
     assert "--mem 2000" in asked
     assert "-t 30" in asked
+    assert "01_tiny.provenance.json" in clone.results()
+
+
+@needs_snakemake
+@needs_slurm
+@pytest.mark.slow
+def test_a_job_that_is_out_of_time_gets_more_by_its_plan(clone: Clone, slurm: Path, tmp_path: Path) -> None:
+    wait = f"""\
+import time
+from pathlib import Path
+begun = Path({str(slurm / "begun")!r})
+if not begun.exists():
+    begun.touch()
+    time.sleep(60)
+"""
+    clone.write_notebook(work=wait + WORK)
+    plan = tmp_path / "plan.json"
+    page = {"page": "01_tiny", "seconds": 900.0, "memory_bytes": 1_600_000_000}
+    content = {"profile": "laptop", "machine": {"device": "cpu"}, "host_memory_bytes": 1, "pages": [page]}
+    plan.write_text(json.dumps(content))
+    write_matrix(clone, least={"mem_mb": 1000, "runtime": 10})
+    done = batch("--profile", "slurm", "--plan", str(plan), *(f"--option={part}" for part in QUICK))
+    assert done.exit_code == 0, [path.read_text() for path in (batch_dir() / "logs").rglob("*.log")]
+    first, second = ((slurm / f"asked-{number}").read_text() for number in (1, 2))
+    assert (slurm / "job-1").read_text() == "TIMEOUT"
+    assert re.search(r"--mem 2000 .*-t 30|-t 30 .*--mem 2000", first)
+    assert re.search(r"--mem 3000 .*-t 45|-t 45 .*--mem 3000", second)
+    assert "gpu" not in first
     assert "01_tiny.provenance.json" in clone.results()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palimpsest import paths
+from palimpsest.batch.estimates import Estimates
 from palimpsest.batch.job import noted, refusal_of
 from palimpsest.batch.jobs import Batch, Job, as_plan, batch_dir, expand, marker_of
 from palimpsest.batch.matrix import Matrix
@@ -45,7 +46,14 @@ def check_engine(engine: str) -> None:
             raise ProfileError(f"{module} is not installed, which --profile {engine} needs; run {remedy}")
 
 
-def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra: Sequence[str] = ()) -> Batch:
+def run_batch(
+    matrix: Matrix,
+    engine: str = "node",
+    *,
+    dry: bool = False,
+    extra: Sequence[str] = (),
+    estimates: Estimates | None = None,
+) -> Batch:
     """Run what is due of a matrix; another call goes on with what is left.
 
     Args:
@@ -53,12 +61,14 @@ def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra:
         engine: a row of ``ENGINES``.
         dry: say what is due and what Snakemake would do, and do nothing.
         extra: further arguments of Snakemake.
+        estimates: plans by which jobs ask for memory and time; None for what the matrix says.
 
     Returns:
         What was due and what stood.
 
     Raises:
-        ProfileError: if the engine is not installed, or a job needs a GPU and this node shows none.
+        ProfileError: if the engine is not installed, a job needs a GPU and this node shows none, or a plan
+            was made on a CPU for jobs on GPUs.
         BusyError: if another batch runs in this checkout.
         NotebookError: after the last job, if any failed in a way that comes again.
         FullGpuError: if those that failed did not fit into the memory of their GPUs.
@@ -70,6 +80,7 @@ def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra:
         batch = expand(matrix, len(here) if engine == "node" else None)
         for job in batch.due:
             print(f"{job.name}: {job.reason}")
+        batch = batch if estimates is None else estimates.sized(batch, matrix)
         for name, reason in batch.left_out.items():
             print(f"{name} is {reason}")
         print(f"{len(batch.due)} jobs are due, {len(batch.standing)} results stand", flush=True)

@@ -37,6 +37,7 @@ class Job:
         after: names of jobs that are waited for.
         reason: why it is due.
         witness: file that a run of a page writes last; empty for other jobs.
+        page: name of the notebook; empty for other jobs.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Job:
     after: tuple[str, ...] = ()
     reason: str = ""
     witness: str = ""
+    page: str = ""
+
+    @property
+    def profile(self) -> str:
+        """Name of its profile."""
+        return self.name.partition("/")[0]
 
     @property
     def marker(self) -> Path:
@@ -182,6 +189,7 @@ def _runs(matrix: Matrix, gpus: Gpus, page: str) -> list[Job]:
                 matrix.needs_of.get(page, matrix.needs),
                 reason=found.standing.reason if found.standing.due else "",
                 witness=str(found.witness),
+                page=page,
             )
         )
     return jobs
