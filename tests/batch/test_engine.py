@@ -1,6 +1,5 @@
 """The engine: how it is called, and three pages of which one fails and one is killed."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -28,13 +27,6 @@ from palimpsest.files import as_json, write_atomically
 from tests.clone import SAVE, WORK, Clone, make_clone
 
 ROOT = Path(__file__).parents[2]
-needs_snakemake = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake") is None, reason="needs the extra batch: pip install -e '.[batch]'"
-)
-needs_slurm = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="needs the extra batch: pip install -e '.[batch]'",
-)
 
 
 @pytest.fixture
@@ -66,7 +58,6 @@ def due(done: Result) -> list[str]:
     return re.findall(r"^(\S+): (?!snakemake)", done.stdout, re.MULTILINE)
 
 
-@needs_snakemake
 @pytest.mark.slow
 def test_of_three_pages_one_fails_and_one_is_killed(clone: Clone, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
@@ -167,8 +158,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@needs_snakemake
-@needs_slurm
 @pytest.mark.slow
 def test_under_slurm_a_job_asks_for_its_gpus_and_is_given_them(clone: Clone, slurm: Path) -> None:
     work = "import os\nassert 'CUDA_VISIBLE_DEVICES' not in os.environ\nassert os.environ['SLURM_JOB_ID']\n"
@@ -189,8 +178,6 @@ def test_under_slurm_a_job_asks_for_its_gpus_and_is_given_them(clone: Clone, slu
     assert "01_tiny.provenance.json" in clone.results()
 
 
-@needs_snakemake
-@needs_slurm
 @pytest.mark.slow
 def test_a_job_that_is_out_of_time_gets_more_by_its_plan(clone: Clone, slurm: Path, tmp_path: Path) -> None:
     wait = f"""\
@@ -217,7 +204,6 @@ if not begun.exists():
     assert "01_tiny.provenance.json" in clone.results()
 
 
-@needs_snakemake
 def test_a_dry_run_lists_what_is_due_and_runs_nothing(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
     monkeypatch.setattr(engine.subprocess, "call", lambda asked, env: given.append(asked) or 0)
