@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import batches, doctor, edits, models, planning, search, stats, training
+from palimpsest.commands import batches, doctor, edits, fetching, models, planning, search, stats, training
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -40,16 +40,7 @@ check_up = app.command()(doctor.doctor)
 plan = app.command()(planning.plan)
 sum_moments = app.command()(stats.stats)
 run_batch = app.command()(batches.batch)
-
-
-@app.command()
-def fetch() -> None:
-    """Download and verify the embedded model and texts; needed once."""
-    from palimpsest import resources
-    from palimpsest.network.embedded import unpacked_model
-
-    resources.fetch_all()
-    unpacked_model()
+fetch = app.command()(fetching.fetch)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from palimpsest import cli
-from palimpsest.batch import engine
+from palimpsest.batch import engine, kubernetes
 from palimpsest.batch.engine import ENGINES, check_engine, command, run_batch
 from palimpsest.batch.job import refusal_of
 from palimpsest.batch.jobs import batch_dir, marker_of
@@ -176,6 +176,7 @@ def test_under_slurm_a_job_asks_for_its_gpus_and_is_given_them(clone: Clone, slu
     assert "--mem 2000" in asked
     assert "-t 30" in asked
     assert "01_tiny.provenance.json" in clone.results()
+    assert json.loads((batch_dir() / "plan.json").read_text())["fetch"] == []
 
 
 @pytest.mark.slow
@@ -243,6 +244,30 @@ def test_an_engine_that_is_unknown_or_not_installed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ProfileError, match=r"snakemake is not installed, .* run python -m pip install -e"):
         check_engine("node")
+
+
+def test_what_kubernetes_needs_of_a_cluster(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = kubernetes.profile_file()
+    monkeypatch.setattr(kubernetes.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(
+        ProfileError, match=r"config\.yaml leaves container-image, .*storage-prefix empty; fill"
+    ):
+        check_engine("kubernetes")
+    filled = dict.fromkeys(kubernetes.KEYS, "fs") | {"default-storage-prefix": "/data/snakemake/"}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | filled))
+    check_engine("kubernetes")
+    plan = clone.root / "plan.json"
+    plan.write_text(json.dumps({"id": "17"}))
+    called = command(plan, "kubernetes", 0)
+    assert called[called.index("--default-storage-prefix") + 1] == "/data/snakemake/17"
+    for name in yaml.safe_load(file.read_text())["envvars"]:
+        assert engine._environment()[name]
+    monkeypatch.setattr(kubernetes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ProfileError, match=r"snakemake_storage_plugin_fs is not installed, .* pip install"):
+        kubernetes.filled()
+    file.write_text("[")
+    with pytest.raises(ProfileError, match=r"(?s)config\.yaml cannot be read as YAML .*restore it"):
+        kubernetes.filled()
 
 
 def test_a_node_without_gpus_and_a_second_batch_are_refused(

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from palimpsest.book.gpus import ORDER, VISIBLE
 from palimpsest.book.losses import FULL, LOST, is_full, is_loss
 from palimpsest.commands.doctor import _storage
 from palimpsest.errors import NotebookError, OutOfMemoryError
+from palimpsest.files import write_atomically
 from tests.clone import Clone, make_clone
 
 
@@ -78,10 +79,12 @@ def test_losses_are_told_from_faults_and_full_gpus_from_other_losses(
     assert (is_loss(outer), is_full(outer)) == (lost, full)
 
 
-def plan_of(clone: Clone, name: str = "a/job", gpu: int = 0, plan: str = "one") -> Path:
+def plan_of(
+    clone: Clone, name: str = "a/job", gpu: int = 0, plan: str = "one", fetch: Sequence[str] = ()
+) -> Path:
     job = {"name": name, "arguments": ["status"], "gpu": gpu, "witness": ""}
     path = clone.root / "plan.json"
-    path.write_text(json.dumps({"id": plan, "gpus": ["3", "5"], "jobs": [job]}))
+    path.write_text(json.dumps({"id": plan, "gpus": ["3", "5"], "fetch": fetch, "jobs": [job]}))
     return path
 
 
@@ -141,6 +144,29 @@ def test_the_marker_needs_the_witness(clone: Clone, monkeypatch: pytest.MonkeyPa
     (clone.root / "witness").touch()
     assert run_job(plan, "a/job") == 0
     assert marker_of("a/job").is_file()
+
+
+def test_jobs_do_without_a_network_where_models_were_fetched(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = calls(monkeypatch, 0, 0)
+    run_job(plan_of(clone), "a/job")
+    run_job(plan_of(clone, fetch=["laptop"]), "a/job")
+    assert given == [{}, {"HF_HUB_OFFLINE": "1"}]
+
+
+def test_a_storage_is_given_a_copy_of_the_marker(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls(monkeypatch, 2, 0, 0)
+    plan, copy = plan_of(clone), clone.root / "storage" / "job.json"
+    write_atomically(marker_of("a/job"), b"{}")
+    monkeypatch.setattr(sys, "argv", ["job", str(plan), "a/job", str(copy)])
+    assert main() == 2
+    assert not copy.exists()
+    plan_of(clone, plan="two")
+    assert main() == 0
+    assert copy.read_bytes() == b"{}"
+    monkeypatch.setattr(sys, "argv", ["job", str(plan), "a/job", str(marker_of("a/job"))])
+    assert main() == 0
 
 
 def test_a_plan_that_cannot_be_read_or_lacks_the_job(

@@ -10,6 +10,8 @@ import yaml
 
 from palimpsest.batch.jobs import expand, marker_of
 from palimpsest.batch.matrix import Matrix, load_matrix
+from palimpsest.book.needs import left_out
+from palimpsest.book.profiles import find_notebook, load_profile
 from palimpsest.book.status import entries, shown
 from palimpsest.errors import ProfileError, UnknownNameError
 from tests.clone import Clone, make_clone
@@ -28,6 +30,16 @@ def test_the_matrix_of_the_project_can_be_read() -> None:
     found = load_matrix()
     assert set(found.moments) <= set(found.profiles)
     assert found.notebooks
+
+
+def test_every_page_of_the_projects_matrix_is_one_of_its_profiles() -> None:
+    found = load_matrix()
+    out = {(pair.profile, pair.page) for pair in found.leave_out}
+    pairs = [(profile, page) for profile in found.profiles for page in found.notebooks]
+    reasons = {
+        pair: left_out(load_profile(pair[0]), find_notebook(pair[1])) for pair in pairs if pair not in out
+    }
+    assert {pair: reason for pair, reason in reasons.items() if reason} == {}
 
 
 @pytest.mark.parametrize(

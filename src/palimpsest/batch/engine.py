@@ -16,6 +16,7 @@ from palimpsest import paths
 from palimpsest.batch.estimates import Estimates
 from palimpsest.batch.job import noted, refusal_of
 from palimpsest.batch.jobs import Batch, Job, as_plan, batch_dir, expand, marker_of
+from palimpsest.batch.kubernetes import filled, storage_of, variables
 from palimpsest.batch.matrix import Matrix
 from palimpsest.batch.slots import gpus
 from palimpsest.book.losses import FULL
@@ -33,7 +34,8 @@ def check_engine(engine: str) -> None:
 
     Raises:
         UnknownNameError: if there is none of that name.
-        ProfileError: if Snakemake, or the plugin for its executor, is not installed.
+        ProfileError: if Snakemake, or the plugin for its executor, is not installed, or its profile leaves
+            something of the cluster open.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, list(ENGINES))
@@ -44,6 +46,8 @@ def check_engine(engine: str) -> None:
     for module, remedy in needed.items():
         if importlib.util.find_spec(module) is None:
             raise ProfileError(f"{module} is not installed, which --profile {engine} needs; run {remedy}")
+    if engine == "kubernetes":
+        filled()
 
 
 def run_batch(
@@ -121,13 +125,14 @@ def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
     for name in (*(job.name for job in batch.due), "book", "fetch"):
         for place in (marker_of(name), refusal_of(name)):
             place.unlink(missing_ok=True)
+    (batch_dir() / "done").mkdir(parents=True, exist_ok=True)
     plan = batch_dir() / "plan.json"
     content = {
         "id": uuid.uuid4().hex,
         "folder": str(batch_dir()),
         "gpus": list(seen),
         "retries": matrix.retries,
-        "fetch": matrix.fetch,
+        "fetch": sorted({job.profile for job in batch.due}) if matrix.fetch else [],
         "book": matrix.book,
         "jobs": as_plan(batch.due),
     }
@@ -151,6 +156,7 @@ def command(plan: Path, engine: str, count: int, dry: bool = False, extra: Seque
         *("--workflow-profile", str(folder / "profiles" / engine), "--directory", str(paths.root())),
         *("--nolock", "--config", f"plan={plan}"),
         *(("--cores", str(os.cpu_count() or 1), "--resources", f"gpu={count}") if engine == "node" else ()),
+        *(storage_of(json.loads(plan.read_text("utf-8"))["id"]) if engine == "kubernetes" else ()),
         *(("--dry-run",) if dry else ()),
         *extra,
     ]
@@ -158,7 +164,7 @@ def command(plan: Path, engine: str, count: int, dry: bool = False, extra: Seque
 
 def _environment() -> dict[str, str]:
     """Of the engine: profiles of the user's home do not change what a batch does."""
-    return {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    return {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"} | variables()
 
 
 def _report(batch: Batch, status: int, plan: Path) -> None:

@@ -1,8 +1,9 @@
-"""One job of a batch, as the engine starts it: ``python -m palimpsest.batch.job PLAN NAME``.
+"""One job of a batch, as the engine starts it: ``python -m palimpsest.batch.job PLAN NAME [OUTPUT]``.
 
 Exit status 0 leaves the job's marker. A status that would come again is noted, so that a retry by the engine,
 which knows no difference, ends at once; a lost job is not noted, and runs again. One that a GPU did not hold
-is noted, and runs once more.
+is noted, and runs once more. Where Snakemake copies files through a storage, it wants the marker in
+OUTPUT too.
 """
 
 import json
@@ -20,6 +21,9 @@ from palimpsest.batch.slots import slots
 from palimpsest.book.losses import FULL, LOST
 from palimpsest.errors import NotebookError, PalimpsestError
 from palimpsest.files import as_json, write_atomically
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+"""Of jobs whose models were fetched beforehand: a node without a network does not wait for the hub."""
 
 
 def refusal_of(name: str) -> Path:
@@ -44,7 +48,7 @@ def run_job(plan: Path, name: str) -> int:
         return status
     nodes.record()
     with slots(content["gpus"], batch_dir() / "slots", job["gpu"]) as seeing:
-        status = _call(job["arguments"], seeing)
+        status = _call(job["arguments"], {**seeing, **(OFFLINE if content["fetch"] else {})})
     if status == 0:
         if job["witness"] and not Path(job["witness"]).is_file():
             raise NotebookError(f"{name} ended well but left no {job['witness']}; is that folder shared?")
@@ -99,10 +103,19 @@ def _call(arguments: list[str], extra: dict[str, str]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+def _copy_marker(name: str, places: list[str]) -> None:
+    for place in map(Path, places):
+        if place != marker_of(name):
+            write_atomically(place, marker_of(name).read_bytes())
+
+
 def main() -> int:
     """Exit status of the job named on the command line; an expected error is one message and status 2."""
     try:
-        return run_job(Path(sys.argv[1]), sys.argv[2])
+        status = run_job(Path(sys.argv[1]), sys.argv[2])
+        if status == 0:
+            _copy_marker(sys.argv[2], sys.argv[3:])
+        return status
     except PalimpsestError as error:
         print(f"palimpsest: {error}", file=sys.stderr)
         return 2

@@ -97,7 +97,8 @@ class Matrix(BaseModel):
         retries: how often a job is tried again that lost its memory, GPU or node, or ran out of
             time.
         book: profile that the book is built for at the end; null for none.
-        fetch: whether the embedded model and texts are fetched first, on the node that starts the batch.
+        fetch: whether models and texts are fetched first, on the node that starts the batch; jobs then do
+            without a network.
     """
 
     model_config = STRICT

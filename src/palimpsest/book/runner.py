@@ -136,8 +136,7 @@ def run_notebook(
             except _FailedError as error:
                 kept = keep_partial(source, staging, profile)
                 partial = f", the partial copy is {kept}" if kept else ""
-                lost = isinstance(error.__cause__, LostRunError)
-                kind = type(error.__cause__) if lost else NotebookError
+                kind = type(error.__cause__) if isinstance(error.__cause__, LostRunError) else NotebookError
                 raise kind(f"{error}; earlier results are untouched{partial}") from error
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
