@@ -77,7 +77,6 @@ bench: fetch ## speed and memory against plain twins and the machine, written to
 	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
 
 batch: $(READY) ## run what is due of config/batch.yaml: models x seeds x pages; ENGINE=slurm, DRY=1
-	@$(BIN)/python -c 'import snakemake' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[batch]'
 	$(PALIMPSEST) batch --profile $(or $(ENGINE),node) $(if $(DRY),--dry-run)
 
 gpucheck: fetch ## checks of a machine with a GPU, under eight minutes, to results/gpu_check.json

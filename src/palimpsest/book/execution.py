@@ -15,12 +15,13 @@ from typing import Any
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
 from palimpsest.book.formats import UNUSED, nbformat
-from palimpsest.book.losses import is_loss
+from palimpsest.book.gpus import pinned
+from palimpsest.book.losses import is_full, is_loss
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
 from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
-from palimpsest.errors import LostRunError, NotebookError, PalimpsestError
+from palimpsest.errors import FullGpuError, LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 
@@ -100,7 +101,8 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
 
     Raises:
         NotebookError: if a cell failed; a partial copy lies in the staging folder.
-        LostRunError: if that was for want of memory, or the GPU or the kernel was lost.
+        LostRunError: if that was for want of memory, or the GPU or the kernel was lost; a FullGpuError where
+            it was the memory of a GPU.
     """
     import papermill
 
@@ -121,7 +123,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except PalimpsestError:
         raise
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        kind = LostRunError if is_loss(error) else NotebookError
+        kind = FullGpuError if is_full(error) else LostRunError if is_loss(error) else NotebookError
         raise kind(_failure(source, error)) from error
     notebook = normalise(nbformat.read(output, as_version=4))
     write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
@@ -182,7 +184,7 @@ def surroundings(source: Path, staging: Path, gpu: str | None = None) -> Iterato
             "IPYTHONDIR": folder,
             "TOKENIZERS_PARALLELISM": "false",
             "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the home folder
-        } | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        } | ({} if gpu is None else pinned(gpu))
 
 
 def trace_file(staging: Path) -> Path:

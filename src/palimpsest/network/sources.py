@@ -58,7 +58,9 @@ def check_source(name: str, probe: Probe | None = None) -> None:
     elif os.path.exists(name):
         raise ModelError(f"{name} is a file; give the folder with config.json, weights and tokenizer")
     else:
-        _check_id(name, probe or _ask_hub)
+        check_name(name)
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            check_id(name, probe or _ask_hub)
 
 
 def unusable(name: str | Path, reason: str, remedy: str) -> ModelError:
@@ -128,13 +130,28 @@ def _json(folder: Path, name: str, remedy: str) -> dict[str, Any]:
     return content
 
 
-def _check_id(name: str, probe: Probe) -> None:
+def check_name(name: str) -> None:
+    """Check that a name may be an id of the hub.
+
+    Raises:
+        UnknownNameError: if not.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError:
         raise UnknownNameError("model", name, CHOICES) from None
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
+
+
+def check_id(name: str, probe: Probe) -> Any:
+    """What the hub says of an id that its cache does not hold, or not wholly.
+
+    Args:
+        name: the id.
+        probe: asks the hub.
+
+    Raises:
+        UnknownNameError, ModelError, ResourceError: as `check_source`.
+    """
     found = difflib.get_close_matches(name.casefold(), [EMBEDDED])
     hint = f"did you mean {found[0]}? " if found else ""
     if constants.HF_HUB_OFFLINE:
@@ -159,6 +176,7 @@ def _check_id(name: str, probe: Probe) -> None:
             f"model {name!r}: no folder of that name, the cache of the hub does not hold it, and the hub "
             f"cannot be reached ({type(answer).__name__}); {hint}connect to it once, or give a folder"
         )
+    return answer
 
 
 def _ask_hub(name: str) -> Any:
