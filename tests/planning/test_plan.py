@@ -1,7 +1,9 @@
 """Counts against numbers made by hand, the probe, and what a plan says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from palimpsest.planning.counts import (
     projector_work,
     solve_work,
 )
-from palimpsest.planning.machine import Machine, probe
+from palimpsest.planning.machine import Machine, device_of, probe
 from palimpsest.planning.plan import SHARES, PagePlan, ProfilePlan, method_of, plan, seconds_of
 from palimpsest.planning.report import report
 from palimpsest.planning.weights import Weights, shape_of, weights_of
@@ -155,6 +157,37 @@ def test_the_probe_measures_what_was_asked(one_thread: None) -> None:
         probe("cuda:9", (torch.float32,), 0.2)
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch says that it sees two GPUs of 16 GiB; nothing is computed on them."""
+    made = SimpleNamespace(name="a card", total_memory=2**34)
+    machine = "palimpsest.planning.machine"
+    monkeypatch.setattr(f"{machine}.one_of", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(f"{machine}._product_rate", lambda *_: 1e9)
+    monkeypatch.setattr(f"{machine}._fastest", lambda *_: 1.0)
+    monkeypatch.setattr("torch.zeros", lambda *_, **__: torch.empty(1))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: made)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 1), ("cuda:1", 1), ("auto", 2)])
+def test_a_model_that_is_spread_has_the_memory_of_all_gpus(device: str, gpus: int, two_gpus: None) -> None:
+    found = probe(device, (torch.float32,), 0.1)
+    assert (found.name, found.device, found.memory) == ("a card", "cuda", gpus * 2**34)
+    large = PagePlan("01_a", seconds={"values": 70.0}, memory={"weights": 3 * 2**33})
+    text = report(replace(made_up(large), machine=found))
+    assert ("MORE THAN THIS MACHINE HAS (16.0 GiB)" in text) == (gpus == 1)
+
+
+def test_the_type_of_a_device_and_why_it_is_not_here() -> None:
+    assert device_of("cpu") == device_of("auto") == ("cpu", "")
+    kind, why = device_of("cuda:99")
+    assert kind == "cuda"
+    assert why.startswith("device 'cuda:99' cannot be used here: ")
+    with pytest.raises(ModelError, match="device 'graphics' cannot be used here"):
+        device_of("graphics")
+
+
 # Weights
 
 
@@ -272,6 +305,35 @@ def test_a_plan_of_a_gpu_profile_names_what_is_left_out(quick: None) -> None:
     assert "06_alignment: not in this profile" in text
     assert "12_alphaset_tables: not for this model: llama3-8b.yaml has no settings for alphaedit_plus" in text
     assert "10_uncertainty  " in text
+
+
+def test_a_plan_without_its_gpu_has_sizes_and_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked on another machine than the one that is to run it."""
+    why = "device 'cuda' cannot be used here: no driver"
+    monkeypatch.setattr("palimpsest.planning.plan.device_of", lambda _: ("cuda", why))
+    monkeypatch.setattr("palimpsest.planning.plan.probe", lambda *_: pytest.fail("nothing is probed"))
+    made = plan("gpu-llama3-8b", ["02_null_space", "10_uncertainty"], device=None)
+    assert made.weights.dtype == torch.bfloat16
+    whole = made.as_dict()
+    assert whole["gpu_memory_bytes"] > whole["host_memory_bytes"] > 16e9
+    assert whole["machine"]["not_probed"] == why
+    assert [whole["seconds"], *(page["seconds"] for page in whole["pages"])] == [None] * 3
+    assert whole["pages"][0]["seconds_by_stage"] == {}
+    text = report(made)
+    assert f"times: only of runs on record, because {why}" in text
+    assert "together: –\n" in text
+    assert "MORE THAN" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("10_uncertainty"))
+    assert row.split()[-2:] == ["–", "–"]
+
+
+def test_without_its_device_a_plan_takes_times_on_record() -> None:
+    recorded = PagePlan("02_b", memory={"weights": 2**30}, recorded=600.0)
+    unknown = PagePlan("03_c", memory={"weights": 2**30})
+    found = replace(made_up(recorded, unknown), machine=Machine("", "cuda", {}, 0.0, 0, "it is not here"))
+    assert [found.expected(page) for page in found.pages] == [600.0, 0.0]
+    assert found.as_dict()["seconds"] == 600.0
+    assert "times: only of runs on record, because it is not here" in report(found)
 
 
 @pytest.mark.parametrize(

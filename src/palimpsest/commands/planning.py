@@ -16,13 +16,15 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="For a scheduler: bytes and seconds.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, max=10, help="That the probe may take.")] = 10.0,
     device: Annotated[
-        str | None, typer.Option(help="Plan for this device, not the profile's.", show_default=False)
+        str | None,
+        typer.Option(help="Plan for this device of this machine, not the profile's.", show_default=False),
     ] = None,
 ) -> None:
     """Say what a profile will take: bytes to fetch, disk, memory, and time by stage of each page.
 
-    Sizes follow from the shape of the model. Times follow from counts of operations and a probe of this
-    machine, so ask on the one that is to run it; runs of this profile on record correct them.
+    Sizes follow from the shape of the model and the profile's device, so any machine can tell them. Times
+    follow from counts of operations and a probe of this machine, so ask on the one that is to run it; runs of
+    this profile on record correct them.
 
     Example: palimpsest plan gpu-gpt2-xl
     Example: palimpsest plan laptop --pages 06_alignment,07_drift --json

@@ -1,13 +1,15 @@
 """A probe of the machine on which a plan is asked for: matrix products and memory, for a few seconds."""
 
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from palimpsest.book.provenance import processor
+from palimpsest.errors import ModelError
 from palimpsest.network.placement import one_of
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192)
@@ -29,21 +31,41 @@ class Machine:
         device: ``cpu`` or ``cuda``.
         products: dtype -> multiply-adds in a second of a product of two square matrices.
         bandwidth: bytes in a second, read and written.
-        memory: bytes of the device, 0 where unknown.
+        memory: bytes of the device, of all GPUs where a model is spread over them; 0 where unknown.
+        unprobed: why nothing was measured, because the device is none of this machine; empty if it was.
     """
 
     name: str
     device: str
-    products: dict[str, float]
+    products: Mapping[str, float]
     bandwidth: float
     memory: int = 0
+    unprobed: str = ""
+
+
+def device_of(device: str) -> tuple[str, str]:
+    """Type of a device, as a run would use it, and why it cannot be used here; empty if it can.
+
+    Args:
+        device: such as ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        ModelError: if no machine has a device of that name.
+    """
+    try:
+        return one_of(device).type, ""
+    except ModelError as error:
+        known = re.fullmatch(r"(cuda|mps|xpu)(:\d+)?", device)
+        if known is None:
+            raise
+        return known[1], str(error)
 
 
 def probe(device: str, dtypes: tuple[torch.dtype, ...], seconds: float = 10.0) -> Machine:
-    """Measure a device.
+    """Measure a device; one GPU stands for all that ``auto`` spreads a model over, but for their memory.
 
     Args:
-        device: such as ``cpu`` or ``cuda``.
+        device: such as ``cpu``, ``cuda`` or ``auto``.
         dtypes: of the products that matter.
         seconds: that it may take; one piece of work is finished in any case.
 
@@ -57,8 +79,8 @@ def probe(device: str, dtypes: tuple[torch.dtype, ...], seconds: float = 10.0) -
     target = torch.empty_like(source)
     fastest = _fastest(lambda: target.copy_(source), place, share)
     if place.type == "cuda":
-        about = torch.cuda.get_device_properties(place)
-        return Machine(about.name, place.type, products, 2 * COPIED / fastest, about.total_memory)
+        name = torch.cuda.get_device_properties(place).name
+        return Machine(name, place.type, products, 2 * COPIED / fastest, _gpu_memory(device, place))
     return Machine(processor(), place.type, products, 2 * COPIED / fastest, _host_memory())
 
 
@@ -91,6 +113,12 @@ def _fastest(work: Callable[[], object], place: torch.device, seconds: float) ->
 def _settle(place: torch.device) -> None:
     if place.type == "cuda":
         torch.cuda.synchronize(place)
+
+
+def _gpu_memory(device: str, place: torch.device) -> int:
+    """Bytes of one GPU, or of all that this process sees."""
+    of = range(torch.cuda.device_count()) if device == "auto" else [place]
+    return sum(torch.cuda.get_device_properties(one).total_memory for one in of)
 
 
 def _host_memory() -> int:

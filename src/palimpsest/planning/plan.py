@@ -18,9 +18,9 @@ from palimpsest.book.profiles import Profile, find_notebook, load_profile, param
 from palimpsest.book.provenance import machine_of, read_provenance
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.named_sequences import changed, stepwise
-from palimpsest.errors import ProfileError
+from palimpsest.errors import ModelError, ProfileError
 from palimpsest.planning.counts import STAGES, Method, Operations, memory, operations
-from palimpsest.planning.machine import Machine, probe
+from palimpsest.planning.machine import Machine, device_of, probe
 from palimpsest.planning.weights import Weights, weights_of
 from palimpsest.planning.work import PAGES, Work
 
@@ -107,8 +107,13 @@ class ProfilePlan:
         return median(found) if found else 1.0
 
     def expected(self, page: PagePlan) -> float:
-        """Seconds: the record on this machine, else the count times the factor of others; 0 if neither."""
-        return page.recorded if page.here and page.recorded else page.counted * self.factor
+        """Seconds: the record on this machine, else the count times the factor of others; 0 if neither.
+
+        Where the device is none of this machine there is no count, and any record is taken.
+        """
+        if page.recorded and (page.here or self.machine.unprobed):
+            return page.recorded
+        return 0.0 if self.machine.unprobed else page.counted * self.factor
 
     @property
     def disk(self) -> int:
@@ -140,13 +145,14 @@ class ProfilePlan:
                 "memory_bytes": self.machine.memory,
                 "multiply_adds_per_second": dict(self.machine.products),
                 "bytes_per_second": self.machine.bandwidth,
+                "not_probed": self.machine.unprobed,
             },
             "download_bytes": self.weights.missing,
             "disk_bytes": self.disk,
             "host_memory_bytes": self.host,
             "gpu_memory_bytes": self.device,
             "factor": self.factor,
-            "seconds": sum(self.expected(page) for page in self.pages if not page.left),
+            "seconds": sum(self.expected(page) for page in self.pages if not page.left) or None,
             "pages": [self._page(page) for page in self.pages],
         }
 
@@ -168,23 +174,30 @@ class ProfilePlan:
 def plan(profile: str, pages: Sequence[str], seconds: float = 10.0, device: str | None = None) -> ProfilePlan:
     """Plan some pages of a profile.
 
+    Sizes are those on the profile's own device, whether or not this machine has it. Without it there are no
+    times but those on record.
+
     Args:
         profile: its name.
         pages: names of notebooks.
         seconds: that the probe of the machine may take.
-        device: to plan for and to probe, instead of the profile's.
+        device: to plan for and to probe, instead of the profile's; it has to be here.
 
     Raises:
         UnknownNameError: if there is no such profile, notebook or parameter.
         ProfileError: if the profile is malformed.
-        ModelError: if there is no such device, or the model's folder is none.
+        ModelError: if ``device`` is not here, no machine has the profile's, or the model's folder is none.
         ResourceError: if nothing tells the size of the model.
     """
     setting = load_profile(profile)
     sources = [find_notebook(name) for name in pages]
     place = device or str(setting.defaults.get("device", "cpu"))
-    weights = weights_of(setting.model, place)
-    machine = probe(place, tuple(dict.fromkeys((weights.dtype, torch.float64))), seconds)
+    kind, missing = device_of(place)
+    if missing and device is not None:
+        raise ModelError(missing)
+    weights = weights_of(setting.model, kind)
+    rates = tuple(dict.fromkeys((weights.dtype, torch.float64)))
+    machine = Machine("", kind, {}, 0.0, 0, missing) if missing else probe(place, rates, seconds)
     made = tuple(_page(setting, source, weights, machine) for source in sources)
     return ProfilePlan(setting.name, weights, machine, made)
 
@@ -204,7 +217,8 @@ def _page(setting: Profile, source: Path, weights: Weights, machine: Machine) ->
     method = Method.of(method_of(source, parameters))
     counted = operations(weights.shape, work, method, weights.dtype.itemsize)
     held = memory(weights.shape, work, method, weights.dtype)
-    return PagePlan(source.stem, "", seconds_of(counted, machine, weights.dtype), held, recorded, here)
+    times = {} if machine.unprobed else seconds_of(counted, machine, weights.dtype)
+    return PagePlan(source.stem, "", times, held, recorded, here)
 
 
 def method_of(source: Path, parameters: Mapping[str, Any]) -> WeightEditor:

@@ -16,10 +16,13 @@ def report(made: ProfilePlan) -> str:
 def _lines(made: ProfilePlan) -> Iterator[str]:
     weights, machine = made.weights, made.machine
     dtype = str(weights.dtype).removeprefix("torch.")
-    rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in machine.products.items())
     yield f"profile {made.profile}: {weights.model} in {dtype} on {machine.device}"
-    yield f"machine: {machine.name}, {machine.memory / GIB:.0f} GiB"
-    yield f"probe: 10⁹ multiply-adds a second: {rates}; memory {machine.bandwidth / 1e9:,.0f} GB a second"
+    if machine.unprobed:
+        yield f"times: only of runs on record, because {machine.unprobed}"
+    else:
+        rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in machine.products.items())
+        yield f"machine: {machine.name}, {machine.memory / GIB:.0f} GiB"
+        yield f"probe: 10⁹ multiply-adds a second: {rates}; memory {machine.bandwidth / 1e9:,.0f} GB a second"
     yield f"download: {_size(weights.missing)}" + (" (all is here)" if not weights.missing else "")
     yield f"disk: {_size(made.disk)} of weights, moments and projectors"
     yield f"memory: {_size(made.host)} of the host" + (
@@ -36,7 +39,8 @@ def _lines(made: ProfilePlan) -> Iterator[str]:
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
         yield "  ".join(cells).rstrip()
     yield ""
-    yield f"together: {_time(sum(made.expected(page) for page in made.pages if not page.left))}"
+    together = sum(made.expected(page) for page in made.pages if not page.left)
+    yield f"together: {_time(together) if together else '–'}"
     if made.factor != 1:
         yield f"times are scaled by {made.factor:.2f}, the median of recorded over counted on this machine"
     if any(page.recorded and not page.here for page in made.pages):
@@ -55,7 +59,7 @@ def _row(made: ProfilePlan, page: PagePlan) -> list[str]:
         page.name,
         *stages,
         _size(page.held) if page.held else "–",
-        _time(seconds) if seconds else "unknown",
+        _time(seconds) if seconds else "–" if made.machine.unprobed else "unknown",
         recorded,
     ]
 
