@@ -70,6 +70,10 @@ def train(
     found = trained(net, kinds, plan, place, {"model": net.name, "data": sources})
     best = min(found.about["curve"], key=lambda row: row["loss"])
     typer.echo(f"{place}: {steps} steps, the best after {best['step']}; {_preferred(best)}")
+    if out is not None or trained_file(net, kind) != place:
+        typer.echo(
+            f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
+        )
 
 
 def _preferred(point: Mapping[str, float]) -> str:
@@ -81,10 +85,6 @@ def _preferred(point: Mapping[str, float]) -> str:
         f"of validation facts edited one at a time, {100 * point['own']:.0f} % prefer the new object to the "
         f"true one in their own words{reworded}"
     )
-    if out is not None or trained_file(net, kind) != place:
-        typer.echo(
-            f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
-        )
 
 
 def _kinds(
