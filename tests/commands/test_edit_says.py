@@ -187,7 +187,25 @@ def test_the_command_prints_a_line_a_fact_and_requires_on_demand(room: Path) -> 
         texts and texts[0].startswith("6 steps to a loss of 0.1 with clamp 0.75 ended at ") for texts in tried
     )
     assert any(line.startswith("control prompts that keep") for line in again.stdout.splitlines())
+    now = json.loads((room / "more.json").read_text())["facts"]
+    lines = [f"not said: {f['id']}; tried {'; '.join(f['effort'])}" for f in now if not f["said"]]
+    assert [line for line in again.stdout.splitlines() if line.startswith("not said: ")] == lines
     assert run("undo", "more", "--all").stdout.strip().endswith("every weight is that of base")
+
+
+def test_a_report_names_what_was_tried_for_a_fact_that_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    edited, _ = hard()
+    report = edited.report()
+    first, second, third = report.facts
+    one, other = (replace(fact, after=replace(fact.after, rank=9)) for fact in (first, second))
+    said = replace(third, after=replace(third.after, rank=1))
+    tried = {one.id: ("6 steps, rank 7", "9 steps, rank 5"), said.id: ("6 steps",)}
+    lines = str(replace(report, facts=(one, other, said)).with_effort(tried, {})).splitlines()
+    assert lines[-2:] == [
+        f"not said: {one.id}; tried 6 steps, rank 7; 9 steps, rank 5",
+        f"not said: {other.id}; --until-said optimises harder values for them",
+    ]
 
 
 def test_columns_are_aligned() -> None:

@@ -29,7 +29,7 @@ ORDER = ("new-result", "edit", "evaluate", "compare", "diagnose", "replace", "un
 STATUS = {"edit": (0, 3), "replace": (0, 3), "doctor": (0, 1)}
 BY_HAND = ("papermill", "pytest", "jupyter")
 PARSED = ("trace", "tune", "train", "stats", "crate", "batch", "plan")
-"""Commands that tests of their own run; here their options are read."""
+"""Commands that `tests/commands/test_long_examples.py` runs; here their options are read."""
 STUBBED = ("run", "status", "confirm", "render", "arms", "check-notebooks", "parameters")
 
 

@@ -1,6 +1,10 @@
 """`palimpsest train`: a network where its editor looks, on facts apart from the project's."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,22 @@ def test_without_true_objects_no_share_is_said(place: Path) -> None:
     (place / "facts.jsonl").write_text("\n".join(map(json.dumps, bare)))
     done = run("train", "mend", "base", "--data", "facts.jsonl", "--out", "own.safetensors", *FEW)
     assert "% prefer the new object to the true one in their own words\n" in done.stdout
+
+
+def test_a_log_gets_a_line_now_and_then(place: Path) -> None:
+    """Where nobody looks on, an hour without a word would look like a command that hangs."""
+    code = (
+        "import palimpsest.training.hypernetworks as h, sys; h.SILENT = float(sys.argv.pop(1)); "
+        "from palimpsest.cli import app; app()"
+    )
+    for silent, steps in (("0", ["1", "2"]), ("60", [])):
+        command = ["train", "mend", "base", "--data", "facts.jsonl", "--out", f"{silent}.safetensors", *FEW]
+        whole, around = [sys.executable, "-c", code, silent, *command], os.environ | {"TQDM_DISABLE": "1"}
+        done = subprocess.run(whole, env=around, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = re.findall(r"^training: step (\d) of 2, edit \d+\.\d\d, local \d\.\d{3}$", done.stderr, re.M)
+        assert lines == steps
+        assert "step/s" not in done.stderr
 
 
 def test_instructions_belong_to_files(place: Path) -> None:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from tests.clone import TOY, WORK, make_clone
+from tests.clone import TOY, WORK, Clone, make_clone
 from tests.scripts import loaded
 from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
 
@@ -23,6 +24,22 @@ import palimpsest.memory.moments
 from tests.editing import texts
 palimpsest.memory.moments.statistics_texts = texts
 """
+
+
+def small_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A repository of one page, whose code ends in a function that the page runs."""
+    clone = make_clone(folder, monkeypatch, whole=True)
+    clone.toy.write_text(f"{TOY.partition('def thorough')[0].rstrip()}\n")
+    clone.write_notebook(work=WORK.partition("if seed < 0")[0].replace(", thorough", ""))
+    clone.commit()
+    clone.git("add", "--force", "results/smoke/tolerances.yaml")
+    clone.commit()
+    return clone
+
+
+def commands_of(script: ModuleType, clone: Clone) -> dict[str, Any]:
+    """Commands on the page of a small clone, by name."""
+    return {deed.name: deed for deed in script.pages(clone.root, "01_tiny", "toy.py")}
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +70,9 @@ def test_killed_at_random_moments(
 def test_pages_killed_at_random_moments(
     name: str, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a small clone, with half the kills between operations and one of every process of the command."""
-    clone = make_clone(tmp_path / "clone", monkeypatch, whole=True)
-    clone.toy.write_text(f"{TOY.partition('def thorough')[0].rstrip()}\n")
-    clone.write_notebook(work=WORK.partition("if seed < 0")[0].replace(", thorough", ""))
-    clone.commit()
-    deeds = {deed.name: deed for deed in script.pages(clone.root, "01_tiny", "toy.py")}
-    made = script.torture(deeds[name], 4, random.Random(5), tmp_path / "torture")
+    """In a small clone, half of them between two operations, one of all processes of the command."""
+    deed = commands_of(script, small_clone(tmp_path / "clone", monkeypatch))[name]
+    made = script.torture(deed, 4, random.Random(5), tmp_path / "torture")
     assert [kill.fault for kill in made if kill.fault] == []
     assert sum(kill.reached for kill in made) >= 2
 

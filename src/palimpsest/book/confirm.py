@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from palimpsest import paths
 from palimpsest.book.changes import Side, changed_code
 from palimpsest.book.evidence import Evidence
+from palimpsest.book.execution import with_bar
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import (
     DIRTY,
@@ -174,9 +175,10 @@ def confirm_all(pages: Sequence[str] | None, profile: str, jobs: int = 1) -> Ite
             return False, str(error)
         return True, str(done) if done else f"{name}: stands already"
 
+    names = pages or known_notebooks()
     with ThreadPoolExecutor(jobs) as pool:
         failed = 0
-        for well, line in pool.map(one, pages or known_notebooks()):
+        for well, line in with_bar(pool.map(one, names), len(names), "confirming"):
             failed += not well
             yield line
     if failed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from palimpsest import paths
+from palimpsest.book.execution import with_bar
 from palimpsest.book.profiles import Profile, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import not_vouched, path_of, read_provenance, record_files
 from palimpsest.book.standing import standing
@@ -76,7 +77,7 @@ def write_crate(profile: str, out: Path | None = None) -> Path:
         raise BookError(f"{place} exists; remove it, or choose another place with --out")
     crate = _described(setting)
     _add_verdicts(crate)
-    for name in pages:
+    for name in with_bar(pages, len(pages), "packing"):
         _add_page(crate, name, setting)
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix == ".zip":

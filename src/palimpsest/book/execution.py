@@ -7,10 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
@@ -24,6 +24,8 @@ from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
 from palimpsest.errors import FullGpuError, LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
+
+T = TypeVar("T")
 
 CELL_TIMEOUT = 1200
 """Seconds after which nbval gives up on a cell."""
@@ -215,6 +217,23 @@ def keep_partial(source: Path, staging: Path, profile: str) -> Path | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(output, kept)
     return kept
+
+
+def with_bar(found: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """What was found of each page, with a bar for somebody who looks on, which is out of the way of it.
+
+    Args:
+        found: one for each page.
+        total: number of pages.
+        what: is done.
+    """
+    from tqdm import tqdm  # reads its variables when it is imported, which a command sets before
+
+    with tqdm(total=total, desc=what, unit="page", disable=None, leave=False) as bar:
+        for one in found:
+            bar.clear()
+            yield one
+            bar.update()
 
 
 def in_own_process(command: Sequence[str], jobs: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from palimpsest.book.execution import Traced, surroundings, trace_file
+from palimpsest.book.execution import Traced, surroundings, trace_file, with_bar
 from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.normalise import INJECTED, normalise, with_current_sources
 from palimpsest.book.page_code import PARAMETERS, SETUP, SHOW, part_of
@@ -141,7 +141,7 @@ def render_all(
             return False, str(error)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for well, line in pool.map(one, names):
+        for well, line in with_bar(pool.map(one, names), len(names), "drawing"):
             failed += not well
             yield line
     if failed:

@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -260,7 +261,8 @@ def fingerprint(model: EditableModel, anew: bool = False) -> str:
     if anew:
         model.sums.clear()
     sums = {}
-    for name, weight in model.net.named_parameters():
+    weights = list(model.net.named_parameters())
+    for name, weight in tqdm(weights, "reading weights", unit="weight", disable=None, delay=2, leave=False):
         held = model.sums.get(name)
         if held is None or not held[0].still(weight):
             held = model.sums[name] = _Written.of(weight), _checksum(weight)

@@ -14,6 +14,7 @@ Source: Mitchell et al., ICLR 2022, Algorithm 1 and Eq. 4.
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,9 @@ from palimpsest.files import locked, replacing
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.training.lessons import Draw, Kind, Losses
 from palimpsest.types import EvalCase
+
+SILENT = 60.0
+"""Seconds between lines on standard error where no bar is shown, as in a log."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def _begin(model: EditableModel, kinds: Sequence[Kind], plan: Plan) -> _Run:
 
 
 def _go_on(model: EditableModel, kinds: Sequence[Kind], plan: Plan, run: _Run, keep: Any) -> None:
-    parameters = list(run.network.parameters())
+    parameters, told = list(run.network.parameters()), time.monotonic()
     with tqdm(total=plan.steps, initial=run.step, desc="training", unit="step") as bar:
         while run.step < plan.steps or not run.best:
             begun = time.monotonic()
@@ -154,7 +158,11 @@ def _go_on(model: EditableModel, kinds: Sequence[Kind], plan: Plan, run: _Run, k
                 run.adam.step()
                 run.step += 1
                 bar.update()
-                bar.set_postfix(edit=f"{losses.edit.item():.2f}", local=f"{losses.local.item():.3f}")
+                shown = {"edit": f"{losses.edit.item():.2f}", "local": f"{losses.local.item():.3f}"}
+                bar.set_postfix(shown)
+                if bar.disable and time.monotonic() - told >= SILENT:  # a log
+                    told, rest = time.monotonic(), ", ".join(map(" ".join, shown.items()))
+                    tqdm.write(f"training: step {run.step} of {plan.steps}, {rest}", file=sys.stderr)
             if run.step == plan.steps:
                 _judge(model, kinds, plan, run)
             run.seconds += time.monotonic() - begun

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.cache import digest
@@ -158,7 +159,8 @@ def check_files(folder: Path, about: Description) -> None:
     Raises:
         ResourceError: for the first that is missing, was changed or cannot be read.
     """
-    for name, sum_ in about.files.items():
+    sums = tqdm(about.files.items(), "checking", unit="file", disable=None, delay=2, leave=False)
+    for name, sum_ in sums:
         path = folder / name
         with reading(path):
             state = "" if path.is_file() else "is missing"
@@ -265,8 +267,9 @@ def _fill(work: Work, model: EditableModel, about: Description, ledgers: Mapping
     staging.mkdir()
     # In parts, because each is copied while it is written.
     size = sum(weight.numel() * weight.element_size() for weight in model.net.parameters())
-    model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
-    model.tokenizer.save_pretrained(staging)
+    with tqdm(total=1, desc=f"saving {size / 1e9:.1f} GB", disable=None, leave=False):
+        model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
+        model.tokenizer.save_pretrained(staging)
     mode = stat.S_IMODE((work.folder / OWNER).stat().st_mode)
     files = {}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
