@@ -247,7 +247,7 @@ def _pairs(prompts: Any, answers: Any, field: str) -> Iterator[tuple[str, str]]:
         if not isinstance(prompt, str) or not prompt.strip():
             raise DataError(f"field {field!r} must be a list of texts, not {prompts!r}")
         if text:
-            yield prompt, text
+            yield prompt.strip(), text
 
 
 def _first(answer: Any) -> str:
