@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+TOO_LARGE = OSError(errno.EFBIG, "File too large")
+"""What `filling` raises in place of `FULL`."""
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
 MOST = 300
 """Operations of anything that is tested."""
@@ -90,6 +93,20 @@ def failing(root: Path, error: OSError, first: int, monkeypatch: pytest.MonkeyPa
             yield disk
         finally:
             _CURRENT.remove(disk)
+
+
+@contextmanager
+def filling(size: int) -> Iterator[None]:
+    """Inside the block no file grows beyond a size: what is written up to there stands, and then it fails.
+
+    So writes that began are cut short, by native code too, as on a disk that becomes full meanwhile.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def each_failure(

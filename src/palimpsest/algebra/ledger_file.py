@@ -116,11 +116,12 @@ def append(saved: Saved, gone: Sequence[str], facts: Facts, ids: Sequence[str]) 
     head = MARK + len(content).to_bytes(LENGTH, "little") + hashlib.sha256(content).digest()
     size = saved.path.stat().st_size
     try:
-        with saved.path.open("r+b") as file:
+        with saved.path.open("r+b", buffering=0) as file:  # a buffer would be written after the cut, too
             try:
                 file.seek(size)
-                file.write(head + content)
-                file.flush()
+                rest = memoryview(head + content)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)

@@ -7,6 +7,7 @@ so that every cell can be replaced by the real one while the checks stay green.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,9 +124,15 @@ def new_result(name: str, title: str, question: str = "What is found?") -> Made:
         _check_label(label)
         with_page = _with_page(contents, name, title)
         content = nbformat.writes(_skeleton(name, title, label, question)) + "\n"
-        write_atomically(notebook, content.encode())
-        write_atomically(test, TEST.format(name=name).encode())
-        write_atomically(contents, with_page.encode())
+        try:
+            write_atomically(notebook, content.encode())
+            write_atomically(test, TEST.format(name=name).encode())
+            write_atomically(contents, with_page.encode())
+        except BaseException:
+            for path in (notebook, test):
+                with suppress(OSError):
+                    path.unlink()
+            raise
     return Made(notebook, test, contents, ROW.format(name=name))
 
 

@@ -8,6 +8,7 @@ The merged moments are the files that `palimpsest.memory.moments.key_statistics`
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -84,7 +85,8 @@ def sum_shard(
         content = {"keys": keys.as_dict(), "shard": shard.number, "of": shard.of, "tokens": count}
         write_atomically(manifest, as_json({**content, "files": files}))
         for path in (partial, cache.seal_of(partial)):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the shard is there; what is left is replaced by the next one
+                path.unlink(missing_ok=True)
     return manifest
 
 
