@@ -80,7 +80,9 @@ def test_trace(room: Path) -> None:
 
 def test_tune(room: Path) -> None:
     write_cases(room / "validation.jsonl", complete(16))
-    (room / "config/models/small.yaml").write_text(yaml.safe_dump({"editors": {"memit": ROW, "rome": ROW}}))
+    one_layer = {name: value for name, value in ROW.items() if name != "preserve_weight"} | {"layers": [1]}
+    content = {"editors": {"memit": ROW, "rome": one_layer}}
+    (room / "config/models/small.yaml").write_text(yaml.safe_dump(content))
     (line,) = lines("tune")
     done = run(*shlex.split(line))
     assert done.exit_code == 0, done.output
@@ -107,6 +109,7 @@ def test_stats(room: Path) -> None:
     assert [text.split(":")[0] for text in done.stdout.splitlines()] == ["layer 0", "layer 1", "layer 2"]
 
 
+@pytest.mark.slow  # all pages of a profile
 @pytest.mark.parametrize("line", lines("plan"))
 def test_plan(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the project's own profiles; the device that the first names is not here."""
