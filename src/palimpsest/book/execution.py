@@ -153,8 +153,15 @@ def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = Non
     command = [sys.executable, "-c", NBVAL, "-q", "-p", "no:cacheprovider", *options, str(source)]
     with surroundings(source, staging) as values:
         whole = {**os.environ, **values, CALLS: "1", **(extra or {})}
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, cwd=source.parents[1], env=whole, text=True, **pipes) as process:
+        with subprocess.Popen(
+            command,
+            cwd=source.parents[1],
+            env=whole,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
             assert process.stdout is not None
             said = process.stdout.read()
     if process.returncode:
