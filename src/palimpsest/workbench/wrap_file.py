@@ -1,8 +1,8 @@
 """One edit that changes no weight as a safetensors file: a memory at a layer, or texts chosen for prompts.
 
 tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text
-metadata     format, kind, base (fingerprint), model (name), sha256 (of all else),
-             about (JSON: the rest of the edit, without notes)
+metadata     format, kind, base (fingerprint), model (name), sha256 (of all else)
+about        in the metadata, as JSON: the rest of the edit, without notes
 
 Such an edit is no part of a folder that transformers loads: it acts while it is installed.
 """
