@@ -21,7 +21,7 @@ from palimpsest.files import UNREADABLE
 from palimpsest.results import records
 from palimpsest.results.effects import Count, Effect, Limit, Parts
 from palimpsest.results.printed_audit import Audit, Row, Rows, load_audit
-from palimpsest.results.reservations import Awaited, reserved
+from palimpsest.results.reservations import Awaited, elsewhere, reserved
 from palimpsest.results.rules import (
     UNTESTED,
     Absent,
@@ -290,6 +290,8 @@ def verdict(
     found = _judge(claim, values, where)
     label, reason = reserved(found, claim.awaits, claim.own_data, claim.notebook)
     parts = tuple(claim.rule.judged(values)) if isinstance(claim.rule, Parts) and label != "not run" else ()
+    if claim.own_data:
+        parts = tuple((name, elsewhere(part)) for name, part in parts)
     return Verdict(claim.id, label, profile, reason, shown, parts)
 
 

@@ -36,11 +36,17 @@ def reserved(
     """
     if found.label == "not run":
         return found
+    if own_data is not None:
+        found = elsewhere(found)
     if awaits is not None and (awaits.all or found.label in ("absent here", "undecided")):
         own = notebook is not None and notebook.startswith(f"{awaits.page}_")
         where = f"in a later run of page {awaits.page}" if own else f"on page {awaits.page}"
         return Judgement(UNTESTED, f"still to come {where}: {awaits.what}; so far: {found.reason}")
     if own_data is not None:
-        there = re.sub(r"\breproduced\b", AS_PUBLISHED, f"{found.label}, {found.reason}")
-        return Judgement(OWN_DATA, f"{own_data}; there: {there}")
+        return Judgement(OWN_DATA, f"{own_data}; there: {found.label}, {found.reason}")
     return found
+
+
+def elsewhere(found: Judgement) -> Judgement:
+    """A judgement, or that of a part, on other data than the paper's, where nothing is called reproduced."""
+    return Judgement(*(re.sub(r"\breproduced\b", AS_PUBLISHED, text) for text in found))
