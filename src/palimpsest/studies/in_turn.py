@@ -120,7 +120,7 @@ def one_by_one(
                 found = evaluate(model, [case], metrics)
             yield from ((record.case, record.metric, record.value) for record in found)
 
-    key = {**run_key(model, editor, cases), "asked": [*metrics]}
+    key = {**run_key(model, editor, cases), "revision": REVISION, "asked": [*metrics]}
     return cache.table("one_by_one", key, ("case", "metric", "value"), rows)
 
 
