@@ -86,7 +86,7 @@ rehearse: fetch ## every page of the GPU profiles on tiny models and a stand-in 
 	PYTHONPATH=.:src $(BIN)/python scripts/rehearse.py --out results/rehearsal.json
 
 torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)
-	$(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)
+	PYTHONPATH=.:src $(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)
 
 lock: $(READY) ## rewrite requirements.lock and environment.yml; UPGRADE=1 takes newer versions
 	@if [ -n "$(UPGRADE)" ]; then $(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'; fi

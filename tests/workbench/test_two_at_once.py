@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import killing
 from tests.scripts import loaded
 from tests.workbench.test_commands import checkout  # noqa: F401 -- a fixture
 from tests.workbench.test_torture import PRELUDE, commands_of, small_clone
@@ -37,26 +38,26 @@ def script() -> ModuleType:
     return loaded("torture")
 
 
-def ends_alike(script: ModuleType, deed: Any, folder: Path, statuses: tuple[int, ...] = (0, 0)) -> None:
+def ends_alike(deed: Any, folder: Path, statuses: tuple[int, ...] = (0, 0)) -> None:
     """Run a command once, and two of it at once from the same state; compare what is there then."""
     (folder / "before").mkdir(parents=True)
     deed.prepare(folder / "before")
     place = folder / "place"  # the same for both, since some files name it
-    script._again(folder / "before", place)
-    code, _, said = script._run(deed, place)
+    killing.again(folder / "before", place)
+    code, _, said = killing.executed(deed, place)
     assert code == 0, said
-    wanted = script.snapshot(place, deed.watched)
-    script._again(folder / "before", place)
+    wanted = killing.snapshot(place, deed.watched)
+    killing.again(folder / "before", place)
     with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda _: script._run(deed, place), range(2)))
+        ended = list(pool.map(lambda _: killing.executed(deed, place), range(2)))
     assert sorted(code for code, _, _ in ended) == list(statuses), ended
-    assert script.difference(wanted, script.snapshot(place, deed.watched)) == ""
+    assert killing.difference(wanted, killing.snapshot(place, deed.watched)) == ""
 
 
 @pytest.mark.parametrize("name", ["run", "confirm"])
 def test_pages(name: str, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = small_clone(tmp_path / "clone", monkeypatch)
-    ends_alike(script, commands_of(script, clone)[name], tmp_path / "two")
+    ends_alike(commands_of(script, clone)[name], tmp_path / "two")
 
 
 def test_render(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,27 +67,27 @@ def test_render(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def improved(place: Path) -> None:
         run.prepare(place)
-        code, _, said = script._run(run, place)
+        code, _, said = killing.executed(run, place)
         assert code == 0, said
         notebook = place / "checkout" / "notebooks" / "01_tiny.ipynb"
         notebook.write_text(notebook.read_text().replace("is twice", "really is twice"))
 
-    deed = script.Deed(
+    deed = killing.Deed(
         "render", improved, lambda place: ["render", "--profile", "smoke"], run.watched, run.environment
     )
-    ends_alike(script, deed, tmp_path / "two")
+    ends_alike(deed, tmp_path / "two")
 
 
 def test_undo(script: ModuleType, base: Path, tmp_path: Path, own_cache: Path, checkout: Path) -> None:  # noqa: F811
     """The second finds that the fact is gone, and says so."""
     undo = {deed.name: deed for deed in script.edits(str(base), {"TORTURE_PRELUDE": PRELUDE})}["undo"]
-    ends_alike(script, undo, tmp_path / "two", (0, 2))
+    ends_alike(undo, tmp_path / "two", (0, 2))
 
 
-def test_fetch(script: ModuleType, tmp_path: Path) -> None:
+def test_fetch(tmp_path: Path) -> None:
     def around(place: Path) -> dict[str, str]:
         return {"PALIMPSEST_CACHE": str(place / "cache"), "TORTURE_PRELUDE": FETCH}
 
-    deed = script.Deed("fetch", lambda place: None, lambda place: ["fetch"], ("cache",), around)
-    ends_alike(script, deed, tmp_path / "two")
+    deed = killing.Deed("fetch", lambda place: None, lambda place: ["fetch"], ("cache",), around)
+    ends_alike(deed, tmp_path / "two")
     assert (next((tmp_path / "two/place/cache/resources").iterdir()) / "a.txt").read_text() == "hello"
