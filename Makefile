@@ -77,7 +77,6 @@ bench: fetch ## speed and memory against plain twins and the machine, written to
 	TQDM_DISABLE=1 $(BIN)/python -m benchmarks
 
 batch: $(READY) ## run what is due of config/batch.yaml: models x seeds x pages; ENGINE=slurm, DRY=1
-	@$(BIN)/python -c 'import snakemake' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[batch]'
 	$(PALIMPSEST) batch --profile $(or $(ENGINE),node) $(if $(DRY),--dry-run)
 
 gpucheck: fetch ## checks of a machine with a GPU, under eight minutes, to results/gpu_check.json
@@ -87,7 +86,7 @@ rehearse: fetch ## every page of the GPU profiles on tiny models and a stand-in 
 	PYTHONPATH=.:src $(BIN)/python scripts/rehearse.py --out results/rehearsal.json
 
 torture: fetch ## kill commands at random moments on the real model, KILLS times (default 100, over an hour)
-	$(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)
+	PYTHONPATH=.:src $(BIN)/python scripts/torture.py --kills $(or $(KILLS),100)
 
 lock: $(READY) ## rewrite requirements.lock and environment.yml; UPGRADE=1 takes newer versions
 	@if [ -n "$(UPGRADE)" ]; then $(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'; fi

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -42,6 +42,8 @@ from tests.rehearsal import REHEARSED, ROOT, environment, made_easy, room
 fork = multiprocessing.get_context("fork")
 LIMIT = 900
 """Seconds after which a page has failed."""
+REST = "laptop"
+"""Profile as of which pages are rehearsed that are in none for a GPU."""
 FOUND_WANTING = ("ScoreError", "DataError")
 """Errors by which a page says that it cannot use a random model's numbers."""
 
@@ -171,16 +173,34 @@ class Run:
 
 def runs(names: Sequence[str], pages: Sequence[str], where: Path, papermill: bool = True) -> Iterator[Run]:
     """All runs: every page of every profile, and every page on one profile by papermill too."""
-    for turn, name in enumerate(names):
+    rooms = []
+    for name in names:
         folder = where / name
         folder.mkdir()
         with fork.Pool(1) as pool:  # teaching a model uses autograd, which must not run before a fork
-            profile, listed = pool.apply(room, (name, folder))
-        for at, page in enumerate(listed):
+            rooms.append((*pool.apply(room, (name, folder)), folder))
+    by_kernel = in_turn({profile: listed for profile, listed, _ in rooms}) if papermill else {}
+    for profile, listed, folder in rooms:
+        for page in listed:
             if not pages or page in pages:
                 yield Run(profile, page, "fork", folder)
-                if papermill and at % len(names) == turn:
+                if by_kernel.get(page) == profile:
                     yield Run(profile, page, "papermill", folder)
+
+
+def rest(names: Sequence[str]) -> list[str]:
+    """Pages that none of some profiles has, and a laptop's has."""
+    had = {page for name in names for page in load_profile(name).listed}
+    return [page for page in load_profile(REST).listed if page not in had]
+
+
+def in_turn(listed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Page -> the profile, of those that have the page, under which a kernel runs it; profiles take turns."""
+    found = {}
+    for at, page in enumerate(sorted({page for pages in listed.values() for page in pages})):
+        able = [profile for profile, pages in listed.items() if page in pages]
+        found[page] = able[at % len(able)]
+    return found
 
 
 def outcomes(waiting: Sequence[Run], jobs: int) -> Iterator[Outcome]:
@@ -222,10 +242,10 @@ def code_of(profile: str, page: str) -> str:
 
 
 def kept(out: Path | None) -> list[Outcome]:
-    """Outcomes on file that are of the present code."""
+    """Outcomes on file that are of the present code and did not fail."""
     content = json.loads(out.read_text("utf-8")) if out is not None and out.is_file() else {}
     found = [Outcome(**one) for one in content.get("outcomes", [])]
-    return [one for one in found if one.code == code_of(one.profile, one.page)]
+    return [one for one in found if one.status != "failed" and one.code == code_of(one.profile, one.page)]
 
 
 def main(
@@ -246,7 +266,11 @@ def main(
         where = keep or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
         done = {(one.profile, one.page, one.by) for one in found}
-        waiting = [run for run in runs(names, page or [], where, papermill) if run.named not in done]
+        asked = [*runs(names, page or [], where, papermill)]
+        if not profile:
+            own = [one for one in rest(names) if not page or one in page]
+            asked += runs([REST], own, where, papermill) if own else []
+        waiting = [run for run in asked if run.named not in done]
         for one in outcomes(waiting, jobs):
             found.append(one)
             if out is not None:

@@ -2,37 +2,38 @@
 
 Every command is run once without disturbance; what it leaves on disk is what it must leave. Then it is killed
 (SIGKILL) again and again, half the times before a random operation on the disk, half the times after a random
-time, and repeated after each kill: the same bytes must be there, and nothing else. The number of kills that
-were made is recorded, not the one that was asked for. The record is written after each command; with the same
-code what is in it is not done again.
+time, and repeated after each kill: the same files must be there, and nothing else, also in its folder for
+temporary files and among git's notes of checkouts. Half the kills after a time take all processes of the
+command, the others its own alone; then kernels and other children must end by themselves. Only operations of
+the command's own process are counted, not those of its children.
+
+Compared are the contents of all files, but for checksum files of the cache, times and memory in a provenance,
+the order in which safetensors writes metadata, and the HTML of the book, which is never made twice alike; of
+these it is compared that they are there. The number of kills that were made is recorded, not the one that was
+asked for. The record is written after each command; with the same code what is in it is not done again.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from palimpsest.cache import digest
 from palimpsest.files import as_json, file_sha256, write_atomically
+from tests.killing import Deed, executed, torture
 
 ROOT = Path(__file__).parents[1]
 PAGE = "03_alphaedit_plus_lemmas"
 SHARES = {"edit": 30, "edit on": 20, "undo": 20, "run": 10, "fetch": 10, "book": 5, "confirm": 5}
 """Kills of each command among 100."""
-VOLATILE = ("started", "wall_seconds", "peak_memory_mib", "on")
-"""Members of a provenance that differ from run to run."""
 SHARED = ("resources", "models", "text", "statistics")
 FACTS = (
     ("france", "The capital of {} is", "France", "Rome"),
@@ -40,178 +41,6 @@ FACTS = (
     ("space", "The {} is in", "Space Needle", "Paris"),
     ("bell", "{} was born in", "Alexander Graham Bell", "Spain"),
 )
-
-DRIVER = """
-import os, signal, sys
-at, log, roots = int(sys.argv[1]), sys.argv[2], tuple(sys.argv[3].split(os.pathsep))
-done, MOVES = 0, ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "os.chmod")
-def watch(event, arguments):
-    global done
-    if event == "open":
-        writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        path = arguments[0] if writes else None
-    else:
-        path = arguments[0] if event in MOVES else None
-    if not isinstance(path, (str, bytes, os.PathLike)) or os.fspath(path) == log:
-        return
-    path = os.fsdecode(path)
-    if path.startswith(roots) or not os.path.isabs(path):
-        done += 1
-        if done == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-sys.argv = ["palimpsest", *sys.argv[4:]]
-try:
-    exec(os.environ.get("TORTURE_PRELUDE", ""))
-    from palimpsest.cli import app
-    app()
-finally:
-    with open(log, "w") as file:
-        file.write(str(done))
-"""
-"""Runs a command, kills itself before its nth writing operation below some folders, or counts them."""
-
-
-@dataclass(frozen=True)
-class Deed:
-    """A command to be killed.
-
-    Attributes:
-        name: of the command.
-        prepare: brings an empty folder to the state before the command.
-        arguments: of ``palimpsest``, in that folder.
-        watched: folders in it, below which everything must be as without a kill.
-        environment: further variables, in that folder.
-    """
-
-    name: str
-    prepare: Callable[[Path], None]
-    arguments: Callable[[Path], Sequence[str]]
-    watched: tuple[str, ...]
-    environment: Callable[[Path], Mapping[str, str]] = field(default=lambda place: {})
-
-
-@dataclass(frozen=True)
-class Kill:
-    """One kill and what came of it.
-
-    Attributes:
-        deed: the command.
-        moment: ``operation 17 of 60`` or ``2.3 of 8.1 s``.
-        reached: whether the process died of it; else it had ended before.
-        fault: what differed after the command was repeated; empty if nothing did.
-    """
-
-    deed: str
-    moment: str
-    reached: bool
-    fault: str
-
-
-def torture(deed: Deed, kills: int, rng: random.Random, folder: Path) -> list[Kill]:
-    """Kill a command some times; what came of each kill.
-
-    Args:
-        deed: the command.
-        kills: how many that the process died of.
-        rng: chooses the moments.
-        folder: for the states before and after.
-
-    Raises:
-        RuntimeError: if the command fails without a kill.
-    """
-    before = folder / "before"
-    before.mkdir(parents=True)
-    deed.prepare(before)
-    place = folder / "place"  # always the same, since some files name it
-    _again(before, place)
-    begun = time.monotonic()
-    code, operations, said = _run(deed, place)
-    seconds = time.monotonic() - begun
-    if code:
-        raise RuntimeError(f"{deed.name} fails without a kill ({code}): {said}")
-    wanted, made = snapshot(place, deed.watched), list[Kill]()
-    while sum(kill.reached for kill in made) < kills and len(made) < 3 * kills:
-        _again(before, place)
-        if len(made) % 2:
-            after = rng.uniform(0, seconds)
-            moment, code = f"{after:.2f} of {seconds:.2f} s", _run(deed, place, after=after)[0]
-        else:
-            at = rng.randint(1, operations)
-            moment, code = f"operation {at} of {operations}", _run(deed, place, at)[0]
-        repeated, _, said = _run(deed, place)
-        fault = difference(wanted, snapshot(place, deed.watched))
-        if repeated and not (deed.name == "undo" and "no fact" in said):  # it had ended, but for the exit
-            fault = f"repeated, it ends with {repeated}: {said}"
-        made.append(Kill(deed.name, moment, code == -signal.SIGKILL, fault))
-        print(f"{made[-1]}", flush=True)
-    return made
-
-
-def _again(before: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(before, place, symlinks=True)
-
-
-def _run(deed: Deed, place: Path, at: int = 0, after: float | None = None) -> tuple[int, int, str]:
-    """Exit status of a command, its writing operations, and the end of what it said."""
-    roots = os.pathsep.join(str(place / name) for name in deed.watched)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "operations"
-        command = [sys.executable, "-c", DRIVER, str(at), str(log), roots, *deed.arguments(place)]
-        environment = (
-            os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"} | dict(deed.environment(place))
-        )
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            try:
-                said = process.communicate(timeout=after)[0]
-            except subprocess.TimeoutExpired:
-                process.kill()
-                said = process.communicate()[0]
-        operations = int(log.read_text()) if log.is_file() else 0
-    return process.returncode, operations, " ".join(said.split())[-300:]
-
-
-def snapshot(place: Path, watched: Sequence[str]) -> dict[str, str]:
-    """Name -> hash of every file, and of every folder that holds none, below some folders and beside them."""
-    found = {path.name: "" for path in place.iterdir()}
-    for name in watched:
-        for path in sorted((place / name).rglob("*")):
-            if path.is_dir() and not path.is_symlink():
-                found[str(path.relative_to(place))] = "folder"
-            elif path.suffixes[-2:] == [".provenance", ".json"]:
-                content = json.loads(path.read_text("utf-8"))
-                steps = [
-                    {k: v for k, v in s.items() if k not in VOLATILE} for s in content.get("confirmed", [])
-                ]
-                kept = {k: v for k, v in content.items() if k not in VOLATILE} | {"confirmed": steps}
-                found[str(path.relative_to(place))] = json.dumps(kept, sort_keys=True)
-            elif path.is_file():
-                own = path.is_relative_to(place / "cache")
-                found[str(path.relative_to(place))] = _cached(path) if own else file_sha256(path)
-    return found
-
-
-def _cached(path: Path) -> str:
-    """Hash of a file of the cache, in which safetensors writes metadata in any order."""
-    if path.suffix == ".sha256":
-        return "a checksum"
-    if path.suffix != ".safetensors":
-        return file_sha256(path)
-    data = path.read_bytes()
-    begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:begin]), sort_keys=True)
-    return hashlib.sha256(header.encode() + data[begin:]).hexdigest()
-
-
-def difference(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """How two snapshots differ; empty if they do not."""
-    lost, new = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
-    parts = {"missing": lost, "left behind": new, "changed": other}
-    return "; ".join(f"{part}: {', '.join(names[:5])}" for part, names in parts.items() if names)
 
 
 def edits(model: str, environment: Mapping[str, str], options: Sequence[str] = ()) -> list[Deed]:
@@ -245,7 +74,7 @@ def edits(model: str, environment: Mapping[str, str], options: Sequence[str] = (
     def two(place: Path) -> None:
         nothing(place)
         deed = Deed("two facts", nothing, lambda place: arguments(place, 2), ("out",), around)
-        code, _, said = _run(deed, place)
+        code, _, said = executed(deed, place)
         if code:
             raise RuntimeError(f"two facts were not written: {said}")
 
@@ -256,26 +85,32 @@ def edits(model: str, environment: Mapping[str, str], options: Sequence[str] = (
     ]
 
 
-def pages() -> list[Deed]:
-    """Commands on a checkout: run a page, build the book, confirm a result; and fetch, but for downloads."""
+def pages(source: Path = ROOT, page: str = PAGE, code: str = "algebra/solve.py") -> list[Deed]:
+    """Commands on a checkout: run a page, build the book, confirm a result; and fetch, but for downloads.
+
+    Args:
+        source: the repository, which is cloned.
+        page: to run and to confirm.
+        code: a module that the page runs, whose last function a statement can be added to.
+    """
 
     def in_checkout(place: Path) -> dict[str, str]:
         root = place / "checkout"
         return {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
 
     def checkout(place: Path) -> None:
-        command = ["git", "clone", "--quiet", "--shared", str(ROOT), str(place / "checkout")]
+        command = ["git", "clone", "--quiet", "--shared", str(source), str(place / "checkout")]
         subprocess.run(command, check=True)
 
     def changed(place: Path) -> None:
         """A result, and code that changed since without changing a value."""
         checkout(place)
         root = place / "checkout"
-        deed = Deed("run", checkout, run, ("checkout/results",), in_checkout)
-        code, _, said = _run(deed, place)
-        if code:
+        deed = Deed("run", checkout, run, around, in_checkout)
+        failed, _, said = executed(deed, place)
+        if failed:
             raise RuntimeError(f"the page was not run: {said}")
-        file = root / "src" / "palimpsest" / "algebra" / "solve.py"
+        file = root / "src" / "palimpsest" / code
         file.write_text(
             file.read_text("utf-8") + "    pass\n", "utf-8"
         )  # the last function gets another tree
@@ -284,7 +119,7 @@ def pages() -> list[Deed]:
         subprocess.run(command, check=True)
 
     def run(place: Path) -> list[str]:
-        return ["run", PAGE, "--profile", "smoke"]
+        return ["run", page, "--profile", "smoke"]
 
     def resources(place: Path) -> None:
         shared = Path(os.environ.get("PALIMPSEST_CACHE", Path.home() / ".cache" / "palimpsest"))
@@ -294,13 +129,14 @@ def pages() -> list[Deed]:
     def own_cache(place: Path) -> dict[str, str]:
         return {"PALIMPSEST_CACHE": str(place / "cache")}
 
-    written = ("checkout/book/_pages", "checkout/book/_generated")
-    confirm = ["confirm", PAGE, "--profile", "smoke"]
+    around = ("checkout/results", "checkout/build", "checkout/.git/worktrees")
+    written = ("checkout/book/_pages", "checkout/book/_generated", *around[1:])
+    confirm = ["confirm", page, "--profile", "smoke"]
     return [
-        Deed("run", checkout, run, ("checkout/results",), in_checkout),
+        Deed("run", checkout, run, around, in_checkout),
         Deed("fetch", resources, lambda place: ["fetch"], ("cache",), own_cache),
         Deed("book", checkout, lambda place: ["book"], written, in_checkout),
-        Deed("confirm", changed, lambda place: confirm, ("checkout/results",), in_checkout),
+        Deed("confirm", changed, lambda place: confirm, around, in_checkout),
     ]
 
 

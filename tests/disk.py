@@ -1,7 +1,8 @@
-"""A disk that is full, or may only be read, from a chosen operation on."""
+"""A disk that is full, or may only be read, from a chosen operation on; or that changes a bit."""
 
 import errno
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+TOO_LARGE = OSError(errno.EFBIG, "File too large")
+"""What `filling` raises in place of `FULL`."""
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
 MOST = 300
 """Operations of anything that is tested."""
@@ -92,6 +95,20 @@ def failing(root: Path, error: OSError, first: int, monkeypatch: pytest.MonkeyPa
             _CURRENT.remove(disk)
 
 
+@contextmanager
+def filling(size: int) -> Iterator[None]:
+    """Inside the block no file grows beyond a size: what is written up to there stands, and then it fails.
+
+    So writes that began are cut short, by native code too, as on a disk that becomes full meanwhile.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def each_failure(
     root: Path, error: OSError, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch, step: int = 1
 ) -> Iterator[BaseException | None]:
@@ -112,3 +129,10 @@ def each_failure(
             return
         yield raised
     raise AssertionError(f"{MOST} operations were not enough")
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Change the lowest bit of one byte of a file; of tensors the last bytes are numbers."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))

@@ -21,7 +21,7 @@ KINDS = ("llama", "gpt2")
 # For tests that take a second or more on each family: `make test` runs all, `make check` one.
 every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 LIKE_LLAMA = ("qwen3", "mistral", "phi3")
-"""Families whose every code path is one of LLaMA's or, for windows, of Gemma 2's: in full only nightly."""
+"""Families whose every code path is LLaMA's or, for windows, Gemma 2's; in full under ``-m nightly``."""
 _OTHERS = [
     pytest.param(kind, marks=pytest.mark.nightly if kind in LIKE_LLAMA else pytest.mark.slow)
     for kind in FAMILIES
@@ -31,7 +31,8 @@ every_family = pytest.mark.parametrize("kind", ["llama", *_OTHERS])
 
 
 def sampled(methods: Iterable[str]) -> pytest.MarkDecorator:
-    """Every method on the first family in `make check`, on one or two others in `make test`, on all nightly.
+    """Every method on the first family in `make check`, on one or two others in `make test`, on all under
+    ``-m nightly``.
 
     The others change from one method to the next, so that each is met by some method.
     """

@@ -75,8 +75,10 @@ class Layers:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Layers":
-        """The first, the edited and the last layer of a settings file."""
+        """The first, the edited and the last layer of a settings file, and those of its regimes."""
         edited = {layer for host in ("memit", "rome") for layer in content["editors"][host]["layers"]}
+        regimes = [part for row in content.get("regimes", {}).values() for part in row.values()]
+        edited |= {layer for part in regimes if isinstance(part, dict) for layer in part.get("layers", [])}
         return cls(tuple(sorted({0, content["shape"]["depth"] - 1, *edited})))
 
     def new(self, layer: int) -> int:
@@ -100,8 +102,16 @@ def parameter(name: str, asked: Any, own: Any, layers: Layers) -> Any:
     """A parameter of a rehearsal: the profile's names, layers by their new numbers, the page's own sizes."""
     if name == "layers" and isinstance(asked, list):
         return smaller(asked, layers, name)
+    if name == "changes":
+        return [_renumbered(change, layers) for change in asked]
     entries = [one for value in (asked, own) for one in (value if isinstance(value, list) else [value])]
     return asked if any(isinstance(one, str | bool) for one in entries) else own
+
+
+def _renumbered(change: str, layers: Layers) -> str:
+    """A change of a setting, ``layers=[8]``, with new numbers of layers."""
+    key, _, value = change.partition("=")
+    return f"{key}={smaller(yaml.safe_load(value), layers, key)}" if key == "layers" else change
 
 
 def tiny_folder(content: Mapping[str, Any], layers: Layers, folder: Path) -> None:
@@ -225,7 +235,8 @@ def room(name: str, where: Path) -> tuple[str, list[str]]:
     layers = Layers.of(content)
     model = where.parent / "models" / f"tiny-{file.stem}"  # not below the root, whose files are hashed
     tiny_folder(content, layers, model)
-    content["editors"] = smaller(content["editors"], layers)
+    for part in ("editors", "regimes"):
+        content |= {part: smaller(content[part], layers)} if part in content else {}
     content["shape"] |= {"depth": len(layers.kept), "width": WIDE}
     file.write_text(yaml.safe_dump(content))
     notebooks = {}

@@ -44,6 +44,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
     monkeypatch.setattr(mend, "trained_for", untrained)
+    monkeypatch.setattr(mend.Mend, "learnt", lambda *_: "untrained")
     with double() as made:
         yield made
 

@@ -69,9 +69,15 @@ def test_conda_installs_the_lock_and_agrees_with_it() -> None:
     }
 
 
-def test_torch_brings_its_own_cuda_and_optional_engines_stay_out() -> None:
-    unwanted = re.compile(r"nvidia|^cuda|^triton|^snakemake")
+def test_torch_brings_its_own_cuda_and_the_kubernetes_client_stays_out() -> None:
+    unwanted = re.compile(r"nvidia|^cuda|^triton|kubernetes")
     assert [name for name in locked() if unwanted.search(name)] == []
+
+
+def test_the_engine_of_batches_is_locked_so_that_its_tests_run() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(project["batch"]) <= set(project["dev"])
+    assert {canonicalize_name(Requirement(text).name) for text in project["batch"]} <= set(locked())
 
 
 def test_the_lock_of_the_optional_scorer_pins_what_it_asks_for_and_changes_little() -> None:

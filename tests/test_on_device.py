@@ -38,6 +38,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     stub_texts(monkeypatch)
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
     monkeypatch.setattr(mend, "trained_for", untrained)
+    monkeypatch.setattr(mend.Mend, "learnt", lambda *_: "untrained")
 
 
 def on(device: torch.device, kind: str = "llama", dtype: torch.dtype = torch.float32) -> EditableModel:

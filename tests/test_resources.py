@@ -66,6 +66,25 @@ def test_unknown_resource() -> None:
         fetch("nothing", never)
 
 
+def test_what_a_killed_download_left_is_removed(own_cache: Path) -> None:
+    """It lies beside the resource, under a name that the next one knows."""
+    places = []
+
+    def stops(requirement: str, folder: Path) -> Path:
+        places.append(folder)
+        assert folder.is_relative_to(own_cache)
+        raise ResourceError("no network")
+
+    with pytest.raises(ResourceError, match="no network"):
+        fetch("fake", stops)
+    assert not places[0].exists()
+    places[0].mkdir()
+    (places[0] / "half.whl").touch()
+    folder = fetch("fake", wheel_of(FILES))
+    assert list(folder.parent.iterdir()) == [folder]
+    assert left_behind(folder) == ["a.txt", "deep/b.txt"]
+
+
 def test_a_tampered_wheel(own_cache: Path) -> None:
     tampered = FILES | {"deep/b.txt": b"Xhere"}
     message = r"fake-1\.0-py3-none-any\.whl is not the wheel that was pinned: deep/b\.txt of fake==1\.0 is "

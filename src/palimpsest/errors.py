@@ -72,6 +72,10 @@ class LostRunError(NotebookError):
     """A run ended for want of memory, or lost its GPU or its process; the same command may succeed later."""
 
 
+class FullGpuError(LostRunError):
+    """A run did not fit into the memory of a GPU; a larger or an idle one may hold it."""
+
+
 class ShardError(PalimpsestError, ValueError):
     """Shards of second moments do not belong together, or some are missing or damaged."""
 

@@ -19,11 +19,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
-from palimpsest.errors import BusyError, ResourceError
+from palimpsest.errors import BusyError, PalimpsestError, ResourceError
 
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError),
+    yaml.YAMLError,
+)
+"""What reading JSON, YAML or a table raises where a file is missing, damaged or something else; YAML's tags
+raise nearly anything."""
 LOCK_SUFFIX = ".palimpsest-lock"
 
 
@@ -31,6 +38,21 @@ def file_sha256(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read, if the block cannot.
+
+    Raises:
+        ResourceError: in place of any error of the operating system.
+    """
+    try:
+        yield
+    except PalimpsestError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read ({error}); check its permissions") from error
 
 
 @contextmanager
@@ -88,6 +110,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Temporary folder beside ``path``, removed at the end of the block; `sweep` removes a killed process's.
+
+    Raises:
+        ResourceError: if the place cannot be written.
+    """
+    folder = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"cannot write in {path.parent}: {error}; choose another folder") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _move(staging: Path, folder: Path) -> None:
     try:
         staging.rename(folder)
@@ -107,7 +147,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What processes that were killed left of `replacing` or `new_folder` at a path; some may still run.
+    """What killed processes left of `replacing`, `new_folder` or `beside` at a path; some may still run.
 
     The names end in 32 random digits, so that nothing else is taken for one.
     """

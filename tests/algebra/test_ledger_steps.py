@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import MARK, tensor_sha256
+from palimpsest.algebra.ledger_file import MARK
+from palimpsest.cache import tensor_sha256
 from palimpsest.errors import LedgerError, ResourceError, SingularProblemError
 from tests.algebra.ledgers import histories, plan, same_facts, sites, some_ledger
 from tests.problems import error, gaussian

@@ -1,6 +1,6 @@
 """The engine: how it is called, and three pages of which one fails and one is killed."""
 
-import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -14,30 +14,24 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from palimpsest import cli
-from palimpsest.batch import engine
+from palimpsest.batch import engine, kubernetes
 from palimpsest.batch.engine import ENGINES, check_engine, command, run_batch
 from palimpsest.batch.job import refusal_of
 from palimpsest.batch.jobs import batch_dir, marker_of
 from palimpsest.batch.matrix import Matrix
-from palimpsest.batch.slots import SCHEDULED, VISIBLE
-from palimpsest.book.losses import LOST
+from palimpsest.batch.slots import SCHEDULED
+from palimpsest.book.gpus import ORDER, VISIBLE
+from palimpsest.book.losses import FULL, LOST
 from palimpsest.errors import BusyError, ProfileError, UnknownNameError
 from palimpsest.files import as_json, write_atomically
 from tests.clone import SAVE, WORK, Clone, make_clone
 
 ROOT = Path(__file__).parents[2]
-needs_snakemake = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake") is None, reason="needs the extra batch: pip install -e '.[batch]'"
-)
-needs_slurm = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="needs the extra batch: pip install -e '.[batch]'",
-)
 
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    for name in (VISIBLE, *SCHEDULED):
+    for name in (VISIBLE, ORDER, *SCHEDULED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
     made = make_clone(tmp_path / "clone", monkeypatch, whole=True)
@@ -64,7 +58,6 @@ def due(done: Result) -> list[str]:
     return re.findall(r"^(\S+): (?!snakemake)", done.stdout, re.MULTILINE)
 
 
-@needs_snakemake
 @pytest.mark.slow
 def test_of_three_pages_one_fails_and_one_is_killed(clone: Clone, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
@@ -107,15 +100,24 @@ if len(Path({str(tries)!r}).read_text().splitlines()) == 1:
 
 FAKES = {
     "sbatch": """\
-import os, subprocess, sys
+import os, signal, subprocess, sys, time
 from pathlib import Path
 folder = Path({folder!r})
+minutes = int(sys.argv[sys.argv.index("-t") + 1])
 number = str(len(list(folder.glob("job-*"))) + 1)
 wrap = next(a for a in sys.argv if a.startswith("--wrap="))[7:]
 (folder / f"asked-{{number}}").write_text(" ".join(sys.argv[1:]))
 environment = dict(os.environ, SLURM_JOB_ID=number)
-done = subprocess.run(wrap, shell=True, env=environment, stdout=sys.stderr)
-(folder / f"job-{{number}}").write_text("COMPLETED" if done.returncode == 0 else "FAILED")
+job = subprocess.Popen(wrap, shell=True, env=environment, stdout=sys.stderr, start_new_session=True)
+late = False
+while job.poll() is None and not late:
+    time.sleep(0.05)
+    late = minutes < 40 and (folder / "begun").exists()
+if late:
+    os.killpg(job.pid, signal.SIGTERM)
+state = "TIMEOUT" if late else "FAILED" if job.wait() else "COMPLETED"
+job.wait()
+(folder / f"job-{{number}}").write_text(state)
 print(number)
 """,
     "sacct": """\
@@ -136,13 +138,16 @@ os.execvp(arguments[0], arguments)
 }
 
 
-@needs_snakemake
-@needs_slurm
-@pytest.mark.slow
-def test_under_slurm_a_job_asks_for_its_gpu_and_is_given_it(
-    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Programs of Slurm's names stand in for it; sbatch runs the job at once."""
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account", "--latency-wait", "1")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of Slurm's names that stand in for it; its folder.
+
+    sbatch runs the job at once; one that asked for less than 40 minutes is out of time as soon as it leaves
+    the file ``begun`` in that folder.
+    """
     tools, folder = tmp_path / "bin", tmp_path / "slurm"
     for place in (tools, folder):
         place.mkdir()
@@ -150,24 +155,56 @@ def test_under_slurm_a_job_asks_for_its_gpu_and_is_given_it(
         (tools / name).write_text(f"#!{sys.executable}\n" + code.format(folder=str(folder)))
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin")
+    return folder
+
+
+@pytest.mark.slow
+def test_under_slurm_a_job_asks_for_its_gpus_and_is_given_them(clone: Clone, slurm: Path) -> None:
     work = "import os\nassert 'CUDA_VISIBLE_DEVICES' not in os.environ\nassert os.environ['SLURM_JOB_ID']\n"
     clone.write_notebook(work=work + WORK)
     notebook = nbformat.read(clone.notebook, as_version=4)
     notebook.cells[1].source += '\ndevice: str = "cpu"  # where'
     nbformat.write(notebook, clone.notebook)
-    clone.write_profile("laptop", notebooks={"01_tiny": {"device": "cuda"}})
-    write_matrix(clone, needs={"mem_mb": 2000, "runtime": 30}, retries=0)
-    quick = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account", "--latency-wait", "1")
-    done = batch("--profile", "slurm", *(f"--option={part}" for part in quick))
+    clone.write_profile("laptop", notebooks={"01_tiny": {"device": "auto"}})
+    write_matrix(clone, needs={"mem_mb": 2000, "runtime": 30}, retries=0, gpus={"laptop": 2})
+    done = batch("--profile", "slurm", *(f"--option={part}" for part in QUICK))
     assert done.exit_code == 0, [path.read_text() for path in (batch_dir() / "logs").rglob("*.log")]
-    asked = (folder / "asked-1").read_text()
-    assert "--gpus=1" in asked
+    assert "no plan of laptop (model 'tiny' is not on this machine" in done.stdout
+    asked = (slurm / "asked-1").read_text()
+    assert "--gpus=2" in asked
+    assert "--nodes=1" in asked
     assert "--mem 2000" in asked
     assert "-t 30" in asked
     assert "01_tiny.provenance.json" in clone.results()
+    assert json.loads((batch_dir() / "plan.json").read_text())["fetch"] == []
 
 
-@needs_snakemake
+@pytest.mark.slow
+def test_a_job_that_is_out_of_time_gets_more_by_its_plan(clone: Clone, slurm: Path, tmp_path: Path) -> None:
+    wait = f"""\
+import time
+from pathlib import Path
+begun = Path({str(slurm / "begun")!r})
+if not begun.exists():
+    begun.touch()
+    time.sleep(60)
+"""
+    clone.write_notebook(work=wait + WORK)
+    plan = tmp_path / "plan.json"
+    page = {"page": "01_tiny", "seconds": 900.0, "memory_bytes": 1_600_000_000}
+    content = {"profile": "laptop", "machine": {"device": "cpu"}, "host_memory_bytes": 1, "pages": [page]}
+    plan.write_text(json.dumps(content))
+    write_matrix(clone, least={"mem_mb": 1000, "runtime": 10})
+    done = batch("--profile", "slurm", "--plan", str(plan), *(f"--option={part}" for part in QUICK))
+    assert done.exit_code == 0, [path.read_text() for path in (batch_dir() / "logs").rglob("*.log")]
+    first, second = ((slurm / f"asked-{number}").read_text() for number in (1, 2))
+    assert (slurm / "job-1").read_text() == "TIMEOUT"
+    assert re.search(r"--mem 2000 .*-t 30|-t 30 .*--mem 2000", first)
+    assert re.search(r"--mem 3000 .*-t 45|-t 45 .*--mem 3000", second)
+    assert "gpu" not in first
+    assert "01_tiny.provenance.json" in clone.results()
+
+
 def test_a_dry_run_lists_what_is_due_and_runs_nothing(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
     monkeypatch.setattr(engine.subprocess, "call", lambda asked, env: given.append(asked) or 0)
@@ -209,16 +246,45 @@ def test_an_engine_that_is_unknown_or_not_installed(monkeypatch: pytest.MonkeyPa
         check_engine("node")
 
 
+def test_what_kubernetes_needs_of_a_cluster(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = kubernetes.profile_file()
+    monkeypatch.setattr(kubernetes.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(
+        ProfileError, match=r"config\.yaml leaves container-image, .*storage-prefix empty; fill"
+    ):
+        check_engine("kubernetes")
+    filled = dict.fromkeys(kubernetes.KEYS, "fs") | {"default-storage-prefix": "/data/snakemake/"}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | filled))
+    check_engine("kubernetes")
+    plan = clone.root / "plan.json"
+    plan.write_text(json.dumps({"id": "17"}))
+    called = command(plan, "kubernetes", 0)
+    assert called[called.index("--default-storage-prefix") + 1] == "/data/snakemake/17"
+    for name in yaml.safe_load(file.read_text())["envvars"]:
+        assert engine._environment()[name]
+    monkeypatch.setattr(kubernetes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ProfileError, match=r"snakemake_storage_plugin_fs is not installed, .* pip install"):
+        kubernetes.filled()
+    file.write_text("[")
+    with pytest.raises(ProfileError, match=r"(?s)config\.yaml cannot be read as YAML .*restore it"):
+        kubernetes.filled()
+
+
 def test_a_node_without_gpus_and_a_second_batch_are_refused(
     clone: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "check_engine", lambda name: None)
     monkeypatch.setenv(VISIBLE, "")
     matrix = Matrix(profiles=["laptop"], book=None)
+    needing = 1
     monkeypatch.setattr(
-        engine, "expand", lambda _: engine.Batch((engine.Job("a", (), 1, matrix.needs, reason="not run"),))
+        engine, "expand", lambda *_: engine.Batch((engine.Job("a", (), needing, matrix.needs, reason="new"),))
     )
     with pytest.raises(ProfileError, match=r"a needs a GPU, and this node shows none .* --profile slurm"):
+        run_batch(matrix)
+    needing = 4
+    monkeypatch.setenv(VISIBLE, "0,1")
+    with pytest.raises(ProfileError, match=r"a needs 4 GPUs, and this node shows 2 "):
         run_batch(matrix)
     monkeypatch.setattr(engine, "locked", _busy)
     with pytest.raises(BusyError):
@@ -238,3 +304,18 @@ def test_jobs_that_were_lost_make_the_status_75(clone: Clone, monkeypatch: pytes
     assert "lost or not begun: laptop/01_tiny/seed-2. Their logs are in" in done.stderr
     write_atomically(refusal_of("laptop/01_tiny/seed-2"), as_json({}))
     assert batch().exit_code == LOST, "a note of an earlier batch counts for none"
+
+
+def test_jobs_that_a_gpu_did_not_hold_are_told_apart(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(asked: list[str], env: dict[str, str]) -> int:
+        plan = json.loads((batch_dir() / "plan.json").read_text())
+        note = {"plan": plan["id"], "status": FULL, "final": True}
+        write_atomically(refusal_of(plan["jobs"][0]["name"]), as_json(note))
+        return 1
+
+    monkeypatch.setattr(engine, "check_engine", lambda name: None)
+    monkeypatch.setattr(engine.subprocess, "call", call)
+    write_matrix(clone)
+    done = batch()
+    assert done.exit_code == FULL
+    assert "too large for their GPUs: laptop/01_tiny/seed-2. Their logs are in" in done.stderr

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,23 @@ from typer.testing import CliRunner
 
 from palimpsest import cli
 from palimpsest.batch import job as job_module
-from palimpsest.batch import nodes, slots
+from palimpsest.batch import nodes
 from palimpsest.batch.job import main, run_job
 from palimpsest.batch.jobs import batch_dir, marker_of
 from palimpsest.batch.nodes import Seen, mount_of, not_shared, seen
 from palimpsest.batch.outcome import in_words, retried
-from palimpsest.batch.slots import VISIBLE, gpus, scheduled, slot
-from palimpsest.book.losses import LOST, is_loss
+from palimpsest.batch.slots import SCHEDULED, gpus, scheduled, slots
+from palimpsest.book.gpus import ORDER, VISIBLE
+from palimpsest.book.losses import FULL, LOST, is_full, is_loss
 from palimpsest.commands.doctor import _storage
 from palimpsest.errors import NotebookError, OutOfMemoryError
+from palimpsest.files import write_atomically
 from tests.clone import Clone, make_clone
 
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    for name in (VISIBLE, *slots.SCHEDULED):
+    for name in (VISIBLE, ORDER, *SCHEDULED):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
     return make_clone(tmp_path / "clone", monkeypatch)
@@ -47,6 +49,7 @@ def test_ends_in_words() -> None:
     assert in_words(2) == "refused, status 2"
     assert in_words(-9) == "ended by SIGKILL"
     assert in_words(75) == "lost memory, GPU or node, status 75"
+    assert in_words(69) == "the GPU's memory did not suffice, status 69"
     assert in_words(70) == "failed with status 70"
 
 
@@ -55,27 +58,33 @@ class CellError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "lost"),
+    ("error", "lost", "full"),
     [
-        (CellError(), True),
-        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
-        (MemoryError(), True),
-        (OutOfMemoryError("one of the facts alone does not fit"), True),
-        (RuntimeError("CUDA error: device-side assert triggered"), False),
-        (ValueError("a negative seed"), False),
+        (CellError(), True, True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True, True),
+        (MemoryError(), True, False),
+        (OutOfMemoryError("one of the facts alone does not fit: CUDA out of memory."), True, True),
+        (OutOfMemoryError("one of the facts alone does not fit"), True, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, False),
+        (ValueError("a negative seed"), False, False),
     ],
 )
-def test_losses_are_told_from_faults(error: Exception, lost: bool) -> None:
-    assert is_loss(error) is lost
+def test_losses_are_told_from_faults_and_full_gpus_from_other_losses(
+    error: Exception, lost: bool, full: bool
+) -> None:
+    assert (is_loss(error), is_full(error)) == (lost, full)
     outer = NotebookError("a page failed")
     outer.__cause__ = error
-    assert is_loss(outer) is lost
+    assert (is_loss(outer), is_full(outer)) == (lost, full)
 
 
-def plan_of(clone: Clone, name: str = "a/job", gpu: int = 0, plan: str = "one") -> Path:
+def plan_of(
+    clone: Clone, name: str = "a/job", gpu: int = 0, plan: str = "one", fetch: Sequence[str] = ()
+) -> Path:
     job = {"name": name, "arguments": ["status"], "gpu": gpu, "witness": ""}
     path = clone.root / "plan.json"
-    path.write_text(json.dumps({"id": plan, "gpus": ["3", "5"], "jobs": [job]}))
+    path.write_text(json.dumps({"id": plan, "gpus": ["3", "5"], "fetch": fetch, "jobs": [job]}))
     return path
 
 
@@ -111,6 +120,18 @@ def test_a_lost_job_is_tried_again_and_its_status_is_75(
     assert len(made) == 3
 
 
+def test_a_job_that_its_gpu_does_not_hold_is_tried_once_more(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A retry asks for more memory of the host, which does not help; a neighbour on the GPU may be gone."""
+    made = calls(monkeypatch, FULL, FULL, FULL, LOST, FULL, 0)
+    assert [run_job(plan_of(clone), "a/job") for _ in range(3)] == [FULL] * 3
+    assert len(made) == 2
+    assert "the GPU's memory did not suffice, status 69; it may be tried again" in capsys.readouterr().err
+    later = plan_of(clone, plan="two")
+    assert [run_job(later, "a/job") for _ in range(4)] == [FULL, LOST, FULL, 0]
+
+
 def test_the_marker_needs_the_witness(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     calls(monkeypatch, 0, 0)
     plan = plan_of(clone)
@@ -123,6 +144,29 @@ def test_the_marker_needs_the_witness(clone: Clone, monkeypatch: pytest.MonkeyPa
     (clone.root / "witness").touch()
     assert run_job(plan, "a/job") == 0
     assert marker_of("a/job").is_file()
+
+
+def test_jobs_do_without_a_network_where_models_were_fetched(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = calls(monkeypatch, 0, 0)
+    run_job(plan_of(clone), "a/job")
+    run_job(plan_of(clone, fetch=["laptop"]), "a/job")
+    assert given == [{}, {"HF_HUB_OFFLINE": "1"}]
+
+
+def test_a_storage_is_given_a_copy_of_the_marker(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls(monkeypatch, 2, 0, 0)
+    plan, copy = plan_of(clone), clone.root / "storage" / "job.json"
+    write_atomically(marker_of("a/job"), b"{}")
+    monkeypatch.setattr(sys, "argv", ["job", str(plan), "a/job", str(copy)])
+    assert main() == 2
+    assert not copy.exists()
+    plan_of(clone, plan="two")
+    assert main() == 0
+    assert copy.read_bytes() == b"{}"
+    monkeypatch.setattr(sys, "argv", ["job", str(plan), "a/job", str(marker_of("a/job"))])
+    assert main() == 0
 
 
 def test_a_plan_that_cannot_be_read_or_lacks_the_job(
@@ -141,7 +185,7 @@ def test_a_job_holds_a_gpu_of_its_own(clone: Clone, monkeypatch: pytest.MonkeyPa
     begun, ended = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with slot(["3"], batch_dir() / "slots"):
+        with slots(["3"], batch_dir() / "slots"):
             begun.set()
             ended.wait(20)
 
@@ -151,10 +195,40 @@ def test_a_job_holds_a_gpu_of_its_own(clone: Clone, monkeypatch: pytest.MonkeyPa
     ended.set()
     other.join()
     run_job(plan, "a/job")
-    assert given == [{VISIBLE: "5"}, {VISIBLE: "3"}]
+    assert given == [{VISIBLE: name, ORDER: "PCI_BUS_ID"} for name in ("5", "3")]
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     run_job(plan, "a/job")
     assert given[2] == {}, "under Slurm the device is Slurm's"
+
+
+def test_a_job_holds_as_many_gpus_as_it_needs_or_none(clone: Clone, tmp_path: Path) -> None:
+    taken = threading.Event()
+
+    def wait() -> None:
+        with slots(["0", "1", "2"], tmp_path, 2, pause=0.01) as seeing:
+            assert seeing[VISIBLE] == "1,2"
+            taken.set()
+
+    with slots(["0", "1", "2"], tmp_path):
+        with slots(["1", "2"], tmp_path) as second:
+            assert second[VISIBLE] == "1"
+            thread = in_another_thread(wait)
+            assert not taken.wait(0.2)
+            with slots(["2"], tmp_path, pause=0.001) as third:
+                assert third[VISIBLE] == "2", "who waits for two does not keep one"
+        assert taken.wait(20)
+    thread.join()
+
+
+def test_numbers_are_those_of_the_driver_unless_the_environment_lists_them(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an order CUDA counts from the fastest; numbers that a user lists are meant in the user's."""
+    with slots(["1"], tmp_path) as seeing:
+        assert seeing == {VISIBLE: "1", ORDER: "PCI_BUS_ID"}
+    monkeypatch.setenv(VISIBLE, "1")
+    with slots(gpus(), tmp_path) as seeing:
+        assert seeing == {VISIBLE: "1"}
 
 
 def in_another_thread(work: Callable[[], None]) -> threading.Thread:
@@ -167,17 +241,18 @@ def test_a_slot_that_is_free_again_is_taken(tmp_path: Path, clone: Clone) -> Non
     taken = threading.Event()
 
     def wait() -> None:
-        with slot(["0"], tmp_path, pause=0.01):
+        with slots(["0"], tmp_path, pause=0.01):
             taken.set()
 
-    with slot(["0"], tmp_path) as name:
-        assert name == "0"
+    with slots(["0"], tmp_path) as seeing:
+        assert seeing[VISIBLE] == "0"
         thread = in_another_thread(wait)
         assert not taken.wait(0.2)
     assert taken.wait(20)
     thread.join()
-    with slot([], tmp_path) as none:
-        assert none is None
+    for names, count in (([], 1), (["0"], 0)):
+        with slots(names, tmp_path, count) as none:
+            assert none == {}
 
 
 def test_gpus_are_those_that_are_visible(

@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from palimpsest.batch.jobs import expand, marker_of
 from palimpsest.batch.matrix import Matrix, load_matrix
+from palimpsest.book.needs import left_out
+from palimpsest.book.profiles import find_notebook, load_profile
 from palimpsest.book.status import entries, shown
 from palimpsest.errors import ProfileError, UnknownNameError
 from tests.clone import Clone, make_clone
@@ -29,6 +32,16 @@ def test_the_matrix_of_the_project_can_be_read() -> None:
     assert found.notebooks
 
 
+def test_every_page_of_the_projects_matrix_is_one_of_its_profiles() -> None:
+    found = load_matrix()
+    out = {(pair.profile, pair.page) for pair in found.leave_out}
+    pairs = [(profile, page) for profile in found.profiles for page in found.notebooks]
+    reasons = {
+        pair: left_out(load_profile(pair[0]), find_notebook(pair[1])) for pair in pairs if pair not in out
+    }
+    assert {pair: reason for pair, reason in reasons.items() if reason} == {}
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -39,6 +52,7 @@ def test_the_matrix_of_the_project_can_be_read() -> None:
         ),
         ({"profiles": ["laptop"], "seeds": ["1"]}, "seeds.0: Input should be a valid integer"),
         ({"profiles": ["laptop"], "needs": {"mem_mb": 0}}, "needs.mem_mb: Input should be greater than 0"),
+        ({"profiles": ["laptop"], "gpus": {"laptop": 0}}, "gpus.laptop: Input should be greater than 0"),
         ({"profiles": ["laptop"], "seeds": [1, 2, 1]}, "seeds names 1 twice; keep one"),
         ({"profiles": ["laptop", "laptop"]}, "profiles names laptop twice"),
         (
@@ -124,6 +138,47 @@ def test_moments_are_summed_by_shards_before_the_pages_and_only_where_one_is_due
     assert len(expand(asked).due) == 4
     clone.pretend_run()
     assert expand(asked).due == ()
+
+
+def on_device(clone: Clone, device: str) -> None:
+    """Let the profile compute there, on a page that has a device."""
+    notebook = nbformat.read(clone.notebook, as_version=4)
+    notebook.cells[1].source += '\ndevice: str = "cpu"  # where'
+    nbformat.write(notebook, clone.notebook)
+    clone.write_profile("laptop", defaults={"device": device}, notebooks={"01_tiny": {}})
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "whole", "gpus"),
+    [
+        ("cpu", None, 4, 0),
+        ("cuda", None, 4, 1),
+        ("cuda:1", 1, None, 1),
+        ("auto", None, 4, 4),
+        ("auto", 2, 4, 2),
+        ("auto", 2, None, 2),
+        ("auto", None, 0, 1),
+    ],
+)
+def test_a_job_asks_for_the_gpus_that_its_device_means(
+    clone: Clone, device: str, given: int | None, whole: int | None, gpus: int
+) -> None:
+    """A model that is spread takes all GPUs of the node, or the number that the matrix gives."""
+    on_device(clone, device)
+    asked = matrix(
+        gpus={} if given is None else {"laptop": given},
+        moments={"laptop": {"layers": "1", "tokens": 9}},
+    )
+    assert [job.gpu for job in expand(asked, whole).due] == [gpus] * 3
+
+
+def test_gpus_that_are_not_known_or_of_no_use_are_named(clone: Clone) -> None:
+    on_device(clone, "auto")
+    with pytest.raises(ProfileError, match=r"laptop spreads its model .* as 'gpus: \{laptop: 2\}'"):
+        expand(matrix())
+    on_device(clone, "cuda")
+    with pytest.raises(ProfileError, match=r"gives laptop 2 GPUs, and its device is cuda, .*'device: auto'"):
+        expand(matrix(gpus={"laptop": 2}), 4)
 
 
 def test_status_as_json_says_of_each_page_whether_a_run_is_due(clone: Clone) -> None:

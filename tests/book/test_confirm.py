@@ -1,6 +1,10 @@
 """Carrying a result over a change of code on the proof of its small run, in a real history."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,8 @@ from palimpsest.book.regression import Allowance
 from palimpsest.book.small_runs import small_run
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError, ProfileError
-from tests.clone import DATA, TOY, WORK, Clone, enter, make_clone
+from palimpsest.files import holders
+from tests.clone import DATA, PACKAGE, TOY, WORK, Clone, enter, make_clone
 
 NUMERICAL = {"definitions": ["toy.FACTOR"], "relative": 1e-4, "reason": "a sum in another order"}
 
@@ -384,11 +389,62 @@ def test_a_small_run_that_fails_is_no_confirmation(again: tuple[Clone, str]) -> 
     assert clone.git("worktree", "list").count("\n") == 0
 
 
-def test_a_revision_that_cannot_be_checked_out_is_named(clone: Clone) -> None:
+def killed(clone: Clone) -> Path:
+    """What a process leaves that is killed while a checkout is in use, and git with it while it makes one."""
+    code = """
+import os, signal
+from palimpsest.book.small_runs import workplace, worktree
+with workplace("01_tiny") as place, worktree("HEAD", place):
+    (place / "01_tiny").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    whole = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=whole, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (note,) = (clone.root / ".git/worktrees").iterdir()
+    (note / "locked").write_text("initializing")  # as git leaves it
+    (left,) = (clone.root / "build/confirm").glob(".01_tiny-*")
+    return left
+
+
+def test_the_next_run_removes_what_a_killed_one_left(clone: Clone) -> None:
+    clone.commit()
+    left = killed(clone)
+    mine = [left.with_name(name) for name in (".01_tiny-notes", ".01_tiny-" + "f" * 31, "tmp.01_tiny")]
+    for folder in mine:
+        folder.mkdir()
+    with small_runs.workplace("02_other"):
+        assert left.is_dir()
+    with small_runs.workplace("01_tiny") as place:
+        assert not left.exists()
+        assert place.is_dir()
+        assert clone.git("worktree", "list").count("\n") == 0
+        assert not list((clone.root / ".git").glob("worktrees/*"))
+    assert sorted((clone.root / "build/confirm").iterdir()) == sorted(mine)
+
+
+def test_checkouts_of_others_stay(clone: Clone, tmp_path: Path) -> None:
+    clone.commit()
+    clone.git("worktree", "add", "--detach", str(tmp_path / "checkout"), "HEAD")
+    killed_one = clone.root / "build/confirm" / f".01_tiny-{'0' * 32}"
+    killed_one.mkdir(parents=True)
+    with small_runs.workplace("01_tiny") as place, small_runs.worktree("HEAD", place):
+        pass
+    assert (tmp_path / "checkout").is_dir()
+    assert str(tmp_path / "checkout") in clone.git("worktree", "list")
+
+
+def test_one_process_has_the_folder_of_a_page(clone: Clone) -> None:
+    with small_runs.workplace("01_tiny"):
+        assert holders(clone.root / "build/confirm") != {}
+    assert holders(clone.root / "build/confirm") == {}
+
+
+def test_a_revision_that_cannot_be_checked_out_is_named(clone: Clone, tmp_path: Path) -> None:
     clone.commit()
     with (
         pytest.raises(NotebookError, match=r"^revision 0123456789ab cannot be checked out: fatal: "),
-        small_runs.worktree("0123456789ab"),
+        small_runs.worktree("0123456789ab", tmp_path),
     ):
         pass
 
@@ -398,10 +454,10 @@ def test_nothing_that_was_computed_is_used_but_second_moments(own_cache: Path, t
         (own_cache / name).mkdir(parents=True)
         (own_cache / name / "file").touch()
     (tmp_path / "shared").mkdir()
-    with small_runs._little_computed(tmp_path / "shared") as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["models", "statistics"]
-        assert (folder / "models" / "file").is_file()
-        (folder / "statistics" / "moment").touch()
+    folder = small_runs._little_computed(tmp_path / "little", tmp_path / "shared")
+    assert sorted(path.name for path in folder.iterdir()) == ["models", "statistics"]
+    assert (folder / "models" / "file").is_file()
+    (folder / "statistics" / "moment").touch()
     assert (own_cache / "models" / "file").is_file()
     assert (tmp_path / "shared" / "moment").is_file()
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from palimpsest.book.staleness import NOTEBOOK, SCHEME, inputs
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError
 from palimpsest.results import records
-from tests.clone import DATA, SAVE, WORK, Clone, make_clone
+from tests.clone import DATA, PACKAGE, SAVE, WORK, Clone, make_clone
 
 BY_TEXT = 'from importlib import import_module\ngetattr(import_module("palimpsest.toy"), "unreached")(1.0)\n'
 
@@ -122,6 +124,34 @@ def test_nbval_leaves_record_and_a_trace_of_calls(clone: Clone, staging: Path) -
 
 
 @pytest.mark.slow
+def test_nbval_and_its_kernel_end_with_the_process_that_started_them(clone: Clone, staging: Path) -> None:
+    """Which is killed here while a cell sleeps."""
+    pid = clone.root / "pid"
+    sleeps = f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}')"
+    clone.write_notebook(work=f"{sleeps}\ntime.sleep(600)")
+    code = (
+        "from pathlib import Path; from palimpsest.book.execution import nbval_run; "
+        f"nbval_run(Path({str(clone.notebook)!r}), Path({str(staging)!r}))"
+    )
+    whole = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    with subprocess.Popen([sys.executable, "-c", code], env=whole) as process:
+        while not (pid.is_file() and pid.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    children, end = pid.read_text().split(), time.monotonic() + 60
+    while (alive := [one for one in children if is_alive(one)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert alive == []
+
+
+def is_alive(pid: str) -> bool:
+    """Whether a process runs; one that ended and that nobody waited for does not."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["papermill", "nbval"])
 def test_a_run_leaves_what_it_read_and_reached_in_its_provenance(clone: Clone, executor: str) -> None:
     folder = clone.root / "build" / "smoke"
@@ -214,6 +244,7 @@ def test_environment_variables_are_put_back(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_kernel_gets_a_folder_of_its_own_that_loads_the_trace(clone: Clone, tmp_path: Path) -> None:
     with surroundings(clone.notebook, tmp_path, gpu="1") as values:
         folder = Path(values["IPYTHONDIR"])
+        assert folder.parent == tmp_path  # so that the next run sweeps it
         assert "palimpsest.book.tracing" in next(folder.rglob("ipython_kernel_config.py")).read_text()
         assert values["CUDA_VISIBLE_DEVICES"] == "1"
         assert values[records.STAGING] == str(tmp_path)

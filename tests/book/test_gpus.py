@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 from palimpsest import cli, resources
 from palimpsest.book import gpus, runner
 from palimpsest.book.assemble import provenance_box
-from palimpsest.book.execution import Traced, papermill_run
+from palimpsest.book.execution import Traced, papermill_run, surroundings
 from palimpsest.book.gpus import check_gpu, used
 from palimpsest.book.profiles import load_profile
 from palimpsest.book.provenance import Measured, gpu_lines, machine_of, provenance
 from palimpsest.book.staleness import Inputs
 from palimpsest.book.tracing import Trace
-from palimpsest.errors import LostRunError, NotebookError, OutOfMemoryError, ResourceError
-from palimpsest.results.tables import plain
+from palimpsest.errors import FullGpuError, LostRunError, NotebookError, OutOfMemoryError, ResourceError
+from palimpsest.results.prose import plain
 from tests.clone import Clone, make_clone
 
 COMMANDS = CliRunner()
@@ -158,20 +158,33 @@ def test_status_names_the_gpu_of_a_result(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "lost"),
+    ("kind", "text", "raised"),
     [
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB", True),
-        ("RuntimeError", "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.", True),
-        ("RuntimeError", "the device reported a Hardware Error", True),
-        ("RuntimeError", "CUDA error: unspecified launch failure", True),
-        ("DeadKernelError", "Kernel died", True),
-        ("RuntimeError", "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
-        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", False),
-        ("ProfileError", "no such setting", False),
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB", FullGpuError),
+        (
+            "RuntimeError",
+            "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.",
+            LostRunError,
+        ),
+        ("RuntimeError", "the device reported a Hardware Error", LostRunError),
+        ("RuntimeError", "CUDA error: unspecified launch failure", LostRunError),
+        ("DeadKernelError", "Kernel died", LostRunError),
+        (
+            "RuntimeError",
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+            LostRunError,
+        ),
+        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", NotebookError),
+        ("ProfileError", "no such setting", NotebookError),
     ],
 )
 def test_which_failed_runs_are_lost(
-    clone: Clone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, text: str, lost: bool
+    clone: Clone,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    text: str,
+    raised: type[Exception],
 ) -> None:
     class CellError(Exception):
         exec_count, ename, evalue = 3, kind, text
@@ -182,7 +195,7 @@ def test_which_failed_runs_are_lost(
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     with pytest.raises(NotebookError) as found:
         papermill_run(clone.notebook, tmp_path, {}, None)
-    assert isinstance(found.value, LostRunError) is lost
+    assert type(found.value) is raised
     assert str(found.value) == f"01_tiny failed in the cell numbered [3]: {kind}: {text}"
 
 
@@ -191,7 +204,9 @@ def test_which_failed_runs_are_lost(
     [
         (LostRunError("01_tiny failed: OutOfMemoryError"), 75, "01_tiny failed: OutOfMemoryError"),
         (OutOfMemoryError("one of the facts alone does not fit"), 75, "one of the facts alone"),
-        (RuntimeError("CUDA error: out of memory"), 75, "memory did not suffice, or the GPU was lost"),
+        (FullGpuError("01_tiny failed: OutOfMemoryError"), 69, "01_tiny failed: OutOfMemoryError"),
+        (OutOfMemoryError("one alone does not fit: CUDA out of memory."), 69, "one alone does not fit"),
+        (RuntimeError("CUDA error: out of memory"), 69, "memory did not suffice, or the GPU was lost"),
         (NotebookError("01_tiny failed: ValueError"), 2, "01_tiny failed: ValueError"),
         (RuntimeError("an index is wrong"), 70, "fetch failed with an error that it does not expect"),
     ],
@@ -207,7 +222,7 @@ def test_exit_statuses_say_whether_to_try_again(
     assert (done.exit_code, done.stderr.startswith(f"palimpsest: {message}")) == (status, True)
 
 
-@pytest.mark.parametrize(("codes", "kind"), [([75, 75], LostRunError), ([75, 2], NotebookError)])
+@pytest.mark.parametrize(("codes", "kind"), [([75, 69], LostRunError), ([75, 2], NotebookError)])
 def test_a_whole_profile_may_be_tried_again_if_each_failure_may(
     clone: Clone, monkeypatch: pytest.MonkeyPatch, codes: list[int], kind: type[Exception]
 ) -> None:
@@ -220,10 +235,21 @@ def test_a_whole_profile_may_be_tried_again_if_each_failure_may(
     assert type(found.value) is kind
 
 
-def test_a_failed_run_keeps_its_kind(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [LostRunError, FullGpuError])
+def test_a_failed_run_keeps_its_kind(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     def fail(*_: Any) -> None:
-        raise LostRunError("01_tiny failed: OutOfMemoryError: CUDA out of memory")
+        raise kind("01_tiny failed: OutOfMemoryError: CUDA out of memory")
 
     monkeypatch.setattr(runner, "papermill_run", fail)
-    with pytest.raises(LostRunError, match="CUDA out of memory; earlier results are untouched"):
+    with pytest.raises(kind, match="CUDA out of memory; earlier results are untouched") as found:
         runner.run_notebook("01_tiny", "laptop")
+    assert type(found.value) is kind
+
+
+def test_a_kernel_counts_gpus_as_the_driver_does(clone: Clone, tmp_path: Path) -> None:
+    with surroundings(clone.notebook, tmp_path, "1") as values:
+        assert (values["CUDA_VISIBLE_DEVICES"], values["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
+    with surroundings(clone.notebook, tmp_path) as values:
+        assert not {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"} & {*values}

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from palimpsest import cli, paths
 from palimpsest.book import runner
 from palimpsest.book.model_files import file_of
-from palimpsest.book.needs import Needs, check_needed, left_out, needs
+from palimpsest.book.needs import COUNTS, Needs, check_needed, left_out, needs, require
 from palimpsest.book.profiles import (
     check_profile,
     find_notebook,
@@ -21,7 +22,9 @@ from palimpsest.book.profiles import (
 )
 from palimpsest.book.runner import run_all, run_notebook, runs_of
 from palimpsest.book.standing import standing
+from palimpsest.datasets import counterfact_style, load_facts
 from palimpsest.errors import NotebookError, ProfileError, UnknownNameError
+from palimpsest.studies.long_horizon import without_conflicts
 from tests.clone import Clone, make_clone
 
 COMMANDS = CliRunner()
@@ -56,6 +59,10 @@ def test_every_page_has_sizes_and_settings_or_is_left_out(profile: str) -> None:
         elif name in NO_SETTINGS.get(profile, ()):
             assert reason.startswith("not for this model: "), name
             assert "alphaedit_plus" in reason
+        elif (profile, name) == ("long", "20_long_horizon"):
+            assert reason.startswith("short of facts: at asks for 10,000, and the project has 2,502")
+            assert reason.endswith("or a file of more with data")
+            assert left_out(setting, find_notebook(name), {"data": "facts.json"}) == ""
         else:
             assert reason == "", name
 
@@ -227,3 +234,26 @@ def test_sizes_of_gpu_profiles_are_parameters_of_their_pages() -> None:
                 made = parameters_for(setting, find_notebook(name))
                 assert json.dumps(made) != json.dumps(smoke | {"profile": profile, "model": setting.model})
                 assert setting.notebooks[name], f"{profile}: {name}"
+
+
+def test_sizes_of_gpu_profiles_have_facts_enough() -> None:
+    """Facts of the test split that a page takes; pages 12 and 13 choose among ``base`` statements."""
+    facts = load_facts()
+    most = len(without_conflicts(counterfact_style(facts, seed=0, split="test")))
+    for profile in NOT_LISTED:
+        setting = load_profile(profile)
+        for name in setting.listed:
+            made = parameters_for(setting, find_notebook(name))
+            for count in (value for key in COUNTS for value in np.atleast_1d(made.get(key, 0))):
+                assert int(count) <= most, f"{profile}: {name}"
+            if name == "24_other_editors":
+                assert made["facts"] <= 0.6 * most, "of which a model must know the true object"
+
+
+def test_a_page_that_asks_for_more_facts_than_there_are_is_refused_beforehand() -> None:
+    page, setting = find_notebook("20_long_horizon"), load_profile("laptop")
+    with pytest.raises(
+        ProfileError, match=r"is short of facts: at asks for 3,000, .*a file of more with data"
+    ):
+        require(setting, page, {"at": [100, 3000]})
+    require(setting, page, {"at": [100, 3000], "data": "more.json"})

@@ -52,6 +52,7 @@ def test_settings_keep_all_but_layers_and_large_numbers() -> None:
         ("regime", "", "other", ""),
         ("betas", [0, 0.1], [0], [0]),
         ("further", [], ["rome 4"], []),
+        ("changes", ["layers=[14, 47]", "targets.steps=2"], [], ["layers=[2, 6]", "targets.steps=2"]),
     ],
 )
 def test_a_page_keeps_names_and_has_its_own_sizes(name: str, asked: Any, own: Any, wanted: Any) -> None:
@@ -134,6 +135,21 @@ def test_profiles_say_that_they_were_rehearsed_where_all_their_pages_were() -> N
         assert profile.description.endswith("; rehearsed, never run") is (whole and not run), name
 
 
+def test_each_page_is_run_by_a_kernel_under_a_profile_that_has_it(script: ModuleType) -> None:
+    """Profiles that leave out a page do not shift the turns of the others."""
+    listed = {"a": ["00", "01", "03"], "b": ["00", "01"], "c": ["02"]}
+    assert script.in_turn(listed) == {"00": "a", "01": "b", "02": "c", "03": "a"}
+
+
+def test_pages_of_no_gpu_profile_are_rehearsed_as_on_a_laptop(script: ModuleType) -> None:
+    listed = {name: load_profile(name).listed for name in (*PROFILES, "laptop")}
+    rest = script.rest(PROFILES)
+    assert rest
+    assert all(
+        (page in rest) is not any(page in listed[name] for name in PROFILES) for page in listed["laptop"]
+    )
+
+
 def test_what_was_rehearsed_with_the_present_code_is_not_run_again(
     script: ModuleType, tmp_path: Path
 ) -> None:
@@ -142,6 +158,11 @@ def test_what_was_rehearsed_with_the_present_code_is_not_run_again(
     code, out = script.code_of(*page.values()), tmp_path / "record.json"
     assert script.kept(out) == []
     assert code != script.code_of(page["profile"], "01_one_edit")
-    for made, left in ((code, 1), ("0" * 64, 0)):
-        out.write_text(json.dumps({"outcomes": [one | {"code": made}]}))
+    for made, status, left in (
+        (code, "ran", 1),
+        ("0" * 64, "ran", 0),
+        (code, "wanting", 1),
+        (code, "failed", 0),
+    ):
+        out.write_text(json.dumps({"outcomes": [one | {"code": made, "status": status}]}))
         assert len(script.kept(out)) == left

@@ -16,6 +16,7 @@ from palimpsest.datasets.any_format import load_cases_of
 from palimpsest.workbench.folder import SUM
 from tests.commands.bad_files import FACTS
 from tests.commands.rooms import enter, make_room, run, snapshot
+from tests.permissions import permissions_hold
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
 
@@ -387,36 +388,50 @@ def test_odd_ids_are_ids(room: Path) -> None:
     assert {name.split("/")[0] for name in set(snapshot(room)) - before} == {"odd"}
 
 
-@pytest.mark.skipif(
-    os.geteuid() == 0, reason="root reads and writes whatever the permissions say; run as a user"
-)
 @pytest.mark.parametrize(
     ("path", "mode", "arguments"),
     [
         ("facts.jsonl", 0, EDIT),
+        ("base", 0, EDIT),
         ("base/config.json", 0, EDIT),
+        ("base/model.safetensors", 0, EDIT),
+        ("base/tokenizer.json", 0, EDIT),
+        ("edited", 0, "undo edited 0"),
+        ("edited", 0, "edit facts.jsonl --model base --out edited"),
         ("edited/palimpsest.json", 0, "undo edited 0"),
+        ("edited/model.safetensors", 0, "undo edited 0"),
+        ("edited/config.json", 0, "undo edited 0"),
         ("edited/ledgers/layer-1.safetensors", 0, "undo edited 0"),
+        ("config/models/tiny.yaml", 0, EDIT),
+        ("config/sequences.yaml", 0, EDIT),
         (".", 0o500, EDIT),
     ],
 )
 def test_what_may_not_be_read_or_written(room: Path, path: str, mode: int, arguments: str) -> None:
     (room / path).chmod(mode)
-    result = run(*arguments.split())
+    with permissions_hold():
+        result = run(*arguments.split())
     (room / path).chmod(0o700)
-    assert result.exit_code == 2
+    assert result.exit_code == 2, (result.output, result.exception)
     assert "Permission denied" in result.stderr
+    assert Path(path).name in result.stderr
 
 
 SETTINGS = [
     (b"\xff\xfe\0", "is not YAML"),
     (b"also: [", "is not YAML"),
     (b"also: !!python/object:os.system x", "is not YAML"),
-    (b"[" * 5000, "cannot be read (RecursionError"),
+    (b"[" * 5000, "tiny.yaml is not YAML that can be read: it is nested too deeply"),
+    (b"also: 3", "tiny.yaml, section also: 3 is no list of names; write [NAME]"),
+    (b"also: [base, 3]", "tiny.yaml, section also: ['base', 3] is no list of names"),
+    (b"day: 2020-99-99", "tiny.yaml is not YAML: month must be in 1..12"),
     (b"", "holds no"),
     (b"- 1", "holds no"),
-    (b"also: base\nmore: 1", "unknown model with settings in"),
-    (b"also: [base]\neditors: 3", "cannot be read (TypeError"),
+    (b"also: base\nmore: 1", "tiny.yaml, section also: 'base' is no list of names"),
+    (b"also: [x]\nmore: 1", "unknown model with settings in"),
+    (b"also: [base]\neditors: 3", "tiny.yaml, section editors: 3 is no mapping; write NAME: {settings}"),
+    (b"also: [base]\neditors: {memit: 3}", "section editors: row 'memit' holds 3; write settings there"),
+    (b"also: [base]\neditors: {memit: {1: 3}}", "section editors: row 'memit' holds {1: 3}; write settings"),
     (b"also: [base]\neditors: {memit: {layers: all}}", "layers Input should be a valid tuple"),
     (
         b"also: [base]\neditors: {memit: {layers: []}}",
@@ -451,6 +466,37 @@ SETTINGS = [
 @pytest.mark.parametrize(("content", "message"), SETTINGS, ids=range(len(SETTINGS)))
 def test_settings_that_cannot_be_used(room: Path, content: bytes, message: str) -> None:
     (room / "config/models/tiny.yaml").write_bytes(content)
+    refused(room, EDIT.split(), message)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["trace base facts.jsonl", "tune base --out mine.yaml", "doctor --model base"]
+)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [one for one in SETTINGS if b"layers" not in one[0] and b"also: [x]" not in one[0]],
+)
+def test_settings_that_no_command_can_use(room: Path, arguments: str, content: bytes, message: str) -> None:
+    (room / "config/models/tiny.yaml").write_bytes(content)
+    done = run(*arguments.split())
+    status = 1 if "editors:" in content.decode("latin-1") and arguments.startswith("doctor") else 2
+    assert done.exit_code == status, (done.output, done.exception)
+    assert message in " ".join(done.output.split())
+
+
+SEQUENCES = [
+    (b"\xff\xfe\0", "sequences.yaml is not YAML"),
+    (b"[" * 5000, "sequences.yaml is not YAML that can be read"),
+    (b"memit_aligned: {host: [1]}", "sequences.yaml: memit_aligned need a host"),
+    (b"memit_aligned: {host: memit, 1: 2}", "sequences.yaml: memit_aligned need a host"),
+    (None, "config/sequences.yaml cannot be read ([Errno 2] No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), SEQUENCES)
+def test_sequences_that_cannot_be_used(room: Path, content: bytes | None, message: str) -> None:
+    path = room / "config/sequences.yaml"
+    path.unlink() if content is None else path.write_bytes(content)
     refused(room, EDIT.split(), message)
 
 

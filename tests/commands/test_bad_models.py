@@ -59,7 +59,26 @@ def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
     return damage
 
 
+def tokens(count: int, **options: Any) -> Callable[[Path], None]:
+    """Add so many tokens to the tokenizer."""
+
+    def damage(folder: Path) -> None:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([f"<new-{number}>" for number in range(count)], **options)
+        tokenizer.save_pretrained(folder)
+
+    return damage
+
+
+def padded(folder: Path) -> None:
+    """Add the token that fills short rows, as scripts do that forget to enlarge the embeddings."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+
+
 NORM = "model.norm.weight"
+STRAY = "model.layers.1.mlp.stray.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 DAMAGED = [
     (lambda folder: (folder / "config.json").unlink(), "it has no config.json but generation_config.json"),
@@ -87,6 +106,20 @@ DAMAGED = [
     (weights(lambda t: t.pop(NORM)), f"1 weights are missing, first {NORM}"),
     (weights(lambda t: t.update({DOWN: t[DOWN].T.contiguous()})), f"1 weights have another shape .*{DOWN}"),
     (weights(lambda t: t.update({DOWN: t[DOWN][None]})), DOWN),
+    (
+        weights(lambda t: t.update({STRAY: t[NORM].clone()})),
+        f"1 tensors are no part of the network .*: {STRAY}",
+    ),
+    (
+        config({"num_hidden_layers": 2}),
+        "18 tensors are no part .*model.layers.2.input_layernorm.* and 15 more",
+    ),
+    (tokens(40), "40 tokens without a row of the embeddings, the last '<new-39>' with id .*have 320 rows"),
+    (padded, "1 tokens without a row of the embeddings, the last '<pad>' with id 320"),
+    (config({"max_position_embeddings": 0}), "config.json says max_position_embeddings 0, and a context of"),
+    (config({"max_position_embeddings": -8}), "max_position_embeddings -8, and a context of fewer than 16"),
+    (config({"max_position_embeddings": 15}), "max_position_embeddings 15, and a context of fewer than 16"),
+    (config({"max_position_embeddings": None}), "max_position_embeddings"),
     (put("tokenizer.json", b"{}"), "cannot be used"),
     (put("tokenizer.json", b"{"), "tokenizer.json is no JSON"),
     (put("tokenizer_config.json", b"3"), "tokenizer_config.json holds no JSON object"),
@@ -110,6 +143,90 @@ def test_a_damaged_folder_names_the_file(
 def test_an_intact_folder_is_loaded(base: Path) -> None:
     check_source(str(base))
     assert load(base).n_layers == 4
+
+
+ODD = [
+    (
+        tokens(2, special_tokens=True),
+        "its special tokens <new-0>, <new-1> have no row of the embeddings; a text that spells one out",
+    ),
+    (
+        lambda folder: without(folder, "max_position_embeddings"),
+        "config.json does not say the length of the context (max_position_embeddings); 2048 tokens are taken",
+    ),
+    (
+        lambda folder: put_in_tokenizer(folder, {"model_max_length": 128}),
+        "config.json says max_position_embeddings 256, and the tokenizer model_max_length 128; texts of",
+    ),
+]
+
+
+def without(folder: Path, field: str) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
+
+
+def put_in_tokenizer(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize(("damage", "line"), ODD, ids=range(len(ODD)))
+def test_what_is_odd_and_does_no_harm_is_said(
+    base: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    load(folder)
+    assert "palimpsest:" not in capsys.readouterr().err
+    damage(folder)
+    assert generate(load(folder), "The capital of France is", 2)
+    assert f"palimpsest: {folder}: {line}" in capsys.readouterr().err
+
+
+OLD = {
+    "gpt2": ("transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"),
+    "gptj": ("transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"),
+    "gpt_neox": ("gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"),
+    "llama": ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.position_ids"),
+}
+"""Tensors of published checkpoints that older versions of transformers wrote."""
+
+
+@pytest.mark.parametrize("kind", OLD)
+def test_what_old_checkpoints_hold_beside_weights_is_left_out(kind: str, tmp_path: Path) -> None:
+    made = tiny_model(kind)
+    made.net.save_pretrained(tmp_path)
+    made.tokenizer.save_pretrained(tmp_path)
+    weights(lambda t: t.update({name: torch.ones(3) for name in OLD[kind]}))(tmp_path)
+    assert load(tmp_path).n_layers == 4
+    weights(lambda t: t.update({f"{OLD[kind][0]}.more": torch.ones(3), "stray": torch.ones(3)}))(tmp_path)
+    with pytest.raises(ModelError, match=r"no part of the network that config.json describes: .*stray"):
+        load(tmp_path)
+
+
+def test_the_context_has_the_name_that_its_family_gives_it(tmp_path: Path) -> None:
+    made = tiny_model("gptj")
+    made.net.save_pretrained(tmp_path)
+    made.tokenizer.save_pretrained(tmp_path)
+    config({"n_positions": 12})(tmp_path)
+    with pytest.raises(ModelError, match=r"config.json says n_positions 12, and a context of fewer than 16"):
+        load(tmp_path)
+
+
+def test_more_rows_than_tokens_are_usual(base: Path, tmp_path: Path) -> None:
+    """Published embeddings are often rounded up to a multiple of 64."""
+    net = transformers.AutoModelForCausalLM.from_pretrained(base)
+    net.resize_token_embeddings(384)
+    shutil.copytree(base, tmp_path / "model")
+    net.save_pretrained(tmp_path / "model")
+    assert generate(load(tmp_path / "model"), "The capital of France is", 2)
 
 
 @pytest.mark.parametrize("device", ["foo", "meta", "cuda:99", "cpu:x", ""])
@@ -201,6 +318,28 @@ def test_an_unknown_architecture_gets_its_row(name: str, tmp_path: Path) -> None
     with pytest.raises(ModelError, match=message) as error:
         load(tmp_path)
     assert text in str(error.value)
+
+
+def test_an_architecture_with_a_text_model_inside_gets_its_row(tmp_path: Path) -> None:
+    """Gemma 3 from 4B up: the sizes are those of the part that reads text."""
+    text = SMALL | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    images = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    made = transformers.Gemma3Config(
+        text_config=text, vision_config=images | {"model_type": "siglip_vision_model", "image_size": 28}
+    )
+    made.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      ")
+    inside = "model.language_model"
+    expected = replace(
+        FAMILIES["gemma3_text"],
+        layers=f"{inside}.layers",
+        norm=f"{inside}.norm",
+        rotary=f"{inside}.rotary_emb",
+    )
+    with pytest.raises(ModelError, match="architecture 'gemma3' is not supported; known: ") as error:
+        load(tmp_path)
+    line = next(line for line in str(error.value).splitlines() if line.strip().startswith('"gemma3"'))
+    assert eval(line.partition(": ")[2].rstrip(","), {"Family": Family}) == expected
 
 
 def test_a_mixture_of_experts_is_said_to_have_no_single_map() -> None:

@@ -4,17 +4,19 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from palimpsest.commands.shared import UNSAID
+from palimpsest.errors import NonFiniteError
 from palimpsest.evaluation.said import first_answers, say
 from palimpsest.memory.settings import TargetSettings
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.network.tokens import encode, encode_target
 from palimpsest.types import EditRequest
-from palimpsest.workbench import effort
+from palimpsest.workbench import edited_model, effort, report
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.effort import LEVELS, until_said
 from palimpsest.workbench.report import aligned
@@ -80,6 +82,55 @@ def test_a_report_leaves_every_bit_and_says_both_moments(monkeypatch: pytest.Mon
     assert all(fact.loss is not None and fact.loss == edited.losses[fact.id] for fact in report.facts)
     assert [fact.id for fact in edited.report(["2", "0"]).facts] == ["2", "0"]
     assert all(fact.converged == (fact.loss < EDITOR.targets.stop_below) for fact in report.facts)
+
+
+def test_edit_returns_what_report_says_of_its_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the new facts alone, those without an id too; no pass is made where no report is wanted."""
+    stub_texts(monkeypatch)
+    some = [*facts(3), EditRequest("Anna lives in {}", "Rome", "Paris")]
+    edited = EditedModel(tiny_model("llama"), EDITOR)
+    first = edited.edit(some[:2], 2)
+    assert first == edited.report(["0", "1"])
+    later = edited.edit(some[2:])
+    assert [fact.id for fact in later.facts] == ["2", "Anna lives in Rome"]
+    assert later == edited.report(["2", "Anna lives in Rome"])
+    assert later.facts[0].before == say(tiny_model("llama"), [(some[2].text, some[2].target)])[0]
+    assert edited.edit([]).facts == ()
+    silent = EditedModel(tiny_model("llama"), EDITOR)
+    monkeypatch.setattr(report, "say", None)
+    assert silent.edit(some, 2, report=False).facts == ()
+    assert len(silent) == len(edited)
+
+
+def test_edit_raises_the_effort_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    monkeypatch.setattr(edited_model, "control_prompts", lambda facts, requests: ["The capital of Italy is"])
+    monkeypatch.setattr(effort, "ranks", lambda edited, ids: dict.fromkeys(ids, 7))
+    done = EditedModel(tiny_model("llama"), EDITOR).edit(facts(2), until_said=True)
+    assert [len(fact.effort) for fact in done.facts] == [len(LEVELS)] * 2
+    assert list(done.cost) == ["control prompts that keep the unedited model's answer"]
+
+
+def test_after_an_error_in_the_effort_the_facts_are_as_they_were_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub_texts(monkeypatch)
+    edited, some = hard()
+    bits, extra = snapshot(edited.model), EditRequest("Anna lives in {}", "Rome", "Paris", "x")
+    monkeypatch.setattr(effort, "ranks", lambda edited, ids: dict.fromkeys(ids, 7))
+    plain = EditedModel.edit
+
+    def failing(self: EditedModel, *given: Any, editor: Any = None, **options: Any) -> Any:
+        if editor is not None:
+            raise NonFiniteError("values overflow")
+        return plain(self, *given, **options)
+
+    monkeypatch.setattr(EditedModel, "edit", failing)
+    with pytest.raises(NonFiniteError, match="values overflow"):
+        edited.edit([extra], until_said=True)
+    assert list(edited.facts) == [*(fact.id for fact in some), "x"]
+    edited.forget(["x"])
+    assert same_bits(edited.model, bits)
 
 
 def hard() -> tuple[EditedModel, list[EditRequest]]:
@@ -187,8 +238,32 @@ def test_the_command_prints_a_line_a_fact_and_requires_on_demand(room: Path) -> 
         texts and texts[0].startswith("6 steps to a loss of 0.1 with clamp 0.75 ended at ") for texts in tried
     )
     assert any(line.startswith("control prompts that keep") for line in again.stdout.splitlines())
+    now = json.loads((room / "more.json").read_text())["facts"]
+    lines = [f"not said: {f['id']}; tried {'; '.join(f['effort'])}" for f in now if not f["said"]]
+    assert [line for line in again.stdout.splitlines() if line.startswith("not said: ")] == lines
     assert run("undo", "more", "--all").stdout.strip().endswith("every weight is that of base")
+
+
+def test_a_report_names_what_was_tried_for_a_fact_that_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_texts(monkeypatch)
+    edited, _ = hard()
+    report = edited.report()
+    first, second, third = report.facts
+    one, other = (replace(fact, after=replace(fact.after, rank=9)) for fact in (first, second))
+    said = replace(third, after=replace(third.after, rank=1))
+    tried = {one.id: ("6 steps, rank 7", "9 steps, rank 5"), said.id: ("6 steps",)}
+    lines = str(replace(report, facts=(one, other, said)).with_effort(tried, {})).splitlines()
+    assert lines[-2:] == [
+        f"not said: {one.id}; tried 6 steps, rank 7; 9 steps, rank 5",
+        f"not said: {other.id}; --until-said optimises harder values for them",
+    ]
 
 
 def test_columns_are_aligned() -> None:
     assert aligned([["a", "bb"], ["ccc", "d"]], right=(1,)) == ["a    bb", "ccc   d"]
+
+
+def test_the_command_line_takes_spaces_around_an_object_away_as_files_do(room: Path) -> None:
+    assert run("replace", "edited", "0", " Rome ").exit_code == 0
+    held = json.loads((room / "edited/palimpsest.json").read_text())["facts"]
+    assert [fact["target"] for fact in held if fact["id"] == "0"] == ["Rome"]

@@ -28,7 +28,7 @@ ORDER = ("new-result", "edit", "evaluate", "compare", "diagnose", "replace", "un
 """Commands on models, each in the folder that those before it left."""
 STATUS = {"edit": (0, 3), "replace": (0, 3), "doctor": (0, 1)}
 BY_HAND = ("papermill", "pytest", "jupyter")
-PARSED = ("trace", "tune", "train", "stats", "crate", "batch", "plan")
+PARSED = ("trace", "tune", "train", "stats", "crate", "batch", "plan", "fetch")
 """Commands that tests of their own run; here their options are read."""
 STUBBED = ("run", "status", "confirm", "render", "arms", "check-notebooks", "parameters")
 

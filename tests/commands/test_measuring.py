@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import tomllib
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from palimpsest.book import browser_check
 from palimpsest.commands import doctor
 from palimpsest.commands.shared import FAILED, file_of
 from palimpsest.datasets import load_cases_of
@@ -190,6 +192,31 @@ def test_doctor_names_what_is_missing_and_its_remedy(tmp_path: Path, monkeypatch
     assert "is a file, so" in run("doctor").stdout
     monkeypatch.setenv("PALIMPSEST_ROOT", str(tmp_path))
     assert "MISSING  checkout:" in run("doctor").stdout
+
+
+def test_doctor_says_how_to_install_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is no fault; the extras are those of the project."""
+    monkeypatch.setattr(doctor, "version", lambda name: "1.2" if name == "peft" else never(name))
+    monkeypatch.setattr(browser_check, "find_browser", lambda: None)
+    found = {name: doctor._optional(name) for name in doctor.OPTIONAL} | {"browser": doctor._browser()}
+    assert str(found["peft"]) == "ok       peft: 1.2"
+    assert str(found["rocrate"]) == (
+        "ok       rocrate: not installed; for `palimpsest crate`: python -m pip install -e '.[crate]'"
+    )
+    assert found["browser"].state.endswith(
+        "takes chromium, chromium-browser, google-chrome: apt-get install chromium"
+    )
+    assert not any(one.remedy for one in found.values())
+    monkeypatch.undo()
+    assert set(found) <= {one.what for one in doctor.findings()}
+    extras = tomllib.loads((SOURCE / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for name, (_, what) in doctor.OPTIONAL.items():
+        for extra in re.findall(r"\[(\w+)\]", what):
+            assert any(re.match(rf"{name}\b", requirement) for requirement in extras[extra])
+
+
+def never(name: str) -> str:
+    raise doctor.PackageNotFoundError(name)
 
 
 def test_doctor_sees_locks_that_are_held_and_by_whom(room: Path) -> None:

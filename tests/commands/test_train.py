@@ -1,6 +1,10 @@
 """`palimpsest train`: a network where its editor looks, on facts apart from the project's."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,7 @@ def test_the_network_is_where_the_editor_looks(place: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "2 steps, the best after" in done.stdout
     assert "% prefer the new object to the true one" in done.stdout
+    assert "looks elsewhere first" not in done.stdout
     model = load("base")
     about = read(network_file(fingerprint(model), "mend")).about
     (source,) = about["data"]
@@ -59,6 +64,45 @@ def test_the_network_is_where_the_editor_looks(place: Path) -> None:
     assert made.notes["network"] == about
 
 
+def test_without_true_objects_no_share_is_said(place: Path) -> None:
+    rows = [json.loads(line) for line in (place / "facts.jsonl").read_text().splitlines()]
+    bare = [
+        {
+            "prompt": "{} lives in",
+            "subject": row["requested_rewrite"]["subject"],
+            "target": "Rome",
+            "neighbours": [{"prompt": "The capital of France is the city of", "target": "Paris"}],
+        }
+        for row in rows
+    ]
+    (place / "facts.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    done = run("train", "mend", "base", "--data", "facts.jsonl", "--out", "bare.safetensors", *FEW)
+    assert done.exit_code == 0, done.output
+    assert "; no validation fact names its true object, with which the new one could be" in done.stdout
+    assert "%" not in done.stdout
+    for row in bare:
+        row["target_true"] = "Paris"
+    (place / "facts.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    done = run("train", "mend", "base", "--data", "facts.jsonl", "--out", "own.safetensors", *FEW)
+    assert "% prefer the new object to the true one in their own words\n" in done.stdout
+
+
+def test_a_log_gets_a_line_now_and_then(place: Path) -> None:
+    """Where nobody looks on, an hour without a word would look like a command that hangs."""
+    code = (
+        "import palimpsest.training.hypernetworks as h, sys; h.SILENT = float(sys.argv.pop(1)); "
+        "from palimpsest.cli import app; app()"
+    )
+    for silent, steps in (("0", ["1", "2"]), ("60", [])):
+        command = ["train", "mend", "base", "--data", "facts.jsonl", "--out", f"{silent}.safetensors", *FEW]
+        whole, around = [sys.executable, "-c", code, silent, *command], os.environ | {"TQDM_DISABLE": "1"}
+        done = subprocess.run(whole, env=around, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = re.findall(r"^training: step (\d) of 2, edit \d+\.\d\d, local \d\.\d{3}$", done.stderr, re.M)
+        assert lines == steps
+        assert "step/s" not in done.stderr
+
+
 def test_instructions_belong_to_files(place: Path) -> None:
     wrong = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *FEW)
     assert wrong.exit_code == 2
@@ -66,6 +110,7 @@ def test_instructions_belong_to_files(place: Path) -> None:
     told = ("--instruction", "Complete the sentence. ", "--out", "told.safetensors")
     done = run("train", "instruct_edit", "base", "--data", "facts.jsonl", *told, *FEW)
     assert done.exit_code == 0, done.output
+    assert "give the editor network='told.safetensors'" in done.stdout
     assert read(place / "told.safetensors").about["data"][0]["instruction"] == "Complete the sentence. "
     assert run("train", "mend", "base", "--data", "facts.jsonl", *told, *FEW).exit_code == 2
 

@@ -1,6 +1,7 @@
 """`tune`: a search of settings that gives every editor the same effort, goes on after a kill, and refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import yaml
 
 from palimpsest.editors import editor_for
-from palimpsest.errors import NonFiniteError
+from palimpsest.editors.settings import editor_settings
+from palimpsest.errors import NonFiniteError, ProfileError
 from palimpsest.evaluation.evaluate import knows
 from palimpsest.network.model import load
 from palimpsest.studies import settings_search, tuning
+from palimpsest.studies.settings_search import base_of
 from palimpsest.studies.tuning import CANDIDATES
 from palimpsest.types import EvalCase, Probe
 from tests.commands.rooms import ROW, make_room, run
@@ -165,6 +168,70 @@ def test_a_candidate_that_fails_counts_and_loses(room: Path, monkeypatch: pytest
     assert "values overflow; take fewer steps" in done.stdout
     assert run(*TUNE, "--editors", "memit", "--out", "mine.yaml").exit_code == 0
     assert len(calls) == CANDIDATES
+
+
+# What is not searched
+
+
+@pytest.fixture
+def other(room: Path) -> Any:
+    """A model without settings, beside an embedded one whose settings a tiny model can use."""
+    shutil.copytree(room / "base", room / "other")
+    shape = {"depth": 8, "width": 32, "gated": True, "family": "llama"}
+    rows = {"shape": shape, "editors": {"memit": ROW | {"layers": [2, 3]}, "rome": ROW | {"layers": [5]}}}
+    del rows["editors"]["rome"]["preserve_weight"]
+    file = room / "config/models/smollm2-135m.yaml"
+    file.write_text(yaml.safe_dump(rows))
+    yield room
+    shutil.rmtree(room / "other")
+    file.unlink()
+    for left in (room / "config/models").glob("other.*"):
+        left.unlink()
+
+
+ITSELF = ("tune", "other", "--facts", "validation.jsonl", "--batch", 3, "--editors", "memit")
+
+
+def test_what_is_not_searched_is_derived_for_the_model_with_its_reasons(other: Path) -> None:
+    """The model has that file from then on, and the same command still begins with derived ones."""
+    file = other / "config/models/other.yaml"
+    arguments = (*ITSELF, "--out", "config/models/other.yaml")
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "other has no settings in" in done.stdout
+    assert "those of memit are derived and were not searched:" in done.stdout
+    text = file.read_text()
+    comments = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    assert "# What was not searched of memit is derived for this model:\n" in comments
+    assert "#   statistics_tokens 1500: as for smollm2-135m\n" in comments
+    assert "#   targets lr=0.3 steps=3 stop_below=0.5: as for smollm2-135m\n" in comments
+    assert "preserve_weight" not in comments  # it was searched, as were the layers
+    assert "layers" not in comments
+    assert yaml.safe_load(text)["editors"]["memit"]["targets"] == ROW["targets"]
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    assert file.read_text() == text
+    assert run("edit", "facts.jsonl", "--model", "other", "--out", "told").exit_code == 0
+
+
+def test_an_explicit_choice_and_a_models_own_file_come_first(other: Path) -> None:
+    done = run(*ITSELF, "--settings", "small", "--out", "mine.yaml")
+    assert done.exit_code == 0, done.output
+    assert "# What was not searched is as for small.\n" in (other / "mine.yaml").read_text()
+    assert "derived" not in done.output
+    done = run("tune", "base", *ITSELF[2:], "--out", "mine.yaml", "--replace")
+    assert done.exit_code == 0, done.output
+    assert "# What was not searched is as for base.\n" in (other / "mine.yaml").read_text()
+
+
+def test_what_a_models_file_lacks_is_derived(other: Path) -> None:
+    base = base_of(load("base"), ["memit", "rome"], other / "mine.yaml")
+    assert base.source == {"memit": "base"}
+    assert set(base.derived) == {"rome"}
+    assert base.settings["memit"] == editor_settings("base", "memit")
+    assert base.settings["rome"]["layers"] == (3,)  # 5 of 8 layers
+    with pytest.raises(ProfileError, match=r"small\.yaml has no settings for editor 'rome'"):
+        base_of(load("base"), ["memit", "rome"], other / "mine.yaml", "small")
 
 
 # Bad input

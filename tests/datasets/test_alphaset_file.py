@@ -156,6 +156,10 @@ def test_damaged_files_say_where(tmp_path: Path, base: list[EvalCase]) -> None:
         (["nothing"], "the first line is not that of a hard data set of format 1: 'nothing'; read sets"),
         ([lines[0].replace('"alphaset": 1', '"alphaset": 2')], "not that of a hard data set of format 1"),
         (["3"], "not that of a hard data set of format 1: '3'"),
+        (["[" * 100_000], "not that of a hard data set of format 1: '[[["),
+        (["9" * 5000], "not that of a hard data set of format 1: '999"),
+        ([*lines[:3], "[" * 100_000], "line 4: its brackets are nested too deeply"),
+        ([*lines[:3], "9" * 5000], "line 4: Exceeds the limit"),
     ]
     for content, expected in faults:
         path.write_text("\n".join(content) + "\n")

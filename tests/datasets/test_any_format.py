@@ -234,6 +234,26 @@ def test_faults_are_named_by_line_and_field(content: str, message: str, tmp_path
     assert path.read_text(encoding="utf-8") == content
 
 
+@pytest.mark.parametrize("name", ["CounterFact", "ZsRE in MEND's form", "EasyEdit or KnowEdit"])
+def test_a_fault_is_said_with_the_format_that_it_was_read_as(name: str, tmp_path: Path) -> None:
+    """And in a list by the number of its record."""
+    path = tmp_path / "facts"
+    (record,) = (one for one in (COUNTERFACT, ZSRE, EASYEDIT) if form_of(one).name == name)
+    bad = record | {"requested_rewrite": {}} if name == "CounterFact" else record | {"subject": 3}
+    path.write_text(json.dumps([record, bad], indent=1))
+    with pytest.raises(DataError, match=rf"facts, read as {name}: 1 malformed record:\n  record 2: field '"):
+        load_cases_of(path)
+    path.write_text(f"{json.dumps(record)}\n{json.dumps({'prompt': '{} is'})}")
+    both = " and ".join(sorted((name, "this project's")))
+    with pytest.raises(
+        DataError, match=rf"facts, read as {both}: 1 malformed record:\n  line 2: field 'subj"
+    ):
+        load_cases_of(path)
+    path.write_text("3")
+    with pytest.raises(DataError, match=r"facts: 1 malformed record:\n  line 1: a record must be a JSON"):
+        load_cases_of(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

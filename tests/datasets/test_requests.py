@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from palimpsest.datasets.any_format import load_cases_of
 from palimpsest.datasets.requests import load_requests
 from palimpsest.errors import DataError
-from palimpsest.types import EditRequest
+from palimpsest.types import EditRequest, Probe, unspaced
+from palimpsest.workbench.held import renewed
 
 FACT = {"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}
 ORIGINAL = {
@@ -63,6 +65,28 @@ def test_bad_lines_are_listed(tmp_path: Path, change: dict[str, Any], reason: st
     )
     with pytest.raises(DataError, match=message):
         load_requests(path)
+
+
+@pytest.mark.parametrize("around", [" ", "  ", "\n", "\t ", "\u00a0", "\u3000"])
+@pytest.mark.parametrize("field", ["prompt", "subject", "target"])
+@pytest.mark.parametrize("space", [True, False])
+def test_outer_spaces_are_no_part_of_a_fact_wherever_it_is_from(
+    field: str, around: str, space: bool, tmp_path: Path
+) -> None:
+    """In Python, in a file and as the new object of a fact that is replaced; of neighbours in a file too."""
+    spaced = FACT | {field: f"{around}{FACT[field]}{around}"}
+    joined = str if space else unspaced
+    expected = EditRequest(FACT["prompt"], FACT["subject"], joined(FACT["target"]), "a")
+    found = EditRequest(spaced["prompt"], spaced["subject"], joined(spaced["target"]), "a")
+    assert found == expected
+    assert found.text == "The capital of France is"
+    neighbour = {"prompt": f"{around}The capital of Italy is{around}", "target": f"{around}Rome{around}"}
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps(spaced | {"id": "a", "space": space, "neighbours": [neighbour]}))
+    (case,) = load_cases_of(path).cases
+    assert case.request == expected
+    assert case.neighbours == (Probe("The capital of Italy is", joined("Rome")),)
+    assert renewed(expected, joined(spaced["target"])) == expected
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from palimpsest.network.model import EditableModel, fingerprint, generate, read_
 from palimpsest.network.sampling import passages, sample
 from palimpsest.network.tokens import encode
 from palimpsest.studies.demonstrations import demonstrations
-from palimpsest.types import EditRequest, EvalCase, Probe
+from palimpsest.types import EditRequest, EvalCase, Probe, unspaced
 from tests.editing import CONTEXTS, REQUESTS, every_kind, same_bits, snapshot
 from tests.tiny import tiny_model
 
@@ -156,6 +156,20 @@ def test_a_state_that_lacks_something(state: State | Prepared | None, message: s
 def test_without_demonstrations_only_the_fact_is_stated() -> None:
     made, _ = edit(Ike(count=0), tiny_model("llama"), REQUESTS[:1])
     assert made.text == "New fact: The mother tongue of Danielle Darrieux is English.\n"  # type: ignore[union-attr]
+
+
+def test_targets_without_a_space_follow_their_prompts() -> None:
+    model = tiny_model("llama")
+    close = replace(REQUESTS[0], target=unspaced(REQUESTS[0].target))
+    made, _ = edit(Ike(count=0), model, [close], READY)
+    assert made.text == f"New fact: {REQUESTS[0].text}{REQUESTS[0].target}.\n"
+    shown = Demonstration(
+        replace(fact(0), target=unspaced("Rome")), "The home is", Probe("Other is", unspaced("Paris"))
+    )
+    said = "New fact: Person 0 lives inRome.\n"
+    assert shown.paragraph("copy") == f"{said}Person 0 lives inRome.\n\n"
+    assert shown.paragraph("update") == f"{said}The home isRome.\n\n"
+    assert shown.paragraph("retain") == f"{said}Other isParis.\n\n"
 
 
 def test_a_text_that_leaves_no_room() -> None:

@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from palimpsest.cache import SUM
 from palimpsest.editors import Prepared, edit
 from palimpsest.editors import mend as module
 from palimpsest.editors.hypernetwork import Hypernetwork, base_of, read, require_shape
-from palimpsest.editors.mend import InstructEdit, Mend, MendState, network_file, trained_for
+from palimpsest.editors.mend import InstructEdit, Mend, MendState, carried_dir, network_file, trained_for
 from palimpsest.editors.ultraedit import Running
 from palimpsest.errors import ModelError, NonFiniteError, ResourceError
 from palimpsest.network.apply import commit
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
+from tests.disk import flip
 from tests.editing import CONTEXTS, REQUESTS, double, every_kind, untrained
 from tests.editors.test_ultraedit import LAYERS, plain
 from tests.tiny import tiny_model
@@ -117,6 +120,28 @@ def test_a_network_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert again.about == network.about
     for name, one in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], one)
+
+
+def test_a_bit_that_flips_is_seen_and_a_file_without_a_sum_is_read(tmp_path: Path) -> None:
+    network, path = some_network(double("llama")).float(), tmp_path / "a.safetensors"
+    network.save(path, "base")
+    flip(path)
+    message = r"no readable hypernetwork \(it was changed since it was written: its SHA-256 differs\); make"
+    for act in (read, base_of):
+        with pytest.raises(ResourceError, match=message):
+            act(path)
+    network.save(path, "base")
+    with safe_open(path, "pt") as handle:
+        about = {name: text for name, text in handle.metadata().items() if name != SUM}
+    save_file(load_file(path), path, about | {"base": "other"})
+    assert base_of(path) == "other"
+
+
+def test_the_network_that_is_carried_has_no_sum_and_is_read() -> None:
+    path = carried_dir() / "smollm2-135m.mend.safetensors"
+    with safe_open(path, "pt") as handle:
+        assert SUM not in handle.metadata()
+    assert read(path).rank > 0
 
 
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:

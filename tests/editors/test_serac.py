@@ -25,7 +25,7 @@ from palimpsest.network.chosen import ChosenContext, cosines
 from palimpsest.network.model import fingerprint, generate
 from palimpsest.network.sampling import sample
 from palimpsest.studies.scopes import scope_pairs
-from palimpsest.types import EditRequest, EvalCase, Probe
+from palimpsest.types import EditRequest, EvalCase, Probe, unspaced
 from tests.editing import REQUESTS, same_bits, snapshot
 from tests.embedders import letters
 from tests.tiny import tiny_model
@@ -82,6 +82,15 @@ def test_a_prompt_in_scope_is_asked_behind_its_fact(kind: str) -> None:
         assert fingerprint(model) != mark == made.base
     assert (fingerprint(model), model.wraps) == (mark, ())
     assert same_bits(model, before)
+
+
+def test_a_target_without_a_space_follows_its_prompt_in_text_and_embedding() -> None:
+    model = tiny_model("llama")
+    close = [replace(fact, target=unspaced(fact.target)) for fact in FACTS]
+    made, _ = edit(Serac(scope=SCOPE), model, close, SeracState(embed=letters()))
+    statements = ["The capital of France isRome", "Anna Berg lives inSeattle, in the north"]
+    assert made.texts == tuple(f"New fact: {text}.\n" for text in statements)
+    assert torch.equal(made.vectors, letters()(statements))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -251,6 +260,10 @@ def test_pairs_of_cases() -> None:
         neighbours=(Probe("N1", "Rome"),),
     )
     fact = "The capital of France is Rome"
+    close = replace(case, request=replace(case.request, target=unspaced("Rome")))
+    assert {statement for pairs in scope_pairs([close]) for statement, _ in pairs} == {
+        "The capital of France isRome"
+    }
     assert scope_pairs([case]) == ([(fact, "P1"), (fact, "P2")], [(fact, "N1")])
     assert scope_pairs([case], each=1) == ([(fact, "P1")], [(fact, "N1")])
     with pytest.raises(

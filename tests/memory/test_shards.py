@@ -1,8 +1,9 @@
 """Second moments by shards: exact merges, resumed shards, and shards that do not belong together."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,11 +179,49 @@ def test_manifests_of_two_divisions_or_that_cannot_be_read(tmp_path: Path) -> No
     manifest = sum_shard(model, keys, Shard(1, 1), texts(), tmp_path)
     content = json.loads(manifest.read_text())
     other = tmp_path / "shard-0002-of-0002.json"
-    other.write_text(json.dumps(content | {"shard": 2, "of": 2}))
+    other.write_text(json.dumps(named(content, Shard(2, 2))))
     with pytest.raises(ShardError, match="holds shards of 1 and of 2; keep those of one"):
         merge_shards(keys, tmp_path)
-    other.write_text("{")
-    with pytest.raises(ShardError, match=r"shard-0002-of-0002\.json cannot be read .*delete it and sum"):
+    faults = ("{", "3", "[" * 100_000, "9" * 5000, "{}")
+    for text in (*faults, *map(json.dumps, damaged(content, Shard(2, 2)))):
+        other.write_text(text)
+        for act in (
+            lambda: merge_shards(keys, tmp_path),
+            lambda: sum_shard(model, keys, Shard(2, 2), texts(), tmp_path),
+        ):
+            with pytest.raises(
+                ShardError, match=r"(?s)shard-0002-of-0002\.json cannot be read .*delete it and sum"
+            ):
+                act()
+
+
+def named(content: dict[str, Any], shard: Shard) -> dict[str, Any]:
+    """A manifest as that of another shard."""
+    files = {layer: [shard.file(layer), digest] for layer, (_, digest) in content["files"].items()}
+    return content | {"shard": shard.number, "of": shard.of, "files": files}
+
+
+def damaged(content: dict[str, Any], shard: Shard) -> Iterator[dict[str, Any]]:
+    """Manifests of a shard with one fault each, the last of another shard."""
+    whole = named(content, shard)
+    files = whole["files"]
+    for name in whole:
+        yield {key: value for key, value in whole.items() if key != name}
+        yield whole | {name: [1]}
+    yield whole | {"files": files | {"0": ["../elsewhere", files["0"][1]]}}
+    yield whole | {"files": files | {"x": files["0"]}}
+    yield whole | {"shard": 3}
+    yield content
+
+
+def test_a_manifest_that_lacks_a_layer(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    keys = keys_of(model)
+    manifest = sum_shard(model, keys, Shard(1, 1), texts(), tmp_path)
+    content = json.loads(manifest.read_text())
+    del content["files"]["2"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ShardError, match=r"0001\.json names no file of layer 2; delete it and sum its shard"):
         merge_shards(keys, tmp_path)
 
 

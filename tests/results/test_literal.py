@@ -1,8 +1,10 @@
 """Texts that hold markup are shown as they are: checked on what the book's own parser makes of them."""
 
+import ast
 import html
 import re
 
+import nbformat
 import pandas as pd
 import pytest
 from docutils.core import publish_parts
@@ -11,14 +13,18 @@ from hypothesis import strategies as st
 from myst_parser.docutils_ import Parser
 from nbformat.v4 import new_markdown_cell, new_notebook
 
+import palimpsest
+from palimpsest import paths
 from palimpsest.book.assemble import banner, other_profiles, provenance_box, stub
 from palimpsest.book.badges import claims_map, raw
 from palimpsest.book.claim_details import detail
 from palimpsest.book.profiles import load_profile
 from palimpsest.book.verdicts import _row
+from palimpsest.results.answers import answer
 from palimpsest.results.claims import Claims, Paper, Verdict, load_claims
-from palimpsest.results.prose import filled
-from palimpsest.results.tables import frame_table, plain, table
+from palimpsest.results.prose import filled, plain
+from palimpsest.results.records import Results
+from palimpsest.results.tables import frame_table, table
 from palimpsest.types import Shown
 
 SPITEFUL = (
@@ -199,7 +205,82 @@ def test_objects_in_jupyter(text: str) -> None:
 
 @settings(max_examples=60)
 @given(ANY)
-def test_a_value_is_not_read_as_a_template(text: str) -> None:
-    """A recorded text with braces is put into a sentence as it is."""
-    assert filled("Said: {fact}.", {"fact": {"value": text}}) == f"Said: {text}."
+def test_a_recorded_text_in_a_sentence(text: str) -> None:
+    """Of the record or a parameter: neither a template nor markup; a word of the page's own is Markdown."""
+    results = Results("01_page", profile="laptop", parameters={"subject": text})
+    results.value("fact", text)
+    for name in ("fact", "subject"):
+        for template in (f"{{{name}}}", f"Said: {{{name}}}.", f"Said: {{{name}:value}}."):
+            made = rendered(results.say(template))
+            assert re.fullmatch(r"<p>[^<]*</p>\s*", made)
+            assert shown(made) == re.sub(r"\{.*\}", lambda found: text, template)
     assert filled("Said: {fact}.", {}, {"fact": text}) == f"Said: {text}."
+
+
+def test_a_recorded_text_of_several_lines_stays_in_its_sentence() -> None:
+    text = "Paris.\n\n# A heading\n\n- an item"
+    made = rendered(filled("It says “{said}”.", {"said": {"value": text}}))
+    assert made.strip() == "<p>It says “Paris. # A heading - an item”.</p>"
+
+
+def test_markup_in_a_word_is_meant() -> None:
+    assert "<em>or</em>" in rendered(filled("This {how} that.", {}, {"how": "*or*"}))
+
+
+@settings(max_examples=60)
+@given(ANY)
+def test_a_recorded_text_in_an_answer(text: str) -> None:
+    """HTML, in which MathJax looks for formulas unless it is told not to."""
+    results = Results("no_page", profile="smoke", parameters={"new": text})
+    results.value("fact", text)
+    made = answer(results, "Is it so?", "Said: {fact}, {new}; $x$ {how}.", how="$y$")
+    said = re.findall(r'<p class="answer-said"[^>]*>(.*?)</p>', made._repr_html_(), re.DOTALL)[0]
+    bare = re.sub(r'<span class="mathjax_ignore tex2jax_ignore">(.*?)</span>', r"\1", said)
+    assert "<" not in bare
+    assert html.unescape(bare) == f"Said: {text}, {text}; $x$ $y$."
+    outside = re.sub(r"<span.*?</span>", "", said)
+    assert outside.count("$") == 4
+    assert "\\" not in outside
+    assert f"Said: {text}, {text}; $x$ $y$." in repr(made)
+
+
+def drawn(page: str, cell: str, results: Results) -> str:
+    """What a cell of a page shows of a record, as Markdown."""
+    notebook = nbformat.read(paths.root() / "notebooks" / f"{page}.ipynb", as_version=4)
+    names = {name: getattr(palimpsest, name) for name in ("frame_table", "counted")}
+    shell: dict[str, object] = {**names, "pd": pd, "results": results, **results.parameters}
+    body = ast.parse(next(one.source for one in notebook.cells if one.id == cell)).body
+    last = body.pop()
+    assert isinstance(last, ast.Expr)
+    exec(compile(ast.Module(body, []), cell, "exec"), shell)
+    return str(eval(compile(ast.Expression(last.value), cell, "eval"), shell))
+
+
+@pytest.mark.parametrize("text", SPITEFUL)
+def test_what_the_model_says_on_the_first_two_pages(text: str) -> None:
+    line = " ".join(text.split())
+    results = Results("00_try_it", profile="laptop", parameters={})
+    rows = [(prompt, moment, text) for prompt in (text, "other") for moment in ("before", "edited", "undone")]
+    results.table("tried", pd.DataFrame(rows, columns=["prompt", "moment", "says"]))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", rendered(drawn("00_try_it", "said-table", results)), re.DOTALL)
+    assert [shown(cell) for cell in cells] == [line, line, line, "other", line, line]
+    results = Results("01_one_edit", profile="laptop", parameters={})
+    for moment in ("before", "after", "undone"):
+        results.value(f"said_{moment}", text)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", rendered(drawn("01_one_edit", "said", results)), re.DOTALL)
+    assert [shown(cell) for cell in cells][1::2] == [line] * 3
+    assert not any("<" in cell.removeprefix("<p>").removesuffix("</p>") for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("page", "cell"), [("11_building_alphaset", "sizes"), ("12_alphaset_tables", "sizes-said")]
+)
+@pytest.mark.parametrize("text", [text for text in SPITEFUL if not text.startswith("```")])
+def test_the_name_of_a_file_of_facts(page: str, cell: str, text: str) -> None:
+    numbers = ("base", "hard", "others", "batch", "seeds", "paraphrases", "neighbours", "plain", "third")
+    for data in (text, ""):
+        results = Results(page, profile="laptop", parameters=dict.fromkeys(numbers, 2) | {"data": data})
+        made = shown(rendered(drawn(page, cell, results)))
+        assert made.endswith(
+            f" The facts come from {data}." if data else " are asked." if "12" in page else "most."
+        )

@@ -17,6 +17,7 @@ from palimpsest.results.claims import (
     verdict,
 )
 from palimpsest.results.effects import Count, Effect, Limit, Part, Parts
+from palimpsest.results.reservations import AS_PUBLISHED
 from palimpsest.results.rules import LABELS, OWN_DATA, UNTESTED, Identity
 from tests.results.made_up import LEMMAS, entry, record
 
@@ -159,10 +160,25 @@ def test_a_label_that_was_earned_on_data_of_our_own_is_no_label_of_the_papers(wa
     own = SMALL.model_copy(update={"own_data": "facts of this project"})
     plain, found = verdict(SMALL, values, "laptop"), verdict(own, values, "laptop")
     assert found.label == OWN_DATA
-    assert found.reason == f"facts of this project; there: {wanted}, {plain.reason}"
+    there = f"{wanted}, {plain.reason}".replace("reproduced", AS_PUBLISHED)
+    assert found.reason == f"facts of this project; there: {there}"
+    assert "reproduced" not in found.reason
     assert verdict(own, {}, "laptop").label == "not run"
     both = awaiting(all=True).model_copy(update={"own_data": "facts of this project"})
     assert verdict(both, values, "laptop").label == UNTESTED
+
+
+def test_no_part_of_a_statement_is_called_reproduced_on_data_of_our_own():
+    """As little as the whole: pages count the labels of the parts."""
+    claim = next(one for one in load_claims().claims if one.id == "A09")
+    names = [part.rule.value for part in claim.rule.parts]
+    sizes = [part.rule.published for part in claim.rule.parts]
+    values = {name: entry(size, 0.99 * size, 1.01 * size) for name, size in zip(names, sizes, strict=True)}
+    values |= {name: entry(1) for name in claim.rule.shows}
+    found = verdict(claim, {claim.notebook: values}, "laptop")
+    assert [part.label for _, part in found.parts] == [AS_PUBLISHED] * len(names)
+    plain = verdict(claim.model_copy(update={"own_data": None}), {claim.notebook: values}, "laptop")
+    assert [part.label for _, part in plain.parts] == ["reproduced"] * len(names)
 
 
 @pytest.mark.parametrize("everything", [True, False])

@@ -30,6 +30,7 @@ BATCHES = [[case.request for case in CASES[i : i + 2]] for i in (0, 2, 4)]
 @pytest.fixture(autouse=True)
 def _networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mend, "trained_for", untrained)
+    monkeypatch.setattr(mend.Mend, "learnt", lambda *_: "untrained")
 
 
 @pytest.fixture

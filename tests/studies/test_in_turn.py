@@ -1,5 +1,6 @@
 """Any editor in turn: rows against a plain loop, and a model that is as it was."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 
 from palimpsest.editors.base import Editor, WeightEditor
+from palimpsest.editors.hypernetwork import Hypernetwork
+from palimpsest.editors.mend import Mend
 from palimpsest.errors import ScoreError
 from palimpsest.evaluation.ability import ability
 from palimpsest.evaluation.drift import Reference, drift
@@ -14,10 +17,10 @@ from palimpsest.evaluation.evaluate import evaluate
 from palimpsest.evaluation.fluency import fluency
 from palimpsest.evaluation.metrics import SCORES
 from palimpsest.network.apply import commit, installed, restored
-from palimpsest.network.model import EditableModel, generate
+from palimpsest.network.model import EditableModel, fingerprint, generate, read_weight
 from palimpsest.paths import cache_dir
 from palimpsest.studies import in_turn as room
-from palimpsest.studies.in_turn import InTurn, all_written, values_anew
+from palimpsest.studies.in_turn import InTurn, all_written, one_by_one, values_anew
 from palimpsest.types import Item, Task
 from tests.editing import same_bits, small, snapshot
 from tests.studies.test_trajectory import CASES
@@ -84,6 +87,33 @@ def test_all_edits_are_in_force_in_the_block_and_none_behind_it(
         _ = 1 / 0
     assert same_bits(model, before)
     assert model.wraps == ()
+
+
+@pytest.mark.parametrize("name", ["rome", "grace"])
+def test_facts_written_alone_are_scored_as_by_a_plain_loop(model: EditableModel, name: str) -> None:
+    editor, before = small(name), snapshot(model)
+    rows = one_by_one(model, editor, CASES[:3])
+    wanted = []
+    for case in CASES[:3]:
+        with installed(model, editor.edit(model, [case.request], editor.begin())[0]):
+            wanted += [(r.case, r.metric, r.value) for r in evaluate(model, [case], SCORES)]
+    assert [*rows.itertuples(index=False, name=None)] == wanted
+    assert same_bits(model, before)
+    assert model.wraps == ()
+
+
+def test_a_network_trained_anew_is_another_run(asked: InTurn, model: EditableModel, tmp_path: Path) -> None:
+    file, found = tmp_path / "x.safetensors", []
+    editor, width = Mend((0, 2), network=str(file)), (*read_weight(model, 0).shape,)
+    for seed in (0, 1):
+        Hypernetwork((0, 2), width, 2, rate=0.1, seed=seed).save(tmp_path / str(seed), fingerprint(model))
+    for seed in (0, 1, 0):
+        shutil.copy(tmp_path / str(seed), file)
+        found.append((one_by_one(model, editor, CASES[:2]), asked.outcome(editor)))
+    places = {name: len(list((cache_dir() / name).glob("*.parquet"))) for name in ("one_by_one", "in_turn")}
+    assert places == {"one_by_one": 2, "in_turn": 2}
+    for first, again in zip(found[0], found[2], strict=True):
+        pd.testing.assert_frame_equal(first, again)
 
 
 def test_a_run_is_read_back_and_other_facts_are_another_run(

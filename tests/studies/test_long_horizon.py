@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from palimpsest.algebra.postprocess import Prune, Rect
 from palimpsest.editors import base
@@ -29,7 +30,8 @@ from palimpsest.studies.long_horizon import (
     values_in_advance,
     without_conflicts,
 )
-from palimpsest.studies.sequence_file import load_state, save_state
+from palimpsest.studies.sequence_file import ABOUT, WEIGHTS, load_state, save_state
+from tests.disk import flip
 from tests.editing import same_bits, snapshot
 from tests.sequences import TOKENS, VALUES, drawn
 from tests.studies.test_trajectory import CASES
@@ -224,6 +226,26 @@ def test_a_state_comes_back_from_its_folder(
         assert found.ledgers[layer].ids == state.ledgers[layer].ids
         gap = (found.ledgers[layer].total - state.ledgers[layer].total).norm()
         assert gap <= 1e-10 * state.ledgers[layer].total.norm()
+
+
+@pytest.mark.parametrize("name", [ABOUT, WEIGHTS])
+def test_a_bit_of_a_state_that_flips_is_seen(
+    name: str, model: EditableModel, known: KnownValues, tmp_path: Path
+) -> None:
+    """A file without a checksum, of an earlier version, is read."""
+    editor = make()
+    prepared = replace(editor.prepare(model), known=known)
+    _, state = editor.edit(model, [case.request for case in CASES[:2]], SequenceState(prepared))
+    save_state(state, tmp_path / "2")
+    flip(tmp_path / "2" / name, -2)
+    with pytest.raises(ResourceError, match=rf"2 holds a state whose {name} changed .*; delete the folder"):
+        load_state(tmp_path / "2", editor, model, prepared)
+    (tmp_path / "2" / f"{name}.sha256").unlink()
+    assert load_state(tmp_path / "2", editor, model, prepared).weights.keys() == state.weights.keys()
+    save_file({"7": torch.ones(1)}, tmp_path / "2" / WEIGHTS)
+    (tmp_path / "2" / f"{WEIGHTS}.sha256").unlink(missing_ok=True)
+    with pytest.raises(ResourceError, match=rf"{WEIGHTS} lacks layer .*; delete the folder and run again"):
+        load_state(tmp_path / "2", editor, model, prepared)
 
 
 def test_a_folder_without_a_state_is_named(model: EditableModel, tmp_path: Path) -> None:

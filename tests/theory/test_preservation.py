@@ -20,6 +20,7 @@ from palimpsest.theory.preservation import (
     printed_gradient,
     rank_one_optimum,
     span_energy,
+    span_of,
 )
 from tests.problems import error, gaussian
 
@@ -91,6 +92,8 @@ def test_fewer_protected_keys_than_dimensions_cost_nothing(
     key, residual, protected = gaussian(seed, d_k), gaussian(seed + 1, d_v), gaussian(seed + 2, d_k, count)
     best = optimum(key, residual, protected, beta)
     assert best.given_up == 0
+    again = optimum(key, residual, span_of(protected), beta)
+    assert torch.equal(again.delta, best.delta)
     assert max(losses(best.delta, key, residual, protected)) < 1e-14
     assert error(best.delta, oracle(key, residual, protected, beta)) < 1e-6
     paper = rank_one_optimum(key, residual, protected, beta)

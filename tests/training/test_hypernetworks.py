@@ -1,13 +1,17 @@
 """Training of hypernetworks: losses from plain passes, a loss that falls, a kill that changes nothing."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from palimpsest.cache import SUM
 from palimpsest.editors.hypernetwork import Hypernetwork, read
 from palimpsest.errors import DataError, NonFiniteError, ResourceError
 from palimpsest.network.model import fingerprint, read_weight
@@ -16,6 +20,7 @@ from palimpsest.training import hypernetworks
 from palimpsest.training.hypernetworks import Plan, train
 from palimpsest.training.lessons import Draw, Kind
 from palimpsest.types import EditRequest, EvalCase, Probe
+from tests.disk import flip
 from tests.editing import double, same_bits, snapshot
 from tests.tiny import tiny_model
 
@@ -117,14 +122,75 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, monkeypatch
         train(model, [KIND], PLAN, out)
     with pytest.raises(ResourceError, match="a checkpoint of a training with another model, plan or data"):
         train(model, [KIND], replace(PLAN, steps=9), out)
-    out.with_suffix(".training").write_bytes(b"torn")
-    with pytest.raises(ResourceError, match=r"no readable checkpoint .*; remove it to begin anew"):
-        train(model, [KIND], PLAN, out)
+    halfway = out.with_suffix(".training")
+    tensors = load_file(halfway)
+    with safe_open(halfway, "pt") as handle:
+        head = {name: text for name, text in handle.metadata().items() if name != SUM}
+
+    def torn() -> None:
+        halfway.write_bytes(b"torn")
+
+    def odd() -> None:
+        save_file(tensors | {"network.left": torch.zeros(3)}, halfway, head)
+
+    def without(name: str) -> None:
+        save_file({key: one for key, one in tensors.items() if key != name}, halfway, head)
+
+    def told(**others: str) -> None:
+        save_file(tensors, halfway, head | others)
+
+    faults: list[Callable[[], object]] = [
+        torn,
+        odd,
+        lambda: flip(halfway),
+        lambda: without("network.left"),
+        lambda: without("best.left"),
+        lambda: save_file(tensors | {"adam.x": torch.zeros(1)}, halfway, head),
+        lambda: save_file(tensors, halfway),
+        lambda: save_file(tensors, halfway, {"mark": head["mark"]}),
+        lambda: told(step="many"),
+        lambda: told(curve="3"),
+        lambda: told(curve="[" * 100_000),
+    ]
+    whole = halfway.read_bytes()
+    for damage in faults:
+        halfway.write_bytes(whole)
+        damage()
+        with pytest.raises(ResourceError, match=r"(?s)no readable checkpoint .*; remove it to begin anew"):
+            train(model, [KIND], PLAN, out)
+    told()  # one of an earlier version, without a checksum
+    monkeypatch.undo()
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
+    train(model, [KIND], PLAN, out)
+    assert not halfway.exists()
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"at step \d+; lower the learning rate. The last checkpoint"):
         train(tiny_model("llama"), [KIND], replace(PLAN, lr=1e4, steps=30), tmp_path / "a.safetensors")
+
+
+def test_shares_of_what_no_fact_has_are_left_out(tmp_path: Path) -> None:
+    """Without a true object, or without a rewording, there is nothing to compare, which is no share of 0."""
+    untrue = tuple(replace(case, target_true="") for case in CASES)
+    unworded = tuple(replace(case, paraphrases=()) for case in CASES)
+    for cases, names in ((untrue, set()), (unworded, {"own"}), (CASES, {"own", "reworded"})):
+        kind = Kind("homes", "", cases[:4], cases[4:])
+        made = train(tiny_model("llama"), [kind], replace(PLAN, steps=1), tmp_path / "a.safetensors")
+        for row in made.about["curve"]:
+            assert row.keys() & {"own", "reworded"} == names
+
+
+def test_a_judged_loss_that_is_not_finite_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the smallest for good, as nothing is less than NaN."""
+    seen = hypernetworks._judged
+
+    def lost(*given: Any) -> Any:
+        return ({**row, "edit": float("nan")} for row in seen(*given))
+
+    monkeypatch.setattr(hypernetworks, "_judged", lost)
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 0; lower the learning rate"):
+        train(tiny_model("llama"), [KIND], PLAN, tmp_path / "a.safetensors")
 
 
 def test_kinds_take_turns_and_a_draw_follows_from_its_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.workbench.edited_model import anew
+from palimpsest.workbench.steps import anew
 from tests.problems import gaussian
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -89,6 +89,9 @@ def test_a_folder_of_the_first_format_is_read_and_gets_checksums(out: Path, base
     path = out / "palimpsest.json"
     content = json.loads(path.read_text())
     old = {name: value for name, value in content.items() if name not in ("sha256", "files")}
+    path.write_text(json.dumps(content | {"format": 1}))  # a checksum that is there counts
+    with pytest.raises(ResourceError, match=r"palimpsest\.json is damaged: it was changed since it was wri"):
+        folder.read_description(out)
     path.write_text(json.dumps(old | {"format": 1}))
     (out / "README.md").write_text("mine")
     assert len(written(base, out, 4)) == 4

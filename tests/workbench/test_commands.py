@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from palimpsest import cli
 from palimpsest.network.model import read_weight, write_weight
 from palimpsest.workbench.commands import edit_folder
-from palimpsest.workbench.edited_model import EditedModel, anew
+from palimpsest.workbench.edited_model import EditedModel
+from palimpsest.workbench.steps import anew
 from tests.editing import KINDS, double, same_bits, snapshot
 from tests.tiny import tiny_model
 from tests.workbench.edits import EDITOR, Killed, differing, facts, files_of, gap, told

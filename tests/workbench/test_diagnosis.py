@@ -7,9 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from palimpsest import cli
+from palimpsest.cache import SUM
 from palimpsest.errors import DataError, ResourceError, ScoreError
 from palimpsest.evaluation import stability
 from palimpsest.evaluation.responses import Decoding
@@ -18,6 +21,7 @@ from palimpsest.network.model import fingerprint, load, read_weight
 from palimpsest.workbench import diagnosis
 from palimpsest.workbench.diagnosis import diagnose_on_disk
 from palimpsest.workbench.edit_file import load_edit, save_edit
+from tests.disk import flip
 from tests.editing import stub_texts
 from tests.embedders import letters
 from tests.workbench.edits import facts, tiny_folder, written
@@ -126,6 +130,23 @@ def test_an_edit_in_a_file(made: Path, room: Path) -> None:
     pd.testing.assert_frame_equal(by_file.table, by_folder.table)
 
 
+def test_a_bit_of_an_edit_in_a_file_that_flips_is_seen(tmp_path: Path) -> None:
+    """In its matrices, and in what stands beside them; a file without a checksum is read."""
+    path = tmp_path / "one.safetensors"
+    save_edit(path, WeightDelta({0: torch.ones(2, 2)}, "base"), facts(1), "tiny")
+    message = r"holds no edit that can be read \(it was changed since it was written: its SHA-256 differs\)"
+    for at in (-1, path.read_bytes().index(b"base") + 7):
+        whole = path.read_bytes()
+        flip(path, at)
+        with pytest.raises(ResourceError, match=message):
+            load_edit(path)
+        path.write_bytes(whole)
+    with safe_open(path, "pt") as file:
+        about = {name: text for name, text in file.metadata().items() if name != SUM}
+    save_file({"layer-0": torch.zeros(2, 2, dtype=torch.float64)}, path, about)
+    assert not load_edit(path).edit.deltas[0].any()
+
+
 def test_an_edit_of_another_model_is_refused_before_anything_is_asked(made: Path, room: Path) -> None:
     from tests.tiny import tiny_model
 
@@ -145,8 +166,6 @@ def test_an_edit_of_another_model_is_refused_before_anything_is_asked(made: Path
 def test_what_is_missing_is_named(room: Path) -> None:
     (room / "junk.safetensors").write_text("junk")
     torch_file = room / "plain.safetensors"
-    from safetensors.torch import save_file
-
     save_file({"layer-0": torch.zeros(2, 2)}, torch_file)
     cases = [
         (

@@ -21,9 +21,10 @@ from palimpsest.errors import (
 )
 from palimpsest.network.model import load, read_weight, write_weight
 from palimpsest.types import EditRequest
-from palimpsest.workbench import edited_model
+from palimpsest.workbench import edited_model, steps
 from palimpsest.workbench.commands import edit_folder, undo
-from palimpsest.workbench.edited_model import EditedModel, rounded_weight
+from palimpsest.workbench.edited_model import EditedModel
+from palimpsest.workbench.steps import rounded_weight
 from palimpsest.workbench.work import Work
 from tests.editing import same_bits, snapshot
 from tests.tiny import tiny_model
@@ -293,7 +294,7 @@ def test_a_folder_that_cannot_be_moved(base: Path, tmp_path: Path, monkeypatch: 
 def test_a_weight_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     done = told(tiny_model("llama"), facts(2))
     before = snapshot(done.model)
-    monkeypatch.setattr(edited_model, "rounded_weight", lambda ledger: rounded_weight(ledger) * float("inf"))
+    monkeypatch.setattr(steps, "rounded_weight", lambda ledger: rounded_weight(ledger) * float("inf"))
     with pytest.raises(
         NonFiniteError, match=r"layer 0: a weight does not fit into torch.float32; nothing was"
     ):

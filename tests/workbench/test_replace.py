@@ -73,7 +73,6 @@ def test_an_error_leaves_the_old_fact(monkeypatch: pytest.MonkeyPatch) -> None:
 
     cases = [
         ("10", "x", LedgerError, "no fact '10' among the 3 that are held; nothing was replaced"),
-        ("1", " x", RequestError, "begins or ends with a space"),
         ("1", "", RequestError, "target is empty"),
         ("1", 7, RequestError, r"target is 7 \(int\); give it a text"),
         ("1", facts(3)[2], RequestError, "facts '2' and '1' both ask"),

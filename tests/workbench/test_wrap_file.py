@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from palimpsest.cli import app
@@ -20,6 +21,7 @@ from palimpsest.network.wraps import LayerWrap, Wrap
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.exact import sequence
 from palimpsest.workbench.wrap_file import load_wrap, save_wrap
+from tests.disk import flip
 from tests.editors.test_serac import INSIDE, embed, held
 from tests.network.test_wraps import EDITED, PAIRS
 from tests.tiny import tiny_model
@@ -61,6 +63,39 @@ def test_chosen_texts_need_their_embedder(tmp_path: Path) -> None:
         ResourceError, match="chosen by embeddings, and no embedder was given; pass embed=, the"
     ):
         load_wrap(file)
+
+
+def test_another_embedder_is_refused(tmp_path: Path) -> None:
+    """One of another width, which would fail at the first prompt, and one of the same, which would not."""
+    model, file = tiny_model("llama"), tmp_path / "edit.safetensors"
+    save_wrap(file, held(model), model.name)
+    told = "holds texts that were chosen with another embedder than the given one: "
+    with pytest.raises(
+        ResourceError, match=rf"{told}their embeddings have 3 numbers, and it makes 4; pass e"
+    ):
+        load_wrap(file, lambda texts: torch.ones(len(texts), 4).double())
+    with pytest.raises(
+        ResourceError, match=rf"{told}its embedding of a probe .* of -1\.000 with theirs, not"
+    ):
+        load_wrap(file, lambda texts: -embed(texts))
+    tensors = load_file(file)
+    with safe_open(file, "pt") as read:
+        about = {name: text for name, text in read.metadata().items() if name != "sha256"}
+    save_file(tensors | {"probe": torch.ones(())}, file, metadata=about)
+    with pytest.raises(ResourceError, match="holds no embedding of a probe text; give a file that save_wrap"):
+        load_wrap(file, embed)
+    save_file({"vectors": tensors["vectors"]}, file, metadata=about)  # as earlier versions wrote it
+    assert isinstance(load_wrap(file, lambda texts: -embed(texts)), ChosenContext)
+
+
+@pytest.mark.parametrize("kind", ["memory", "texts"])
+def test_a_bit_that_flips_is_seen(kind: str, tmp_path: Path) -> None:
+    model, file = tiny_model("llama"), tmp_path / "edit.safetensors"
+    save_wrap(file, wrap(model, EDITED) if kind == "memory" else held(model), "m")
+    load_wrap(file, embed)
+    flip(file)
+    with pytest.raises(ResourceError, match=r"\(it was changed since it was written: its SHA-256 differs\)"):
+        load_wrap(file, embed)
 
 
 def test_what_is_no_file_of_an_edit(tmp_path: Path) -> None:

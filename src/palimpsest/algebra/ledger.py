@@ -107,7 +107,7 @@ class EditLedger:
 
     @cached_property
     def base_sha256(self) -> str:
-        """Sha256 of W₀, see `palimpsest.algebra.ledger_file.tensor_sha256`."""
+        """Sha256 of W₀, see `palimpsest.cache.tensor_sha256`."""
         return tensor_sha256(self.base)
 
     @property

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palimpsest.algebra.ledger_facts import Facts
+from palimpsest.cache import tensor_sha256
 from palimpsest.errors import LedgerError, ResourceError
 from palimpsest.files import replacing
 
@@ -115,11 +116,12 @@ def append(saved: Saved, gone: Sequence[str], facts: Facts, ids: Sequence[str]) 
     head = MARK + len(content).to_bytes(LENGTH, "little") + hashlib.sha256(content).digest()
     size = saved.path.stat().st_size
     try:
-        with saved.path.open("r+b") as file:
+        with saved.path.open("r+b", buffering=0) as file:  # a buffer would be written after the cut, too
             try:
                 file.seek(size)
-                file.write(head + content)
-                file.flush()
+                rest = memoryview(head + content)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(size)
@@ -257,12 +259,3 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    """Sha256 of a tensor's dtype, shape and bits, independent of its device."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    flat = flat.as_strided(flat.shape, (1,))  # one number may have another stride
-    total = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    total.update(flat.view(torch.uint8).numpy().data)
-    return total.hexdigest()

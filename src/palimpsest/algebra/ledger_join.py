@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from palimpsest.algebra.ledger import PROJECTOR, EditLedger
-from palimpsest.algebra.ledger_file import tensor_sha256
+from palimpsest.cache import tensor_sha256
 from palimpsest.errors import LedgerError
 
 AT_ONCE = 1000

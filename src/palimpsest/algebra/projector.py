@@ -16,7 +16,6 @@ from torch import Tensor
 
 from palimpsest import cache
 from palimpsest.algebra.leading import leading_directions
-from palimpsest.algebra.ledger_file import tensor_sha256
 from palimpsest.algebra.spectrum import (
     CUTS,
     Cut,
@@ -24,6 +23,7 @@ from palimpsest.algebra.spectrum import (
     absolute,
     eigendirections,
 )
+from palimpsest.cache import tensor_sha256
 from palimpsest.errors import ProfileError, ShapeError, UnknownNameError
 
 REVISION = 1

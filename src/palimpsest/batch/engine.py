@@ -4,6 +4,7 @@ Snakemake is an extra and runs in a process of its own; nothing here imports it.
 """
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palimpsest import paths
-from palimpsest.batch.job import refusal_of
+from palimpsest.batch.estimates import Estimates
+from palimpsest.batch.job import noted, refusal_of
 from palimpsest.batch.jobs import Batch, Job, as_plan, batch_dir, expand, marker_of
+from palimpsest.batch.kubernetes import filled, storage_of, variables
 from palimpsest.batch.matrix import Matrix
 from palimpsest.batch.slots import gpus
-from palimpsest.errors import LostRunError, NotebookError, ProfileError, UnknownNameError
+from palimpsest.book.losses import FULL
+from palimpsest.errors import FullGpuError, LostRunError, NotebookError, ProfileError, UnknownNameError
 from palimpsest.files import as_json, locked, write_atomically
 
 ENGINES = {"node": "", "slurm": "slurm", "kubernetes": "kubernetes"}
@@ -30,7 +34,8 @@ def check_engine(engine: str) -> None:
 
     Raises:
         UnknownNameError: if there is none of that name.
-        ProfileError: if Snakemake, or the plugin for its executor, is not installed.
+        ProfileError: if Snakemake, or the plugin for its executor, is not installed, or its profile leaves
+            something of the cluster open.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, list(ENGINES))
@@ -41,9 +46,18 @@ def check_engine(engine: str) -> None:
     for module, remedy in needed.items():
         if importlib.util.find_spec(module) is None:
             raise ProfileError(f"{module} is not installed, which --profile {engine} needs; run {remedy}")
+    if engine == "kubernetes":
+        filled()
 
 
-def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra: Sequence[str] = ()) -> Batch:
+def run_batch(
+    matrix: Matrix,
+    engine: str = "node",
+    *,
+    dry: bool = False,
+    extra: Sequence[str] = (),
+    estimates: Estimates | None = None,
+) -> Batch:
     """Run what is due of a matrix; another call goes on with what is left.
 
     Args:
@@ -51,49 +65,53 @@ def run_batch(matrix: Matrix, engine: str = "node", *, dry: bool = False, extra:
         engine: a row of ``ENGINES``.
         dry: say what is due and what Snakemake would do, and do nothing.
         extra: further arguments of Snakemake.
+        estimates: plans by which jobs ask for memory and time; None for what the matrix says.
 
     Returns:
         What was due and what stood.
 
     Raises:
-        ProfileError: if the engine is not installed, or a job needs a GPU and this node shows none.
+        ProfileError: if the engine is not installed, a job needs a GPU and this node shows none, or a plan
+            was made on a CPU for jobs on GPUs.
         BusyError: if another batch runs in this checkout.
         NotebookError: after the last job, if any failed in a way that comes again.
+        FullGpuError: if those that failed did not fit into the memory of their GPUs.
         LostRunError: if those that failed lost their memory, GPU or node.
     """
     check_engine(engine)
     with locked(batch_dir() / "plan.json", 0):
-        batch = expand(matrix)
+        here = gpus() if engine == "node" else []
+        batch = expand(matrix, len(here) if engine == "node" else None)
         for job in batch.due:
             print(f"{job.name}: {job.reason}")
+        batch = batch if estimates is None else estimates.sized(batch, matrix)
         for name, reason in batch.left_out.items():
             print(f"{name} is {reason}")
         print(f"{len(batch.due)} jobs are due, {len(batch.standing)} results stand", flush=True)
         if not batch.due and (matrix.book is None or marker_of("book").is_file()):
             return batch
-        seen = _gpus(batch, engine)
-        plan = write_plan(batch, matrix, seen)
-        status = subprocess.call(command(plan, engine, len(seen), dry, extra), env=_environment())
+        if engine == "node":
+            _check_gpus(batch, len(here))
+        plan = write_plan(batch, matrix, here)
+        status = subprocess.call(command(plan, engine, len(here), dry, extra), env=_environment())
         if not dry:
-            _report(batch, status)
+            _report(batch, status, plan)
     return batch
 
 
-def _gpus(batch: Batch, engine: str) -> list[str]:
-    """GPUs to share out; those of a cluster are its scheduler's.
+def _check_gpus(batch: Batch, here: int) -> None:
+    """Check that this node has the GPUs of each job.
 
     Raises:
-        ProfileError: if a job needs one and there is none.
+        ProfileError: if a job needs more than there are.
     """
-    if engine != "node":
-        return []
-    found, needing = gpus(), [job.name for job in batch.due if job.gpu]
-    if needing and not found:
+    needing = max(batch.due, key=lambda job: job.gpu, default=None)
+    if needing is not None and needing.gpu > here:
+        wanted = "a GPU" if needing.gpu == 1 else f"{needing.gpu} GPUs"
         raise ProfileError(
-            f"{needing[0]} needs a GPU, and this node shows none (nvidia-smi, CUDA_VISIBLE_DEVICES); start "
-            "it on another, or give --profile slurm"
+            f"{needing.name} needs {wanted}, and this node shows {here or 'none'} (nvidia-smi, "
+            "CUDA_VISIBLE_DEVICES); start it on another, or give --profile slurm"
         )
-    return found
 
 
 def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
@@ -107,13 +125,14 @@ def write_plan(batch: Batch, matrix: Matrix, seen: Sequence[str]) -> Path:
     for name in (*(job.name for job in batch.due), "book", "fetch"):
         for place in (marker_of(name), refusal_of(name)):
             place.unlink(missing_ok=True)
+    (batch_dir() / "done").mkdir(parents=True, exist_ok=True)
     plan = batch_dir() / "plan.json"
     content = {
         "id": uuid.uuid4().hex,
         "folder": str(batch_dir()),
         "gpus": list(seen),
         "retries": matrix.retries,
-        "fetch": matrix.fetch,
+        "fetch": sorted({job.profile for job in batch.due}) if matrix.fetch else [],
         "book": matrix.book,
         "jobs": as_plan(batch.due),
     }
@@ -137,6 +156,7 @@ def command(plan: Path, engine: str, count: int, dry: bool = False, extra: Seque
         *("--workflow-profile", str(folder / "profiles" / engine), "--directory", str(paths.root())),
         *("--nolock", "--config", f"plan={plan}"),
         *(("--cores", str(os.cpu_count() or 1), "--resources", f"gpu={count}") if engine == "node" else ()),
+        *(storage_of(json.loads(plan.read_text("utf-8"))["id"]) if engine == "kubernetes" else ()),
         *(("--dry-run",) if dry else ()),
         *extra,
     ]
@@ -144,29 +164,36 @@ def command(plan: Path, engine: str, count: int, dry: bool = False, extra: Seque
 
 def _environment() -> dict[str, str]:
     """Of the engine: profiles of the user's home do not change what a batch does."""
-    return {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    return {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"} | variables()
 
 
-def _report(batch: Batch, status: int) -> None:
+def _report(batch: Batch, status: int, plan: Path) -> None:
     """Say what came of the jobs.
 
     Raises:
-        NotebookError, LostRunError: if any is not done.
+        NotebookError, FullGpuError, LostRunError: if any is not done.
     """
     left = [job for job in batch.due if not job.marker.is_file()]
     print(f"{len(batch.due) - len(left)} of {len(batch.due)} jobs are done", flush=True)
     if not left and status == 0:
         return
     logs = batch_dir() / "logs"
-    refused = [job for job in left if refusal_of(job.name).is_file()]
+    ends = {
+        job.name: noted(job.name, json.loads(plan.read_text("utf-8"))["id"]).get("status") for job in left
+    }
+    full = [job for job in left if ends[job.name] == FULL]
+    failed = [job for job in left if ends[job.name] not in (None, FULL)]
     waiting = [job for job in left if {other.name for other in left} & {*job.after}]
-    lost = [job for job in left if job not in refused and job not in waiting]
-    parts = [
-        f"{said}: {_names(jobs)}"
-        for said, jobs in (("failed", refused), ("lost or not begun", lost), ("waiting for those", waiting))
-        if jobs
-    ] or [f"Snakemake ended with status {status}"]
-    kind = NotebookError if refused or not left else LostRunError
+    lost = [job for job in left if job not in (*failed, *full, *waiting)]
+    said = {
+        "failed": failed,
+        "too large for their GPUs": full,
+        "lost or not begun": lost,
+        "waiting for those": waiting,
+    }
+    parts = [f"{what}: {_names(jobs)}" for what, jobs in said.items() if jobs]
+    parts = parts or [f"Snakemake ended with status {status}"]
+    kind = NotebookError if failed or not left else FullGpuError if full and not lost else LostRunError
     raise kind(
         f"{'; '.join(parts)}. Their logs are in {logs}; mend the cause, and the same command goes on with "
         "what is left"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from palimpsest import paths
 from palimpsest.book.profiles import known_notebooks, known_profiles
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Needs(BaseModel):
-    """What a job asks of a machine; a retry asks for half as much memory more.
+    """What a job asks of a machine; each retry asks for half as much memory and time more.
 
     Attributes:
         mem_mb: memory of the machine, in 10⁶ bytes.
@@ -27,6 +28,32 @@ class Needs(BaseModel):
     mem_mb: int = Field(default=64_000, gt=0)
     runtime: int = Field(default=720, gt=0)
     threads: int = Field(default=1, gt=0)
+
+
+class Least(BaseModel):
+    """What a job asks for at least, however little its plan says.
+
+    Attributes:
+        mem_mb: memory of the machine, in 10⁶ bytes: also of the interpreter and its libraries.
+        runtime: minutes.
+    """
+
+    model_config = STRICT
+    mem_mb: int = Field(default=16_000, gt=0)
+    runtime: int = Field(default=30, gt=0)
+
+
+class Margin(BaseModel):
+    """By what the numbers of a plan are multiplied, which the project tests it to keep to.
+
+    Attributes:
+        memory: of the host.
+        time: of a run.
+    """
+
+    model_config = STRICT
+    memory: float = Field(default=1.25, ge=1)
+    time: float = Field(default=2.0, ge=1)
 
 
 class Moments(BaseModel):
@@ -63,11 +90,16 @@ class Matrix(BaseModel):
         pages: names of notebooks, or ``all``.
         leave_out: what is not run after all.
         moments: profile -> second moments that are summed by shards.
-        needs: of every job.
-        needs_of: page -> what it needs instead.
-        retries: how often a job is tried again that lost its memory, GPU or node.
+        gpus: profile with ``device: auto`` -> GPUs that its model is spread over; by default all of the node.
+        needs: of jobs of which no plan tells.
+        needs_of: page -> what it needs, whatever a plan tells.
+        least: of jobs of which a plan tells.
+        margin: of what a plan tells.
+        retries: how often a job is tried again that lost its memory, GPU or node, or ran out of
+            time.
         book: profile that the book is built for at the end; null for none.
-        fetch: whether the embedded model and texts are fetched first, on the node that starts the batch.
+        fetch: whether models and texts are fetched first, on the node that starts the batch; jobs then do
+            without a network.
     """
 
     model_config = STRICT
@@ -76,8 +108,11 @@ class Matrix(BaseModel):
     pages: list[str] | Literal["all"] = "all"
     leave_out: list[LeftOut] = []
     moments: dict[str, Moments] = {}
+    gpus: dict[str, Annotated[int, Field(gt=0)]] = {}
     needs: Needs = Needs()
     needs_of: dict[str, Needs] = {}
+    least: Least = Least()
+    margin: Margin = Margin()
     retries: int = Field(default=2, ge=0)
     book: str | None = "laptop"
     fetch: bool = True
@@ -107,7 +142,7 @@ def load_matrix(path: Path | None = None) -> Matrix:
     path = path or matrix_file()
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError, ValueError) as error:
+    except UNREADABLE as error:
         raise ProfileError(
             f"{path}: cannot be read as YAML ({error}); it lists profiles and pages"
         ) from error
@@ -123,7 +158,7 @@ def load_matrix(path: Path | None = None) -> Matrix:
 def _check_names(matrix: Matrix, path: Path) -> None:
     pages = [] if matrix.pages == "all" else matrix.pages
     left_out = matrix.leave_out
-    profiles = [*matrix.profiles, *matrix.moments, *(pair.profile for pair in left_out)]
+    profiles = [*matrix.profiles, *matrix.moments, *matrix.gpus, *(pair.profile for pair in left_out)]
     profiles += [] if matrix.book is None else [matrix.book]
     notebooks = [*pages, *matrix.needs_of, *(pair.page for pair in left_out)]
     for kind, names, known in (

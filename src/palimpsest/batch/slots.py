@@ -1,4 +1,4 @@
-"""GPUs of one node as slots: a job holds one while it runs, by a lock file that its end releases."""
+"""GPUs of one node as slots: a job holds its own while it runs, by lock files that its end releases."""
 
 import os
 import shutil
@@ -6,13 +6,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from palimpsest.book.gpus import VISIBLE, pinned
 from palimpsest.errors import BusyError
 from palimpsest.files import locked
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 SCHEDULED = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 """Variables of schedulers that hand out devices themselves: there nothing is pinned."""
 
@@ -35,24 +35,36 @@ def scheduled() -> bool:
 
 
 @contextmanager
-def slot(names: Sequence[str], folder: Path, pause: float = 2.0) -> Iterator[str | None]:
-    """Hold one of some GPUs inside the block; one that is free is waited for.
+def slots(names: Sequence[str], folder: Path, count: int = 1, pause: float = 2.0) -> Iterator[dict[str, str]]:
+    """Hold some GPUs inside the block; they are waited for, and none is held meanwhile.
 
     Args:
-        names: the GPUs; None is held where there are none, or where a scheduler hands them out.
+        names: the GPUs of the node; nothing is held where there are none, or where a scheduler hands them
+            out.
         folder: of the lock files.
+        count: of those that are held together.
         pause: seconds between looks.
+
+    Yields:
+        Variables by which a process sees these alone.
     """
-    if not names or scheduled():
-        yield None
+    if not names or not count or scheduled():
+        yield {}
         return
     while True:
-        for name in names:
-            with ExitStack() as held:
-                try:
+        with ExitStack() as held:
+            taken: list[str] = []
+            for name in names:
+                with suppress(BusyError):
                     held.enter_context(locked(folder / f"{socket.gethostname()}-gpu-{name}", 0))
-                except BusyError:
-                    continue
-                yield name
-                return
+                    taken.append(name)
+                if len(taken) == count:
+                    yield _seeing(taken)
+                    return
         time.sleep(pause)
+
+
+def _seeing(names: Sequence[str]) -> dict[str, str]:
+    """As `pinned`; numbers that CUDA_VISIBLE_DEVICES lists keep the order in which it was set."""
+    listed = ",".join(names)
+    return {VISIBLE: listed} if VISIBLE in os.environ else pinned(listed)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from palimpsest.book.definitions import Definition, Package, WholeModule, is_text
 from palimpsest.files import write_atomically
-from palimpsest.results.tables import plain, table
+from palimpsest.results.prose import plain
+from palimpsest.results.tables import table
 
 WINGS = {
     "network": "Models and their weights",

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.results.long_runs import ARMS as ARMS
 
 
@@ -161,5 +162,5 @@ def _parsed(path: Path, content: bytes) -> Plan:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ProfileError(f"{path.name}: {faults}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error

@@ -30,8 +30,8 @@ from palimpsest.book.verdicts import write_verdicts
 from palimpsest.files import write_atomically
 from palimpsest.results import records
 from palimpsest.results.claims import judged, load_claims
-from palimpsest.results.prose import readable
-from palimpsest.results.tables import plain, table
+from palimpsest.results.prose import plain, readable
+from palimpsest.results.tables import table
 
 _LABEL = re.compile(r"^\([\w:.-]+\)=$", re.MULTILINE)
 NOT_DRAWN = (

@@ -7,7 +7,8 @@ from pathlib import Path
 from palimpsest import paths
 from palimpsest.files import write_atomically
 from palimpsest.results.printed_audit import Row, load_audit, prefix
-from palimpsest.results.tables import plain, table
+from palimpsest.results.prose import plain
+from palimpsest.results.tables import table
 
 PREFIXES: dict[str, str] = {
     "SC": "the composite Score of a row against its three parts",

@@ -7,9 +7,9 @@ from palimpsest.book.badges import anchor, raw
 from palimpsest.results.claims import PUBLISHED, Claim, Verdict, headline
 from palimpsest.results.labels import badge
 from palimpsest.results.printed_audit import agreement, load_audit
-from palimpsest.results.prose import readable
+from palimpsest.results.prose import plain, readable
 from palimpsest.results.rules import Entry
-from palimpsest.results.tables import plain, table
+from palimpsest.results.tables import table
 
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
 

@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from palimpsest import paths
 from palimpsest.book.changes import Side, changed_code
 from palimpsest.book.evidence import Evidence
+from palimpsest.book.execution import with_bar
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for, results_of
 from palimpsest.book.provenance import (
     DIRTY,
@@ -35,11 +36,11 @@ from palimpsest.book.provenance import (
     write_provenance,
 )
 from palimpsest.book.regression import DIGITS, Allowance, differences, load_tolerances
-from palimpsest.book.small_runs import small_run, with_shared, worktree
+from palimpsest.book.small_runs import small_run, with_shared, workplace, worktree
 from palimpsest.book.staleness import Inputs, file_hashes, inputs
 from palimpsest.book.standing import changed_settings, standing
 from palimpsest.errors import NotebookError, PalimpsestError, ProfileError
-from palimpsest.files import locked
+from palimpsest.files import UNREADABLE, locked
 
 
 class Numerical(BaseModel):
@@ -115,7 +116,7 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
     before, after = _revisions(source.stem, profile, made)
     old, _ = small_run(source.stem, before, made["inputs"]["code"])
     new, traced = small_run(source.stem, after, now.parts["code"])
-    with worktree(before) as root:
+    with workplace(source.stem) as around, worktree(before, around) as root:
         sides = [
             Side(
                 place,
@@ -174,9 +175,10 @@ def confirm_all(pages: Sequence[str] | None, profile: str, jobs: int = 1) -> Ite
             return False, str(error)
         return True, str(done) if done else f"{name}: stands already"
 
+    names = pages or known_notebooks()
     with ThreadPoolExecutor(jobs) as pool:
         failed = 0
-        for well, line in pool.map(one, pages or known_notebooks()):
+        for well, line in with_bar(pool.map(one, names), len(names), "confirming"):
             failed += not well
             yield line
     if failed:
@@ -229,7 +231,7 @@ def _carrying(page: str, profile: str) -> str:
 
 def _stands(page: str, profile: str, made: Mapping[str, Any], revision: str) -> bool:
     """Whether a result has the code of a revision: that is nearer than the one it was made with."""
-    with worktree(revision) as root:
+    with workplace(page) as place, worktree(revision, place) as root:
         source = root / "notebooks" / f"{page}.ipynb"
         then = inputs(source, parameters_for(load_profile(profile), source), made["files"], root)
     return then.parts["code"] == made["inputs"]["code"]
@@ -245,7 +247,7 @@ def tolerance(changed: Iterable[str]) -> float:
     try:
         content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else []
         rows = TypeAdapter(list[Numerical]).validate_python(content or [])
-    except (yaml.YAMLError, ValidationError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{file.name}: rows need definitions, relative and reason: {error}") from error
     names = {name for part in changed for name in (part, part.rpartition(".")[0])}
     return max([10.0**-DIGITS, *(row.relative for row in rows if names & set(row.definitions))])

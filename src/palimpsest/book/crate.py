@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from palimpsest import paths
+from palimpsest.book.execution import with_bar
 from palimpsest.book.profiles import Profile, known_notebooks, load_profile, results_of
 from palimpsest.book.provenance import not_vouched, path_of, read_provenance, record_files
 from palimpsest.book.standing import standing
 from palimpsest.errors import BookError
-from palimpsest.files import as_json, file_sha256, new_folder, replacing
+from palimpsest.files import UNREADABLE, as_json, file_sha256, new_folder, replacing
 from palimpsest.results.claims import headline, judged, load_claims
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def write_crate(profile: str, out: Path | None = None) -> Path:
         raise BookError(f"{place} exists; remove it, or choose another place with --out")
     crate = _described(setting)
     _add_verdicts(crate)
-    for name in pages:
+    for name in with_bar(pages, len(pages), "packing"):
         _add_page(crate, name, setting)
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix == ".zip":
@@ -129,7 +130,7 @@ def citation(file: Path) -> dict[str, Any]:
     needed = ("title", "abstract", "authors", "version", "license", "date-released", "keywords")
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise BookError(f"{file} cannot be read ({error}); take it back from the history") from error
     lacking = [key for key in needed if not isinstance(content, dict) or not content.get(key)]
     if lacking:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from palimpsest import paths
 from palimpsest.book.definitions import Definition
@@ -21,6 +21,7 @@ from palimpsest.book.execution import Traced
 from palimpsest.book.liveness import HEAD
 from palimpsest.book.staleness import NOTEBOOK, Inputs
 from palimpsest.errors import NotebookError, ProfileError
+from palimpsest.files import UNREADABLE
 
 
 class NotReached(BaseModel):
@@ -51,7 +52,7 @@ def declared() -> list[NotReached]:
     try:
         content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else []
         return TypeAdapter(list[NotReached]).validate_python(content or [])
-    except (yaml.YAMLError, ValidationError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{file.name}: rows need definitions and reason: {error}") from error
 
 

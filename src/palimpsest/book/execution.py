@@ -7,28 +7,41 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from palimpsest import paths
 from palimpsest.book.dependencies import Reached
 from palimpsest.book.formats import UNUSED, nbformat
-from palimpsest.book.losses import is_loss
+from palimpsest.book.gpus import pinned
+from palimpsest.book.losses import is_full, is_loss
 from palimpsest.book.normalise import normalise
 from palimpsest.book.page_code import COMPUTE, SHOW, part_of
 from palimpsest.book.parameters import read_parameters
 from palimpsest.book.tracing import CALLS, EXTENSION, GPU, SHOWING, TRACE
-from palimpsest.errors import LostRunError, NotebookError, PalimpsestError
+from palimpsest.errors import FullGpuError, LostRunError, NotebookError, PalimpsestError
 from palimpsest.files import write_atomically
 from palimpsest.results import records
+
+T = TypeVar("T")
 
 CELL_TIMEOUT = 1200
 """Seconds after which nbval gives up on a cell."""
 
-NBVAL = f"import sys; sys.modules[{UNUSED!r}] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-"""A process that runs pytest, in whatever revision, and starts as fast as `palimpsest.book.formats` does."""
+NBVAL = f"""
+import os, sys, threading
+sys.modules[{UNUSED!r}] = None
+above = os.dup(0)
+threading.Thread(target=lambda: (os.read(above, 1), os._exit(1)), daemon=True).start()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""A process that runs pytest, in whatever revision, and starts as fast as `palimpsest.book.formats` does.
+
+It ends with the one that started it, whose end of its input is closed then, however that ended.
+"""
 
 UNHASHED = ("", "book")
 """Modules, or wings, that hand out names and run notebooks; what a result is made by lies elsewhere."""
@@ -90,7 +103,8 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
 
     Raises:
         NotebookError: if a cell failed; a partial copy lies in the staging folder.
-        LostRunError: if that was for want of memory, or the GPU or the kernel was lost.
+        LostRunError: if that was for want of memory, or the GPU or the kernel was lost; a FullGpuError where
+            it was the memory of a GPU.
     """
     import papermill
 
@@ -111,7 +125,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     except PalimpsestError:
         raise
     except Exception as error:  # papermill, nbclient and jupyter_client each have their own
-        kind = LostRunError if is_loss(error) else NotebookError
+        kind = FullGpuError if is_full(error) else LostRunError if is_loss(error) else NotebookError
         raise kind(_failure(source, error)) from error
     notebook = normalise(nbformat.read(output, as_version=4))
     write_atomically(output, (nbformat.writes(notebook) + "\n").encode())
@@ -139,9 +153,19 @@ def nbval_run(source: Path, staging: Path, extra: Mapping[str, str] | None = Non
     command = [sys.executable, "-c", NBVAL, "-q", "-p", "no:cacheprovider", *options, str(source)]
     with surroundings(source, staging) as values:
         whole = {**os.environ, **values, CALLS: "1", **(extra or {})}
-        done = subprocess.run(command, cwd=source.parents[1], env=whole, capture_output=True, text=True)
-    if done.returncode:
-        raise NotebookError(f"{source.stem} failed under nbval:\n{_end(done.stdout + done.stderr)}")
+        with subprocess.Popen(
+            command,
+            cwd=source.parents[1],
+            env=whole,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()
+    if process.returncode:
+        raise NotebookError(f"{source.stem} failed under nbval:\n{_end(said)}")
 
 
 def _end(text: str, lines: int = 60) -> str:
@@ -152,11 +176,12 @@ def _end(text: str, lines: int = 60) -> str:
 def surroundings(source: Path, staging: Path, gpu: str | None = None) -> Iterator[dict[str, str]]:
     """Environment variables of a kernel that collects its files in one folder and traces itself.
 
-    IPython gets a folder of its own, so that no setting of the user's home changes a result.
+    IPython gets a folder of its own, so that no setting of the user's home changes a result. It lies in the
+    staging folder, which the next run removes where this one is killed.
     """
     cells = nbformat.read(source, as_version=4).cells
     showing = [cell.source for cell in cells if cell.cell_type == "code" and part_of(cell) == SHOW]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=staging, prefix="ipython.") as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         (profile / "ipython_kernel_config.py").write_text(f'c.IPKernelApp.extensions = ["{EXTENSION}"]\n')
@@ -168,7 +193,7 @@ def surroundings(source: Path, staging: Path, gpu: str | None = None) -> Iterato
             "IPYTHONDIR": folder,
             "TOKENIZERS_PARALLELISM": "false",
             "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the home folder
-        } | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        } | ({} if gpu is None else pinned(gpu))
 
 
 def trace_file(staging: Path) -> Path:
@@ -199,6 +224,23 @@ def keep_partial(source: Path, staging: Path, profile: str) -> Path | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(output, kept)
     return kept
+
+
+def with_bar(found: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """What was found of each page, with a bar for somebody who looks on, which is out of the way of it.
+
+    Args:
+        found: one for each page.
+        total: number of pages.
+        what: is done.
+    """
+    from tqdm import tqdm  # reads its variables when it is imported, which a command sets before
+
+    with tqdm(total=total, desc=what, unit="page", disable=None, leave=False) as bar:
+        for one in found:
+            bar.clear()
+            yield one
+            bar.update()
 
 
 def in_own_process(command: Sequence[str], jobs: int) -> int:

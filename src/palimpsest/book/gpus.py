@@ -11,6 +11,11 @@ from palimpsest.errors import ResourceError
 
 QUERY = ("index", "name", "uuid", "memory.total", "driver_version")
 
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+
+BY_BUS = "PCI_BUS_ID"
+"""Order in which ``nvidia-smi`` numbers GPUs; CUDA's own begins with the fastest."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -47,6 +52,11 @@ def gpus() -> list[Gpu]:
             memory = int(row[3]) if row[3].isdigit() else 0
             found.append(Gpu(int(row[0]), row[1], row[2], memory, row[4]))
     return found
+
+
+def pinned(names: str) -> dict[str, str]:
+    """Variables by which a process sees some GPUs alone, by the numbers of ``nvidia-smi``."""
+    return {VISIBLE: names, ORDER: BY_BUS}
 
 
 def check_gpu(wanted: str | None) -> None:
@@ -90,7 +100,7 @@ def used(torch: Any) -> dict[str, Any]:
     count = cuda.device_count()
     peaks = [cuda.max_memory_allocated(number) for number in range(count)]
     number = max(range(count), key=peaks.__getitem__)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get(VISIBLE)
     return {
         "name": cuda.get_device_name(number),
         "count": count,

@@ -12,7 +12,7 @@ from palimpsest.book.formats import nbformat
 from palimpsest.book.gallery import figures
 from palimpsest.book.profiles import results_of
 from palimpsest.errors import DataError, UnknownNameError
-from palimpsest.files import write_atomically
+from palimpsest.files import UNREADABLE, write_atomically
 from palimpsest.results import records
 from palimpsest.results.prose import filled
 
@@ -45,7 +45,7 @@ def load_headlines(path: Path | None = None) -> list[Headline]:
     file = path or paths.book_dir() / FILE
     try:
         return TypeAdapter(list[Headline]).validate_python(yaml.safe_load(file.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file}: cannot be read as headlines ({error}); see those of book/{FILE}") from error
 
 

@@ -12,7 +12,8 @@ from palimpsest import paths
 from palimpsest.errors import BookError
 from palimpsest.files import write_atomically
 from palimpsest.resources import PINS
-from palimpsest.results.tables import plain, table
+from palimpsest.results.prose import plain
+from palimpsest.results.tables import table
 
 DESCRIPTIONS = ("PROVENANCE.md", "README.md")
 """Files of a folder of data that say where it comes from."""

@@ -14,7 +14,7 @@ import yaml
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
-from palimpsest.files import locked, write_atomically
+from palimpsest.files import UNREADABLE, locked, write_atomically
 
 LOCAL = ".local.yaml"
 """Ending of a copy that was made for a profile."""
@@ -38,7 +38,7 @@ def model_files() -> dict[str, dict[str, Any]]:
 def _read(path: Path, changed: int) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     return content if isinstance(content, dict) else {}
 

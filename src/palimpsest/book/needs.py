@@ -23,14 +23,21 @@ from palimpsest.book.page_code import COMPUTE, SETUP, part_of
 from palimpsest.book.profiles import Profile, has_page, parameters_for
 from palimpsest.book.staleness import texts_of
 from palimpsest.errors import NotebookError, ProfileError
+from palimpsest.files import UNREADABLE
 
 LABELS: dict[str, frozenset[str]] = {
     "10_uncertainty": frozenset({"ft", "ft_l", "kn", "mend", "ike"}),
     "16_general_ability": frozenset({"alphaedit_plus"}),
-    "24_other_editors": frozenset({"mend", "serac"}),
+    "24_other_editors": frozenset({"instruct_edit", "mend", "serac"}),
     "25_harder_questions": frozenset({"serac"}),
 }
 """Notebook -> editors that its code names only to tell them apart; it asks where a parameter names them."""
+
+FILES = ("data", "counterfact_file")
+"""Parameters that name a file of facts in place of the project's own."""
+
+COUNTS = ("facts", "at", "base")
+"""Parameters that are a number of facts, or several."""
 
 REGIME = ("regime", "regimes")
 """Parameters that name rows of ``regimes`` in the model's settings."""
@@ -104,7 +111,7 @@ def _sequences() -> dict[str, dict[str, Any]]:
         return {}
     try:
         return dict(yaml.safe_load(path.read_text("utf-8")) or {})
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML, or holds no mapping: {error}") from error
 
 
@@ -149,7 +156,26 @@ def left_out(profile: Profile, notebook: Path, overrides: Mapping[str, Any] | No
         return "not in this profile, which gives no sizes for it"
     parameters = parameters_for(profile, notebook, overrides)
     lack = needs(notebook, parameters).lacking(str(parameters.get("model", profile.model)))
-    return f"not for this model: {lack}" if lack else ""
+    return f"not for this model: {lack}" if lack else _short_of_facts(parameters)
+
+
+def _short_of_facts(parameters: Mapping[str, Any]) -> str:
+    """Whether a page asks for more facts than the project has, without a file of more; empty if not."""
+    if any(parameters.get(name) for name in FILES):
+        return ""
+    asked = {name: parameters[name] for name in COUNTS if name in parameters}
+    most = {name: max(value) if isinstance(value, list) else value for name, value in asked.items() if value}
+    table = paths.root() / "data" / "facts" / "triples.csv"
+    known = len(table.read_text("utf-8").splitlines()) - 1 if table.is_file() else 0
+    for name, value in most.items():
+        if known and isinstance(value, int) and value > known:
+            files = [file for file in FILES if file in parameters]
+            remedy = f", or a file of more with {files[0]}" if files else ""
+            return (
+                f"short of facts: {name} asks for {value:,}, and the project has {known:,}, seven in ten "
+                f"of them for tests; give fewer{remedy}"
+            )
+    return ""
 
 
 def require(profile: Profile, notebook: Path, overrides: Mapping[str, Any] | None = None) -> None:

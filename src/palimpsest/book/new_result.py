@@ -7,6 +7,7 @@ so that every cell can be replaced by the real one while the checks stay green.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from palimpsest.book.formats import nbformat, v4
 from palimpsest.book.profiles import known_notebooks
 from palimpsest.errors import NotebookError
 from palimpsest.files import locked, write_atomically
-from palimpsest.results.tables import plain
+from palimpsest.results.prose import plain
 
 NAME = re.compile(r"(?P<number>[0-9]{2})_(?P<stem>[a-z][a-z0-9]*(?:_[a-z0-9]+)*)")
 LONGEST = 60
@@ -123,9 +124,15 @@ def new_result(name: str, title: str, question: str = "What is found?") -> Made:
         _check_label(label)
         with_page = _with_page(contents, name, title)
         content = nbformat.writes(_skeleton(name, title, label, question)) + "\n"
-        write_atomically(notebook, content.encode())
-        write_atomically(test, TEST.format(name=name).encode())
-        write_atomically(contents, with_page.encode())
+        try:
+            write_atomically(notebook, content.encode())
+            write_atomically(test, TEST.format(name=name).encode())
+            write_atomically(contents, with_page.encode())
+        except BaseException:
+            for path in (notebook, test):
+                with suppress(OSError):
+                    path.unlink()
+            raise
     return Made(notebook, test, contents, ROW.format(name=name))
 
 

@@ -18,6 +18,7 @@ from palimpsest.book.arms import ARMS, plan
 from palimpsest.book.model_files import lend_settings
 from palimpsest.book.parameters import merged, read_parameters
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 
 
 class Profile(BaseModel):
@@ -123,7 +124,7 @@ def load_profile(name: str) -> Profile:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs model, description and machine")

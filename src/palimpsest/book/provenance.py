@@ -21,7 +21,7 @@ from typing import Any
 
 from palimpsest import paths
 from palimpsest.book.staleness import SCHEME, Inputs
-from palimpsest.files import as_json, file_sha256, sweep, write_atomically
+from palimpsest.files import UNREADABLE, as_json, file_sha256, sweep, write_atomically
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 DECISIVE = ("torch", "transformers", "numpy")
@@ -57,7 +57,7 @@ def read_provenance(stem: str, folder: Path) -> dict[str, Any]:
     """The provenance of a result; empty if there is none or it cannot be read."""
     try:
         content = json.loads(path_of(stem, folder).read_text("utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from palimpsest.book.profiles import carried_smoke
 from palimpsest.errors import DataError
+from palimpsest.files import UNREADABLE
 from palimpsest.results import records
 
 DIGITS = 6
@@ -87,7 +88,7 @@ def load_tolerances(path: Path | None = None) -> Tolerances:
     file = path or tolerances_file()
     try:
         return Tolerances.model_validate(yaml.safe_load(file.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{file}: no allowances can be read from it ({error}); restore it from git"
         ) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from palimpsest.book.execution import Traced, surroundings, trace_file
+from palimpsest.book.execution import Traced, surroundings, trace_file, with_bar
 from palimpsest.book.formats import NotebookNode, nbformat
 from palimpsest.book.normalise import INJECTED, normalise, with_current_sources
 from palimpsest.book.page_code import PARAMETERS, SETUP, SHOW, part_of
@@ -90,7 +90,7 @@ def _rendered(source: Path, setting: Profile, folder: Path, out: Path | None = N
             f"{source.stem}: cells that compute have changed since the run, so that what they showed cannot "
             "be kept; run the page, or confirm its result"
         )
-    shown, files = _drawn(source, setting, folder)
+    shown, files = _drawn(source, setting, folder, staged=out is None)
     page = with_current_sources(executed, present, stands=stands, shown=shown)
     assert page is not None
     place = copy if out is None else out / source.name
@@ -141,15 +141,20 @@ def render_all(
             return False, str(error)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for well, line in pool.map(one, names):
+        for well, line in with_bar(pool.map(one, names), len(names), "drawing"):
             failed += not well
             yield line
     if failed:
         raise NotebookError(f"{failed} pages could not be drawn again; the reasons are above")
 
 
-def _drawn(source: Path, setting: Profile, folder: Path) -> tuple[dict[str, NotebookNode], tuple[str, ...]]:
-    """Cells that show something, executed, by their id; and the data files that they read."""
+def _drawn(
+    source: Path, setting: Profile, folder: Path, staged: bool
+) -> tuple[dict[str, NotebookNode], tuple[str, ...]]:
+    """Cells that show something, executed, by their id; and the data files that they read.
+
+    With the result's lock held they are executed in a folder beside it, which `clean_up` finds after a kill.
+    """
     import nbclient
 
     notebook = nbformat.read(source, as_version=4)
@@ -158,7 +163,8 @@ def _drawn(source: Path, setting: Profile, folder: Path) -> tuple[dict[str, Note
     given = "\n".join(f"{name} = {value!r}" for name, value in parameters_for(setting, source).items())
     first = next((n for n, cell in enumerate(notebook.cells) if parts[cell.id] == PARAMETERS), -1)
     notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(given, id=INJECTED))
-    with tempfile.TemporaryDirectory() as place, surroundings(source, Path(place)) as values:
+    staging = tempfile.TemporaryDirectory(dir=folder if staged else None, prefix=f"{source.stem}.tmp.")
+    with staging as place, surroundings(source, Path(place)) as values:
         own = {records.RECORDS: str(folder), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         client = nbclient.NotebookClient(
             notebook,

@@ -28,7 +28,7 @@ from palimpsest.book.execution import (
 )
 from palimpsest.book.formats import nbformat
 from palimpsest.book.gpus import check_gpu
-from palimpsest.book.losses import LOST
+from palimpsest.book.losses import FULL, LOST
 from palimpsest.book.needs import check_needed, left_out, require
 from palimpsest.book.normalise import with_current_sources
 from palimpsest.book.page_code import COMPUTE, SHOW, notebook_code
@@ -111,7 +111,8 @@ def run_notebook(
         ResourceError: if there is no such GPU.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
             earlier results are untouched.
-        LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost.
+        LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost; a
+            FullGpuError where a GPU's memory did not suffice.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
@@ -135,7 +136,7 @@ def run_notebook(
             except _FailedError as error:
                 kept = keep_partial(source, staging, profile)
                 partial = f", the partial copy is {kept}" if kept else ""
-                kind = LostRunError if isinstance(error.__cause__, LostRunError) else NotebookError
+                kind = type(error.__cause__) if isinstance(error.__cause__, LostRunError) else NotebookError
                 raise kind(f"{error}; earlier results are untouched{partial}") from error
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
@@ -310,7 +311,7 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         codes = [found[name] if name in found else one(name) for name in names]
     ran = [name for name, code in zip(names, codes, strict=True) if code == 0]
     failed = [name for name, code in zip(names, codes, strict=True) if code]
-    later = all(code in (None, 0, LOST) for code in codes)
+    later = all(code in (None, 0, LOST, FULL) for code in codes)
     elapsed = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - begun))
     print(f"{len(names)} notebooks, {len(ran)} run, {len(failed)} failed, {elapsed}", flush=True)
     if failed:

@@ -13,9 +13,9 @@ from palimpsest.book.profiles import (
 from palimpsest.book.standing import standing_of_seed
 from palimpsest.results.claims import Claim, Verdict, load_records, verdict
 from palimpsest.results.labels import badge
-from palimpsest.results.prose import readable
+from palimpsest.results.prose import plain, readable
 from palimpsest.results.rules import Entry
-from palimpsest.results.tables import plain, table
+from palimpsest.results.tables import table
 
 
 def seeds_with_results(folder: Path, notebook: str) -> list[int]:

@@ -7,9 +7,8 @@ that computes them is the same. Records and traces are kept in ``build/confirm``
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from palimpsest.book.parameters import parameters_cell, read_parameters
 from palimpsest.book.profiles import find_notebook
 from palimpsest.book.provenance import git
 from palimpsest.errors import NotebookError
+from palimpsest.files import beside, leftovers, locked, sweep
 from palimpsest.results import records
 
 RESOURCES = ("models", "resources", "text")
@@ -52,13 +52,8 @@ def small_run(page: str, revision: str, code: str) -> tuple[dict[str, Any], Trac
     kept = paths.build_dir() / "confirm" / f"{page}-{code[:12]}-{short_hash(sizes)[:8]}"
     record = kept / f"{page}.json"
     if not record.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            worktree(revision) as root,
-            _little_computed(_shared(root)) as cache,
-            tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as place,
-        ):
-            staging = Path(place) / page
+        with workplace(page) as place, worktree(revision, place) as root:
+            staging, cache = place / page, _little_computed(place / "cache", _shared(root))
             staging.mkdir()
             settings = {"PALIMPSEST_ROOT": str(root), "PYTHONPATH": str(root / "src")}
             settings |= {"PALIMPSEST_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
@@ -109,33 +104,54 @@ def _resize(source: Path, sizes: str) -> None:
 
 
 @contextmanager
-def worktree(revision: str) -> Iterator[Path]:
-    """A checkout of a revision, removed at the end of the block.
+def workplace(page: str) -> Iterator[Path]:
+    """Folder for what a page's confirmation makes on the way, in ``build/confirm``; one process has it.
+
+    What a process that was killed left of it, and git's note of its checkout, are removed first. Blocks of
+    one page do not stand in one another.
+    """
+    place = paths.build_dir() / "confirm" / page
+    with locked(place):
+        for left in leftovers(place):
+            _forget(left)
+        sweep(place)
+        with beside(place) as folder:
+            yield folder
+
+
+def _forget(folder: Path) -> None:
+    """Remove git's notes of checkouts in a folder; it keeps one itself if it was killed while it made it."""
+    with suppress(OSError, subprocess.CalledProcessError):  # without git there is nothing to forget
+        notes = Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")) / "worktrees"
+        for note in notes.glob("*/gitdir"):
+            if Path(note.read_text("utf-8").strip()).is_relative_to(folder.resolve()):
+                shutil.rmtree(note.parent)
+
+
+@contextmanager
+def worktree(revision: str, place: Path) -> Iterator[Path]:
+    """A checkout of a revision in a folder, removed at the end of the block.
 
     Raises:
         NotebookError: if git cannot make it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "checkout"
-        try:
-            git("worktree", "add", "--detach", str(place), revision)
-        except subprocess.CalledProcessError as error:
-            raise NotebookError(
-                f"revision {revision} cannot be checked out: {error.stderr.strip()}"
-            ) from error
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-            git("worktree", "prune")
+    root = place / "checkout"
+    try:
+        git("worktree", "add", "--detach", str(root), revision)
+    except subprocess.CalledProcessError as error:
+        raise NotebookError(f"revision {revision} cannot be checked out: {error.stderr.strip()}") from error
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        git("worktree", "prune")
 
 
-@contextmanager
-def _little_computed(statistics: Path) -> Iterator[Path]:
+def _little_computed(folder: Path, statistics: Path) -> Path:
     """A cache with what was fetched and second moments, so that a run computes everything else."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in RESOURCES:
-            if (paths.cache_dir() / name).is_dir():
-                (Path(folder) / name).symlink_to(paths.cache_dir() / name, target_is_directory=True)
-        (Path(folder) / STATISTICS).symlink_to(statistics, target_is_directory=True)
-        yield Path(folder)
+    folder.mkdir()
+    for name in RESOURCES:
+        if (paths.cache_dir() / name).is_dir():
+            (folder / name).symlink_to(paths.cache_dir() / name, target_is_directory=True)
+    (folder / STATISTICS).symlink_to(statistics, target_is_directory=True)
+    return folder

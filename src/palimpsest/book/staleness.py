@@ -22,6 +22,7 @@ from palimpsest.book.arms import ARMS
 from palimpsest.book.dependencies import Reached, Vocabulary, dependencies, short_hash
 from palimpsest.book.page_code import SHOW, NotebookCode, notebook_code
 from palimpsest.errors import ProfileError
+from palimpsest.files import UNREADABLE
 
 SCHEME = 2
 """How hashes are made; 1 was by file."""
@@ -217,7 +218,7 @@ def _asked(
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         content = _parsed(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     return content if isinstance(content, dict) else {}
 

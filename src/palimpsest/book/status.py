@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from palimpsest.book.execution import with_bar
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, own_seed, seed_folder
 from palimpsest.book.provenance import path_of
 from palimpsest.book.standing import Standing, standing_of_seed
@@ -48,7 +49,7 @@ def entries(profile: str, seed: int | None = None) -> list[Entry]:
     setting, names = load_profile(profile), known_notebooks()
     if seed is not None:
         names = [name for name in names if own_seed(setting, find_notebook(name)) is not None]
-    return [entry(name, profile, seed) for name in names]
+    return list(with_bar((entry(name, profile, seed) for name in names), len(names), "looking"))
 
 
 def shown(found: list[Entry]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,16 @@ PACKAGES = (
     "pandas",
     "papermill",
 )
+
+OPTIONAL = {
+    "peft": ("PEFT adapters", "-e '.[adapters]'"),
+    "gguf": ("GGUF files", "gguf"),
+    "rocrate": ("`palimpsest crate`", "-e '.[crate]'"),
+    "snakemake": ("`palimpsest batch`", "-e '.[batch]'"),
+    "lm-eval": ("general ability by lm-eval", "-r requirements.ability.lock -e '.[ability]'"),
+    "playwright": ("the check of the book in a browser", "-e '.[dev]'"),
+}
+"""Package that is not always needed -> what for, and how pip installs it in a clone."""
 
 GIB = 2**30
 
@@ -67,7 +78,9 @@ def doctor(
 
     Example: palimpsest doctor
     """
-    found = list(findings())
+    from tqdm import tqdm
+
+    found = list(tqdm(findings(), "looking", unit="thing", disable=None, leave=False))
     for one in found:
         typer.echo(str(one))
     missing = sum(bool(one.remedy) for one in found)
@@ -85,6 +98,10 @@ def findings() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         yield _package(name)
+    for name in OPTIONAL:
+        yield _optional(name)
+    if find_spec("playwright"):
+        yield _browser()
     yield _looked("checkout", _checkout, "Set PALIMPSEST_ROOT to a clone of the project")
     yield Finding("processor", f"{os.cpu_count()} cores; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}")
     yield _memory()
@@ -104,6 +121,21 @@ def _package(name: str) -> Finding:
         return Finding(name, version(name))
     except PackageNotFoundError:
         return Finding(name, "not installed", "Install the project again: pip install -e .")
+
+
+def _optional(name: str) -> Finding:
+    use, what = OPTIONAL[name]
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, f"not installed; for {use}: python -m pip install {what}")
+
+
+def _browser() -> Finding:
+    from palimpsest.book.browser_check import BROWSERS, find_browser
+
+    none = f"none on PATH; the check of the book takes {', '.join(BROWSERS)}: apt-get install chromium"
+    return Finding("browser", find_browser() or none)
 
 
 def _looked(what: str, look: Callable[[], str], remedy: str) -> Finding:

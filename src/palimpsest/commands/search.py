@@ -64,8 +64,8 @@ def trace(
         "seed": seed,
         "every": every,
     }
-    found = traced(load(model, device=device), cases, **asked)
-    report = TraceReport(found, published_layers(model))
+    edited = published_layers(model)
+    report = TraceReport(traced(load(model, device=device), cases, **asked), edited)
     report.write(csv, json)
     if figure is not None:
         _draw(report, figure)
@@ -87,18 +87,12 @@ def _draw(report: "TraceReport", path: Path) -> None:
 
 def published_layers(model: str) -> dict[str, tuple[int, ...]]:
     """Layers to which MEMIT writes by the settings on file: of this model, or of all where it has none."""
-    from palimpsest.editors.settings import editor_settings, known_models
-    from palimpsest.errors import ProfileError
+    from palimpsest.editors.settings import known_models, layers_on_file
 
     known = known_models()
     names = [model] if model in known else sorted({path.stem for path in known.values()})
-    found = {}
-    for name in names:
-        try:
-            found[name] = tuple(editor_settings(name, "memit")["layers"])
-        except ProfileError:
-            continue  # a file without that method
-    return found
+    found = {name: layers_on_file(name, "memit") for name in names}
+    return {name: layers for name, layers in found.items() if layers}
 
 
 def tune(
@@ -116,8 +110,13 @@ def tune(
     ] = None,
     batch: Annotated[int, typer.Option(min=2, help="Facts that every candidate writes.")] = 48,
     settings: Annotated[
-        str, typer.Option(help="Model in config/models whose settings hold what is not searched.")
-    ] = "smollm2-135m",
+        str | None,
+        typer.Option(
+            help="Model in config/models whose settings hold what is not searched; default the model's own, "
+            "derived where it has none.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of the facts and of the bootstrap.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Begin anew, whatever the files hold.")] = False,
     device: Device = "cpu",
@@ -128,6 +127,7 @@ def tune(
     Every editor has six candidates, tried in turns. Each writes one batch of facts that the model knows; its
     score is the worst margin to 95 % efficacy, 85 % generalisation and 5 points of specificity lost. Scores
     are rows of OUT with the ending .search.csv as soon as they are known: killed, the same command goes on.
+    What is not searched is as on file for the model or derived for it, with the reasons in the file.
     Facts of a file are not to be used in an evaluation afterwards; those of the project are of its validation
     split.
 
@@ -135,15 +135,17 @@ def tune(
     """
     from palimpsest.datasets import counterfact_style, load_cases_of, load_facts
     from palimpsest.network.model import load
-    from palimpsest.studies.settings_search import Search, facts_for, run_search, searched
+    from palimpsest.studies.settings_search import Search, base_of, facts_for, run_search, searched
 
     names = searched([name.strip() for name in editors.split(",") if name.strip()])
-    cases = load_cases_of(facts).cases if facts else None
-    net = load(model, device=device)
+    cases, net = load_cases_of(facts).cases if facts else None, load(model, device=device)
     drawn = cases or counterfact_style(load_facts(), seed=seed, split="validation")
-    known = facts_for(net, drawn, batch, names, settings)
+    base = base_of(net, names, out, settings)
+    for derived in base.derived.values():
+        typer.echo(f"{derived}\n")
+    known = facts_for(net, drawn, batch, names, base)
     done = run_search(
-        Search(net, known, out, names, settings, seed), minutes, replace, waiting(no_wait), typer.echo
+        Search(net, known, out, names, base, seed), minutes, replace, waiting(no_wait), typer.echo
     )
     typer.echo(f"\n{done}\n")
     left = len(done.search.planned()) - len(done.rows)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from palimpsest.book.losses import LOST, is_loss
-from palimpsest.errors import DataError, LostRunError, PalimpsestError, ResourceError
+from palimpsest.book.losses import FULL, LOST, is_full, is_loss
+from palimpsest.errors import DataError, FullGpuError, LostRunError, PalimpsestError, ResourceError
 from palimpsest.files import special
 
 UNSAID = 3
@@ -36,9 +36,9 @@ class OneMessage(TyperGroup):
     """Commands whose errors are one message each; ``--debug``, before or after the command, adds a traceback.
 
     An expected error of the package exits with status 2, a loss of memory, of the GPU or of a kernel, after
-    which the same command may succeed, with 75, an interrupt by the user with 130, and any other error, which
-    is a fault of the package, with 70: its message says in which file the work was, what the cause is, and
-    how to report it.
+    which the same command may succeed, with 75, a GPU whose memory does not suffice with 69, an interrupt by
+    the user with 130, and any other error, which is a fault of the package, with 70: its message says in
+    which file the work was, what the cause is, and how to report it.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -62,12 +62,14 @@ class OneMessage(TyperGroup):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever reads the output has gone
             if is_loss(error):
-                stop(ctx, error, lost(error), LOST)
+                stop(ctx, error, lost(error), FULL if is_full(error) else LOST)
             stop(ctx, error, unexpected(error, ctx.invoked_subcommand or ""), FAILED)
 
 
 def status_of(error: PalimpsestError) -> int:
-    """Exit status of an expected error: 75 where the same command may succeed later, else 2."""
+    """Exit status of an expected error: 69 for a full GPU, 75 where the same command may succeed, else 2."""
+    if isinstance(error, FullGpuError) or is_full(error):
+        return FULL
     return LOST if isinstance(error, LostRunError) or is_loss(error) else 2
 
 

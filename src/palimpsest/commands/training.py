@@ -1,7 +1,7 @@
 """The command that trains the networks of trained editors."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -57,7 +57,7 @@ def train(
 
     Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
     """
-    from palimpsest.editors.mend import network_file
+    from palimpsest.editors.mend import network_file, trained_file
     from palimpsest.network.model import fingerprint, load
     from palimpsest.training.hypernetworks import Plan
     from palimpsest.training.hypernetworks import train as trained
@@ -69,10 +69,21 @@ def train(
     place = out or network_file(fingerprint(net), kind)
     found = trained(net, kinds, plan, place, {"model": net.name, "data": sources})
     best = min(found.about["curve"], key=lambda row: row["loss"])
-    typer.echo(
-        f"{place}: {steps} steps, the best after {best['step']}; of validation facts edited one at a time, "
-        f"{100 * best['own']:.0f} % prefer the new object to the true one in their own words, and "
-        f"{100 * best['reworded']:.0f} % reworded"
+    typer.echo(f"{place}: {steps} steps, the best after {best['step']}; {_preferred(best)}")
+    if out is not None or trained_file(net, kind) != place:
+        typer.echo(
+            f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
+        )
+
+
+def _preferred(point: Mapping[str, float]) -> str:
+    """What a point of the curves says of the new objects beside the true ones."""
+    if "own" not in point:
+        return "no validation fact names its true object, with which the new one could be compared"
+    reworded = f", and {100 * point['reworded']:.0f} % reworded" if "reworded" in point else ""
+    return (
+        f"of validation facts edited one at a time, {100 * point['own']:.0f} % prefer the new object to the "
+        f"true one in their own words{reworded}"
     )
 
 
@@ -102,7 +113,9 @@ def _kinds(
     for path, instruction, pattern in zip(data, told, patterns or [""] * len(data), strict=True):
         loaded = load_cases_of(path, strict=False)  # a prompt asked twice is learnt once
         split = training_split(_matching(loaded.cases, pattern, path), facts)
-        kinds.append(Kind(path.name, instruction, split.training, split.validation))
+        kinds.append(
+            Kind(" ".join(filter(None, (path.name, pattern))), instruction, split.training, split.validation)
+        )
         sources.append(
             {
                 "file": path.name,

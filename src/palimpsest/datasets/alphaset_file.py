@@ -53,6 +53,8 @@ def load_alphaset(path: str | Path) -> AlphaSet:
     for number, line in enumerate(lines, start=2):
         try:
             members.append(_member(json.loads(line)))
+        except RecursionError:
+            rejected.append(Rejected(number, "its brackets are nested too deeply"))
         except (ValueError, TypeError) as error:
             rejected.append(Rejected(number, str(error)))
     if rejected:
@@ -136,8 +138,8 @@ def _line(name: str, record: dict[str, Any]) -> str:
 def _head(path: str | Path, line: str) -> dict[str, Any]:
     try:
         head = json.loads(line)
-    except json.JSONDecodeError as error:
-        head = {"not JSON": error.msg}
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, or brackets too deep
+        head = {}
     kinds = {"alphaset": int, "name": str, "members": int, "recipe": dict}
     fits = isinstance(head, dict) and all(isinstance(head.get(key), kind) for key, kind in kinds.items())
     if not fits or head["alphaset"] != FORMAT:

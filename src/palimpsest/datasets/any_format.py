@@ -117,9 +117,11 @@ def load_cases_of(path: str | Path, strict: bool = True) -> Loaded:
             an id or a prompt with its subject; the message lists them.
     """
     asked: set[str] = set()
+    read_as: set[str] = set()
 
     def parse(record: Mapping[str, Any], _: int) -> EvalCase:
         try:
+            read_as.add(form_of(record).name)
             case = parse_case(record)
         except RecursionError:
             raise DataError("its brackets are nested too deeply") from None
@@ -132,7 +134,8 @@ def load_cases_of(path: str | Path, strict: bool = True) -> Loaded:
         raise DataError(f"{path}: is {kind} and no file; write what it gives to a file, and read that")
     loaded = load_cases(path, parse, strict=False)
     if loaded.rejected and strict:
-        raise refusal(path, loaded.rejected, "correct the file; nothing was edited")
+        form = " and ".join(sorted(read_as))
+        raise refusal(path, loaded.rejected, "correct the file; nothing was edited", form)
     if not loaded.cases:
         raise DataError(
             f"{path}: holds no fact; write one JSON object with prompt, subject and target per line"
@@ -244,7 +247,7 @@ def _pairs(prompts: Any, answers: Any, field: str) -> Iterator[tuple[str, str]]:
         if not isinstance(prompt, str) or not prompt.strip():
             raise DataError(f"field {field!r} must be a list of texts, not {prompts!r}")
         if text:
-            yield prompt, text
+            yield prompt.strip(), text
 
 
 def _first(answer: Any) -> str:

@@ -17,7 +17,7 @@ import yaml
 
 from palimpsest.datasets.files import Rejected, read_text, refusal
 from palimpsest.errors import DataError, UnknownNameError
-from palimpsest.files import file_sha256
+from palimpsest.files import UNREADABLE, file_sha256
 from palimpsest.paths import package_root
 from palimpsest.types import SLOT
 
@@ -204,7 +204,7 @@ def _read_relations(path: Path) -> dict[str, Relation]:
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: must map property ids to relations")

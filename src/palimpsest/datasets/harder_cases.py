@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from palimpsest.errors import RequestError
-from palimpsest.types import EditRequest, Probe
+from palimpsest.types import EditRequest, Probe, joined
 
 CRITERIA = (
     "logical_generalisation",
@@ -285,12 +285,12 @@ class LongFormCase:
         by its property or by its object, is left out: it is not true any more.
         """
         request, subject = self.request, self.passage.entity
-        found = [Claim(subject, f"{request.text} {request.target}", True)]
+        found = [Claim(subject, joined(request.text, request.target), True)]
         for passage in (self.passage, *self.related):
             if passage is not self.passage and any(subject in held for held in passage.required.values()):
-                found.append(Claim(passage.entity, f"{request.text} {request.target}", True))
+                found.append(Claim(passage.entity, joined(request.text, request.target), True))
             if self.target_true:
-                found.append(Claim(passage.entity, f"{request.text} {self.target_true}", False))
+                found.append(Claim(passage.entity, joined(request.text, self.target_true), False))
         for passage in (self.passage, *self.related):
             for name, values in passage.required.items():
                 for value in values:

@@ -17,6 +17,7 @@ import yaml
 from palimpsest.datasets.facts import Fact, FactSet, load_facts
 from palimpsest.datasets.files import read_text
 from palimpsest.errors import DataError, RequestError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.paths import package_root
 from palimpsest.types import SLOT, Item, Task
 
@@ -134,10 +135,11 @@ def pair_tasks(path: str | Path = PAIRS) -> tuple[Task, ...]:
     Raises:
         DataError: if the file is malformed; the message lists the sentences and the reasons.
     """
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(text)
         rows = {name: list(_rows(part)) for name, part in content.items()}
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not pairs by task and phenomenon ({error})") from error
     tasks, faults = [], []
     for name, sentences in rows.items():

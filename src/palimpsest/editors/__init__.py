@@ -6,7 +6,7 @@ A new method is one file with a subclass of `palimpsest.editors.base.Editor`, an
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,10 +118,24 @@ def editor_for(name: str, model: str | EditableModel, **overrides: object) -> Ed
     asked(name)
     if name not in EDITORS:
         raise UnknownNameError("editor", name, list(EDITORS))
+    called = model if isinstance(model, str) else model.name
+    return editor_with(name, settings_for(model, name) | overrides, called)
+
+
+def editor_with(name: str, settings: Mapping[str, Any], called: str) -> Editor:
+    """Make an editor with settings that are all given.
+
+    Args:
+        name: a key of EDITORS.
+        settings: keyword arguments of the editor.
+        called: name of the model that they are for, for messages.
+
+    Raises:
+        ProfileError: if the editor has no such setting, or its value is out of range.
+    """
     try:
-        editor: Editor = EDITORS[name].editor(**(settings_for(model, name) | overrides))
+        editor: Editor = EDITORS[name].editor(**settings)
     except ValidationError as error:
-        called = model if isinstance(model, str) else model.name
         raise ProfileError(f"settings of {name} for {called}: {error}") from error
     return editor
 

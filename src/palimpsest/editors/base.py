@@ -129,6 +129,10 @@ class Editor:
         """Compute what the method needs of the unedited model; entries already present are kept."""
         return prepared or Prepared()
 
+    def learnt(self, model: EditableModel) -> str:
+        """Hash of what the editor learnt beforehand for a model; empty for one that is not trained."""
+        return ""
+
     def begin(self, prepared: Prepared | None = None, score: Score | None = None) -> State:
         """State of a sequence before its first edit.
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from palimpsest import cache
 from palimpsest.editors.ultraedit import SMALLEST, Running
 from palimpsest.errors import ModelError, ResourceError
 from palimpsest.files import replacing
@@ -108,7 +109,7 @@ class Hypernetwork(nn.Module):
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors, head))
+            temporary.write_bytes(save(tensors, cache.vouched(tensors, head)))
 
 
 def base_of(path: Path) -> str:
@@ -132,7 +133,7 @@ def read(path: Path) -> Hypernetwork:
         net = Hypernetwork(layers, (width[0], width[1]), tensors["left"].shape[2])
         net.load_state_dict(tensors)
         net.about = json.loads(head["about"])
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except cache.UNREADABLE as error:
         raise ResourceError(f"{path}: a damaged hypernetwork ({error}); {REMAKE}") from error
     return net
 
@@ -142,7 +143,8 @@ def _opened(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
         tensors = load(path.read_bytes())  # through Python's own reading, which a traced run notices
         with safe_open(path, "pt") as handle:
             head = handle.metadata() or {}
-    except (OSError, SafetensorError) as error:
+        cache.require_sum(tensors, head)
+    except cache.UNREADABLE as error:
         raise ResourceError(f"{path}: no readable hypernetwork ({error}); {REMAKE}") from error
     if head.get("format") != FORMAT or "base" not in head:
         raise ResourceError(f"{path}: holds {head.get('format', 'something')!r}, not {FORMAT!r}; {REMAKE}")

@@ -32,7 +32,7 @@ from palimpsest.errors import ProfileError, RequestError
 from palimpsest.network.apply import PromptContext
 from palimpsest.network.model import EditableModel, fingerprint
 from palimpsest.network.tokens import encode
-from palimpsest.types import EditRequest, Probe
+from palimpsest.types import EditRequest, Probe, joined
 
 Embed = Callable[[Sequence[str]], Float64[Tensor, "n d"]]
 """Texts -> one embedding each (n, d), float64."""
@@ -62,8 +62,8 @@ class Demonstration:
         """Text of the demonstration: the fact and one answered prompt, as a paragraph."""
         answered = {
             "copy": _statement(self.request),
-            "update": f"{self.rewording} {self.request.target}",
-            "retain": f"{self.elsewhere.prompt} {self.elsewhere.target}",
+            "update": joined(self.rewording, self.request.target),
+            "retain": joined(self.elsewhere.prompt, self.elsewhere.target),
         }[kind]
         return f"{FACT.format(_statement(self.request))}{answered}.\n\n"
 
@@ -111,7 +111,7 @@ class Ike(Editor):
         facts = [FACT.format(_statement(request)) for request in requests]
         text = "".join([*reversed(paragraphs), *facts])
         tokens = len(encode(model.tokenizer, model.context + text))
-        longest = model.net.config.max_position_embeddings
+        longest = model.config.max_position_embeddings
         if tokens + ROOM > longest:
             raise RequestError(
                 f"{len(requests)} facts behind {len(shown)} demonstrations make {tokens} tokens of the "
@@ -152,4 +152,4 @@ def nearness(texts: Float[Tensor, "n d"], queries: Float[Tensor, "m d"]) -> Floa
 
 
 def _statement(request: EditRequest) -> str:
-    return f"{request.text} {request.target}"
+    return joined(request.text, request.target)

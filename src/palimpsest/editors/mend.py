@@ -29,6 +29,7 @@ from palimpsest.editors.hypernetwork import Hypernetwork, base_of, read, require
 from palimpsest.editors.settings import Layers
 from palimpsest.editors.ultraedit import features
 from palimpsest.errors import NonFiniteError, ResourceError
+from palimpsest.files import file_sha256
 from palimpsest.memory.settings import ContextSettings
 from palimpsest.network.apply import WeightDelta
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
@@ -103,6 +104,14 @@ class Mend(WeightEditor):
         """Nothing is needed of the unedited model but its network, which the first edit looks for."""
         return start(model, prepared, ContextSettings(count=0), (), 0)
 
+    def learnt(self, model: EditableModel) -> str:
+        """Hash of the file of the network.
+
+        Raises:
+            ResourceError: if no network was trained for these weights.
+        """
+        return file_sha256(trained_file(model, self.trained_as, self.network))
+
     def _prefixes(self) -> tuple[str, ...]:
         """Texts before each fact, over which its loss is averaged."""
         return ("",)
@@ -150,7 +159,16 @@ def network_file(base: str, kind: str) -> Path:
 
 
 def trained_for(model: EditableModel, kind: str, file: str | None = None) -> Hypernetwork:
-    """The network that was trained for a model's weights: one that the project carries, or from the cache.
+    """The network that was trained for a model's weights, on its device; arguments as `trained_file`.
+
+    Raises:
+        ResourceError: if there is none; the message names the command that trains it.
+    """
+    return read(trained_file(model, kind, file)).to(model.device)
+
+
+def trained_file(model: EditableModel, kind: str, file: str | None = None) -> Path:
+    """The file of the network that was trained for a model's weights: the project's own, or in the cache.
 
     Args:
         model: unedited.
@@ -165,7 +183,7 @@ def trained_for(model: EditableModel, kind: str, file: str | None = None) -> Hyp
     places = [Path(file).expanduser()] if file else [*carried, network_file(base, kind)]
     for path in places:
         if path.exists() and base_of(path) == base:
-            return read(path).to(model.device)
+            return path
     looked = " and ".join(str(path) for path in places)
     raise ResourceError(
         f"no network of {kind} was trained for these weights of {model.name} (looked for {looked}); train "

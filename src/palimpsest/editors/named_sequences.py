@@ -11,7 +11,7 @@ from palimpsest import paths
 from palimpsest.editors import EDITORS, editor_for, settings_for
 from palimpsest.editors.base import WeightEditor
 from palimpsest.editors.sequential import Sequential
-from palimpsest.editors.settings import alphaset_settings, asked, regime_settings
+from palimpsest.editors.settings import alphaset_settings, asked, regime_settings, yaml_mapping
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.network.model import EditableModel
 
@@ -25,19 +25,20 @@ def configurations() -> dict[str, dict[str, Any]]:
     """Every row of ``config/sequences.yaml``: name -> host and overrides.
 
     Raises:
-        ProfileError: if the file is not YAML, or a row is not a mapping with a host.
+        ProfileError: if the file cannot be read, is not YAML, or a row is not a mapping with a host.
     """
     path = paths.root() / "config" / "sequences.yaml"
-    try:
-        rows = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path.name} is not YAML: {error}") from error
-    if not isinstance(rows, dict):
-        raise ProfileError(f"{path.name} holds no mapping; it needs a row for each sequence, name: settings")
-    bad = [name for name, row in rows.items() if not isinstance(row, dict) or "host" not in row]
+    rows = yaml_mapping(path, "a row for each sequence, name: settings")
+    bad = [
+        str(name)
+        for name, row in rows.items()
+        if not isinstance(row, dict)
+        or not isinstance(row.get("host"), str)
+        or not all(isinstance(word, str) for word in (name, *row))
+    ]
     if bad:
         raise ProfileError(f"{path.name}: {', '.join(bad)} need a host, the editor whose settings they use")
-    return dict(rows)
+    return rows
 
 
 def configuration(name: str, model: str | EditableModel, regime: str = "", **overrides: Any) -> Sequential:

@@ -29,7 +29,7 @@ from palimpsest.errors import ProfileError, RequestError
 from palimpsest.network.chosen import ChosenContext, Embed
 from palimpsest.network.embedder import embedder
 from palimpsest.network.model import EditableModel, fingerprint
-from palimpsest.types import EditRequest
+from palimpsest.types import EditRequest, joined
 
 Pair = tuple[str, str]
 """(statement of a fact, prompt)."""
@@ -189,7 +189,7 @@ class Serac(Editor):
                 "with the embedder in use; pass scope=calibrated_threshold(embed, inside, outside)"
             )
         embed = state.embed or embedder()
-        statements = [f"{fact.text} {fact.target}" for fact in state.facts]
+        statements = [joined(fact.text, fact.target) for fact in state.facts]
         texts = tuple(FACT.format(statement) for statement in statements)
         return ChosenContext(texts, embed(statements), self.scope.threshold, embed, base=fingerprint(model))
 

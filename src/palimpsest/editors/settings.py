@@ -5,11 +5,12 @@ embedded model the result of a search on validation facts. Every field is checke
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
@@ -54,11 +55,18 @@ def models_dir() -> Path:
 
 
 def known_models() -> dict[str, Path]:
-    """Short names and hub ids of all models with settings -> settings file."""
+    """Short names and hub ids of all models with settings -> settings file.
+
+    Raises:
+        ProfileError: if a file cannot be read, is not YAML, or its section ``also`` is no list of names.
+    """
     names: dict[str, Path] = {}
     for path in sorted(models_dir().glob("*.yaml")):
         names[path.stem] = path
-        names |= dict.fromkeys(_read(path).get("also", []), path)
+        also = _read(path).get("also", [])
+        if not isinstance(also, list) or not all(isinstance(name, str) for name in also):
+            raise ProfileError(f"{path.name}, section also: {also!r:.60} is no list of names; write [NAME]")
+        names |= dict.fromkeys(also, path)
     return names
 
 
@@ -67,16 +75,43 @@ def editor_settings(model: str, editor: str) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: if the model has no settings file.
-        ProfileError: if the file has no section for the editor or is not YAML.
+        ProfileError: if the file has no section for the editor, cannot be read or is not YAML.
     """
     asked(editor)
-    name, content = _of_model(model)
-    if editor not in content.get("editors", {}):
+    known = editors_on_file(model)
+    if editor not in known:
         raise ProfileError(
-            f"{name} has no settings for editor {editor!r}; it has "
-            f"{', '.join(content.get('editors', {}))}. Add a section or pass an editor object"
+            f"{known_models()[model].name} has no settings for editor {editor!r}; it has "
+            f"{', '.join(known)}. Add a section or pass an editor object"
         )
-    return dict(content["editors"][editor])
+    return known[editor]
+
+
+def editors_on_file(model: str) -> dict[str, dict[str, Any]]:
+    """Settings of all editors in the file of one model: editor -> keyword arguments; often not of every one.
+
+    Raises:
+        UnknownNameError: if the model has no settings file.
+        ProfileError: if the file cannot be read or is not YAML, or the section is no such mapping.
+    """
+    return _rows(*_of_model(model), "editors")
+
+
+def layers_on_file(model: str, editor: str) -> tuple[int, ...]:
+    """Layers that an editor changes by a model's settings file; empty if that has no such editor.
+
+    Raises:
+        UnknownNameError: if the model has no settings file.
+        ProfileError: if the file cannot be read, or the layers there are none.
+    """
+    row = editors_on_file(model).get(editor)
+    if row is None:
+        return ()
+    try:
+        return TypeAdapter(Layers).validate_python(row.get("layers"))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ProfileError(f"settings of {editor} for {model}: layers: {reason}") from error
 
 
 def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
@@ -86,7 +121,7 @@ def alphaset_settings(model: str) -> dict[str, dict[str, Any]]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file is not YAML.
     """
-    return dict(_of_model(model)[1].get("alphaset", {}))
+    return _rows(*_of_model(model), "alphaset")
 
 
 def regimes(model: str) -> dict[str, dict[str, Any]]:
@@ -96,7 +131,7 @@ def regimes(model: str) -> dict[str, dict[str, Any]]:
         UnknownNameError: if the model has no settings file.
         ProfileError: if the file is not YAML.
     """
-    return dict(_of_model(model)[1].get("regimes", {}))
+    return _rows(*_of_model(model), "regimes")
 
 
 def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
@@ -118,7 +153,7 @@ def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
     if regime not in known:
         raise UnknownNameError(f"regime of {model}", regime, list(known))
     row = known[regime]
-    if not isinstance(row, dict) or not isinstance(row.get("every"), dict):
+    if not isinstance(row.get("every"), dict):
         raise ProfileError(
             f"regime {regime} of {model} needs a mapping 'every', the settings of all sequences"
         )
@@ -149,10 +184,42 @@ def _of_model(model: str) -> tuple[str, dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return yaml_mapping(path, "a section 'editors'")
+
+
+def _rows(name: str, content: Mapping[str, Any], section: str) -> dict[str, dict[str, Any]]:
+    """A section of a settings file whose rows are settings by name; empty if it is not there."""
+    rows = content.get(section, {})
+    if not isinstance(rows, dict):
+        raise ProfileError(f"{name}, section {section}: {rows!r:.60} is no mapping; write NAME: {{settings}}")
+    for key, row in rows.items():
+        if not isinstance(row, dict) or not all(isinstance(word, str) for word in (key, *row)):
+            raise ProfileError(
+                f"{name}, section {section}: row {key!r} holds {row!r:.60}; write settings there, name: value"
+            )
+    return {key: dict(row) for key, row in rows.items()}
+
+
+def yaml_mapping(path: Path, needs: str) -> dict[Any, Any]:
+    """Content of a settings file, which is a mapping.
+
+    Args:
+        path: of the file.
+        needs: what it should hold, for the message of one that holds something else.
+
+    Raises:
+        ProfileError: if the file cannot be read, is not YAML, or holds no mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ProfileError(
+            f"{path} cannot be read ({error}); restore it, or check its permissions"
+        ) from error
+    except RecursionError as error:
+        raise ProfileError(f"{path.name} is not YAML that can be read: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that does not exist
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ProfileError(f"{path.name} holds no mapping; it needs a section 'editors'")
+        raise ProfileError(f"{path.name} holds no mapping; it needs {needs}")
     return content

@@ -35,7 +35,9 @@ class Step:
 def run_key(model: EditableModel, editor: Editor, facts: Sequence[EditRequest | EvalCase]) -> dict[str, Any]:
     """What a run of any editor depends on, whatever is asked of it: the first part of a study's cache key."""
     settings: Any = editor
+    learnt = editor.learnt(model)
     return {
+        **({"learnt": learnt} if learnt else {}),
         "model": fingerprint(model),
         "method": type(editor).__name__,
         "sequence": asdict(settings),

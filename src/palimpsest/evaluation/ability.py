@@ -210,7 +210,7 @@ def _answer(task: Task, item: Item, answers: Answers, mine: slice) -> tuple[int,
 
 def _require_room(model: EditableModel, tasks: Sequence[Task]) -> None:
     """Refuse items that do not fit into the context together with their longest option."""
-    room = int(model.net.config.max_position_embeddings)
+    room = int(model.config.max_position_embeddings)
     for task in tasks:
         for item in task.items:
             options = max(len(encode_target(model.tokenizer, option)) for option in item.options)

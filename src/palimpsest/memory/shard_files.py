@@ -4,11 +4,12 @@ A shard is one file for each layer, in the format of `palimpsest.memory.moments.
 in JSON, which is written last and vouches for them by their SHA-256.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from palimpsest import cache
 from palimpsest.errors import ShardError, UnknownNameError
@@ -20,6 +21,8 @@ from palimpsest.resources import PINS
 Products = Literal["float64", "float32"]
 """Dtype of the products K Kᵀ of one forward pass. ``float32`` is for cards that are slow in float64: each
 product then has relative errors of about 1e-7, and the sum over passes is in float64 all the same."""
+
+SUM_AGAIN = "delete it and sum its shard again"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,10 @@ class Shard:
         """How the names of its files begin."""
         return f"shard-{self.number:04d}-of-{self.of:04d}"
 
+    def file(self, layer: int | str) -> str:
+        """Name of the file of a layer."""
+        return f"{self.stem}.layer-{int(layer):03d}.safetensors"
+
     def within(self, batches: int) -> range:
         """Its forward passes among all of them.
 
@@ -142,6 +149,28 @@ class Shard:
         return range((self.number - 1) * batches // self.of, self.number * batches // self.of)
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What the manifest of a shard says.
+
+    Attributes:
+        keys: `Keys.as_dict`.
+        shard: its number, from 1.
+        of: number of shards.
+        tokens: number of keys in its sums.
+        files: layer -> name of its file and that file's SHA-256.
+    """
+
+    keys: dict[str, Any]
+    shard: int
+    of: int
+    tokens: int
+    files: dict[str, tuple[str, str]]
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
 def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     """What the manifests in a folder say, in the order of their names.
 
@@ -151,19 +180,27 @@ def manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("shard-*-of-*.json")):
         try:
-            found[path] = dict(json.loads(path.read_text("utf-8")))
+            found[path] = asdict(_MANIFEST.validate_json(path.read_bytes()))
+            shard = Shard(found[path]["shard"], found[path]["of"])
+            strange = [name for layer, (name, _) in found[path]["files"].items() if name != shard.file(layer)]
+            if path.stem != shard.stem or strange:
+                raise ValueError(f"it is of {shard.stem} and names {', '.join(strange) or 'its files'}")
+        except ValidationError as error:
+            fault = error.errors()[0]
+            reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ")
+            raise ShardError(f"{path} cannot be read ({reason}); {SUM_AGAIN}") from error
         except (OSError, ValueError) as error:
-            raise ShardError(f"{path} cannot be read ({error}); delete it and sum its shard again") from error
+            raise ShardError(f"{path} cannot be read ({error}); {SUM_AGAIN}") from error
     return found
 
 
 def require_same(path: Path, content: Mapping[str, Any], keys: Keys) -> None:
-    """Refuse a shard of other keys.
+    """Refuse a shard of other keys, or one that lacks a layer.
 
     Raises:
         ShardError: if it is; the message says in what they differ.
     """
-    there, wanted = content.get("keys", {}), keys.as_dict()
+    there, wanted = content["keys"], keys.as_dict()
     differing = [
         f"{name} {there.get(name)}, not {value}" for name, value in wanted.items() if there.get(name) != value
     ]
@@ -171,6 +208,9 @@ def require_same(path: Path, content: Mapping[str, Any], keys: Keys) -> None:
         raise ShardError(
             f"{path} is of other keys: {'; '.join(differing)}. Give each work a folder of its own"
         )
+    lacking = [str(layer) for layer in keys.layers if str(layer) not in content["files"]]
+    if lacking:
+        raise ShardError(f"{path} names no file of layer {', '.join(lacking)}; {SUM_AGAIN}")
 
 
 def require_room(folder: Path, keys: Keys, shard: Shard) -> None:

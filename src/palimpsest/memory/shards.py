@@ -5,10 +5,10 @@ the order of the sums in float64 differs. A shard that was interrupted goes on f
 The merged moments are the files that `palimpsest.memory.moments.key_statistics` looks for.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -68,7 +68,7 @@ def sum_shard(
     manifest = place / f"{shard.stem}.json"
     with locked(place / shard.stem):
         require_room(place, keys, shard)
-        if manifest.is_file() and not damaged(place, json.loads(manifest.read_text("utf-8"))):
+        if manifest.is_file() and not damaged(place, manifests(place)[manifest]):
             return manifest
         read = statistics_texts() if texts is None else texts
         windows = token_windows(model.tokenizer, read, keys.tokens, keys.window)
@@ -76,7 +76,7 @@ def sum_shard(
         sums = _summed(model, keys, shard, windows, partial, save_every)
         files = {}
         for layer, moment in sums.items():
-            path = place / f"{shard.stem}.layer-{layer:03d}.safetensors"
+            path = place / shard.file(layer)
             sweep(path)
             with cache.sealed(path) as temporary:
                 moment.save(temporary)
@@ -85,7 +85,8 @@ def sum_shard(
         content = {"keys": keys.as_dict(), "shard": shard.number, "of": shard.of, "tokens": count}
         write_atomically(manifest, as_json({**content, "files": files}))
         for path in (partial, cache.seal_of(partial)):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the shard is there; what is left is replaced by the next one
+                path.unlink(missing_ok=True)
     return manifest
 
 

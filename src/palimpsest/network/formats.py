@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.errors import ModelError
+from palimpsest.network.sources import unreadable
 
 ADAPTER = "adapter_config.json"
 """The file by which a folder of PEFT is known."""
@@ -41,9 +42,16 @@ def source_of(name: str) -> Source:
             is returned as it is.
 
     Raises:
-        ModelError: if the file is no GGUF, a folder holds several, an adapter does not name its model, or the
-            library that reads the format is not installed.
+        ModelError: if the file is no GGUF, a folder holds several, an adapter does not name its model, the
+            library that reads the format is not installed, or something may not be read.
     """
+    try:
+        return _format_of(name)
+    except OSError as error:
+        raise unreadable(name, error) from error
+
+
+def _format_of(name: str) -> Source:
     path = Path(name)
     if path.suffix.casefold() == ".gguf" and path.is_file():
         return _gguf(path)

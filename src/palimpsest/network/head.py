@@ -28,7 +28,7 @@ def logits_of(model: EditableModel, states: Float[Tensor, "*n d"]) -> Float[Tens
         states: as `final_states`, or the ``last_hidden_state`` of the network's body.
     """
     found = model.net.get_submodule(model.family.head)(states)
-    cap = getattr(model.net.config, model.family.cap) if model.family.cap else None
+    cap = getattr(model.config, model.family.cap) if model.family.cap else None
     return found if cap is None else cap * torch.tanh(found / cap)
 
 

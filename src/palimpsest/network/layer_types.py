@@ -20,13 +20,13 @@ SLIDING = "sliding_attention"
 
 def type_of(model: EditableModel, layer: int) -> str:
     """Type of a layer; empty where the configuration names no types, so that all layers are alike."""
-    types = getattr(model.net.config, "layer_types", None)
+    types = getattr(model.config, "layer_types", None)
     return str(types[layer]) if types else ""
 
 
 def window_of(model: EditableModel, kind: str) -> int | None:
     """Positions that layers of a type attend to, their own included; None for all."""
-    window = getattr(model.net.config, "sliding_window", None)
+    window = getattr(model.config, "sliding_window", None)
     return window if kind in (SLIDING, "") else None
 
 

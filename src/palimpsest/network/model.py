@@ -13,7 +13,8 @@ from weakref import ref
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from palimpsest.cache import digest
@@ -21,10 +22,11 @@ from palimpsest.errors import ModelError, ScoreError, SiteError
 from palimpsest.network.embedded import unpacked_model
 from palimpsest.network.families import FAMILIES as FAMILIES
 from palimpsest.network.families import Family as Family
+from palimpsest.network.fitting import context_fits, tensors_fit, tokens_fit
 from palimpsest.network.formats import Source, merged, source_of
 from palimpsest.network.placement import connected, placed
 from palimpsest.network.proposal import refused, without_data
-from palimpsest.network.sources import EMBEDDED, check_source, fits, unusable
+from palimpsest.network.sources import EMBEDDED, check_source, unusable
 from palimpsest.network.tokens import encode, pad
 from palimpsest.types import Shown
 
@@ -96,6 +98,11 @@ class EditableModel(Shown):
         """Device of the first weights, on which all passes begin and end and all else is computed."""
         return torch.device(next(self.net.parameters()).device)
 
+    @property
+    def config(self) -> Any:
+        """Configuration of the network; of the part that reads text, where it has others for images."""
+        return self.net.config.get_text_config()
+
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt, after the context where one is installed."""
         return encode(self.tokenizer, self.before(prompt) + prompt)
@@ -110,7 +117,7 @@ class EditableModel(Shown):
         Raises:
             ScoreError: otherwise.
         """
-        most = getattr(self.net.config, "max_position_embeddings", None)
+        most = getattr(self.config, "max_position_embeddings", None)
         if most is not None and tokens > most:
             shown = f"{text[:60]!r} needs {tokens} tokens"
             raise ScoreError(f"{shown}, and the context of {self.name} holds {most}; shorten it")
@@ -132,7 +139,7 @@ class EditableModel(Shown):
     def norm_behind(self, layer: int) -> nn.Module | None:
         """Norm that the edited map's output passes inside a layer; None if it is added as it is."""
         name, unless = self.family.norm_after, self.family.unless
-        if name is None or (unless is not None and getattr(self.net.config, unless)):
+        if name is None or (unless is not None and getattr(self.config, unless)):
             return None
         return self.layer(layer).get_submodule(name)
 
@@ -159,8 +166,9 @@ def load(
     Raises:
         UnknownNameError: if the name is none of the three.
         ModelError: if it is found but cannot be read, its conditions were not accepted, its architecture has
-            no row in FAMILIES, there is no such device, the package that reads its format is missing, or the
-            devices that it is spread over do not hold it.
+            no row in FAMILIES, its weights, tokenizer and context do not fit together (see
+            `palimpsest.network.fitting`), there is no such device, the package that reads its format is
+            missing, or the devices that it is spread over do not hold it.
         ResourceError: if the embedded model cannot be fetched or was damaged, or the hub is out of reach.
     """
     place = placed(device)
@@ -180,9 +188,12 @@ def load(
             source.path, dtype=dtype or "auto", **spread, **strict, **options
         )
         net, found = loaded
-        fits(str(name), list(found["missing_keys"]), list(found["mismatched_keys"]))
+        tensors_fit(str(name), found)
         net = net if source.adapter is None else merged(net, source.adapter)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
+        tokens_fit(str(name), tokenizer, len(net.get_input_embeddings().weight))
+        written = PreTrainedConfig.get_config_dict(source.path)[0] if not source.options else None
+        context_fits(str(name), config, tokenizer, written)
         net = net.to(place) if whole else connected(net, FAMILIES[config.model_type], str(name))
         model = wrap(net, tokenizer, str(name))
         model.loaded = fingerprint(model)
@@ -250,7 +261,8 @@ def fingerprint(model: EditableModel, anew: bool = False) -> str:
     if anew:
         model.sums.clear()
     sums = {}
-    for name, weight in model.net.named_parameters():
+    weights = list(model.net.named_parameters())
+    for name, weight in tqdm(weights, "reading weights", unit="weight", disable=None, delay=2, leave=False):
         held = model.sums.get(name)
         if held is None or not held[0].still(weight):
             held = model.sums[name] = _Written.of(weight), _checksum(weight)

@@ -59,16 +59,17 @@ def modules_of(net: Any) -> dict[str, str]:
     body = layers.rsplit(".", 1)[0]
     head = net.get_output_embeddings()
     rotary = next((name for name in outside if name.endswith("rotary_emb")), "")
+    config = net.config.get_text_config()
     return {
         "layers": layers,
-        "value_projection": _value_projection(lists[layers][0], net.config.hidden_size) if layers else "",
+        "value_projection": _value_projection(lists[layers][0], config.hidden_size) if layers else "",
         "norm": next((name for name in reversed(norms) if name.startswith(body)), ""),
         "head": next((name for name, part in named.items() if part is head), ""),
         "rotary": rotary,
         "past": next((name for name in PAST if layers and name in _takes(lists[layers][0])), ""),
         "norm_after": _norm_after(lists[layers][0]) if layers else "",
         "out": next((name for name in outside if name.endswith("project_out")), ""),
-        "cap": CAP if hasattr(net.config, CAP) else "",
+        "cap": CAP if hasattr(config, CAP) else "",
         "rotary_by_type": "yes" if rotary and "layer_type" in _takes(named[rotary]) else "",
     }
 

@@ -282,7 +282,7 @@ def _check(
             f"cannot sample with {choice}, batch_size={batch_size}; batch size and top_k are 1 or more, "
             "top_p lies in (0, 1], and temperature is above 0"
         )
-    longest = model.net.config.max_position_embeddings
+    longest = model.config.max_position_embeddings
     for prompt, ids, count in zip(prompts, rows, new, strict=True):
         if not ids:
             raise ScoreError(f"prompt {prompt!r} gives no token, so nothing can be continued; give it a text")

@@ -7,7 +7,7 @@ briefly, so that a misspelt id, one whose conditions were not accepted, and a hu
 import difflib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -58,7 +58,9 @@ def check_source(name: str, probe: Probe | None = None) -> None:
     elif os.path.exists(name):
         raise ModelError(f"{name} is a file; give the folder with config.json, weights and tokenizer")
     else:
-        _check_id(name, probe or _ask_hub)
+        check_name(name)
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            check_id(name, probe or _ask_hub)
 
 
 def unusable(name: str | Path, reason: str, remedy: str) -> ModelError:
@@ -72,8 +74,20 @@ def check_folder(folder: Path) -> None:
     """Check that a folder has what a model needs, without reading its weights.
 
     Raises:
-        ModelError: for the first fault.
+        ModelError: for the first fault, also if a file may not be read.
     """
+    try:
+        _check_files(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(name: str | Path, error: OSError) -> ModelError:
+    """The error of a model of which a file or folder cannot be read."""
+    return unusable(name, f"it cannot be read ({error})", "Check the permissions of its files and folders")
+
+
+def _check_files(folder: Path) -> None:
     held = sorted(path for path in folder.iterdir() if path.is_file())
     again = "Download the folder again, or restore it from an intact copy"
     for path in held:
@@ -116,13 +130,28 @@ def _json(folder: Path, name: str, remedy: str) -> dict[str, Any]:
     return content
 
 
-def _check_id(name: str, probe: Probe) -> None:
+def check_name(name: str) -> None:
+    """Check that a name may be an id of the hub.
+
+    Raises:
+        UnknownNameError: if not.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError:
         raise UnknownNameError("model", name, CHOICES) from None
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
+
+
+def check_id(name: str, probe: Probe) -> Any:
+    """What the hub says of an id that its cache does not hold, or not wholly.
+
+    Args:
+        name: the id.
+        probe: asks the hub.
+
+    Raises:
+        UnknownNameError, ModelError, ResourceError: as `check_source`.
+    """
     found = difflib.get_close_matches(name.casefold(), [EMBEDDED])
     hint = f"did you mean {found[0]}? " if found else ""
     if constants.HF_HUB_OFFLINE:
@@ -147,6 +176,7 @@ def _check_id(name: str, probe: Probe) -> None:
             f"model {name!r}: no folder of that name, the cache of the hub does not hold it, and the hub "
             f"cannot be reached ({type(answer).__name__}); {hint}connect to it once, or give a folder"
         )
+    return answer
 
 
 def _ask_hub(name: str) -> Any:
@@ -171,20 +201,3 @@ def _in_time(ask: Callable[[], Any], seconds: float) -> Any:
     thread.start()
     thread.join(seconds)
     return found[0] if found else TimeoutError()
-
-
-def fits(name: str, missing: Sequence[str], wrong: Sequence[Any]) -> None:
-    """Check what loading found out about the weights.
-
-    Raises:
-        ModelError: if weights are missing or have another shape than the architecture gives them.
-    """
-    again = "Download the folder again, or correct config.json"
-    if wrong:
-        first = wrong[0]
-        shapes = f"{first[0]} is {tuple(first[1])}, expected {tuple(first[2])}"
-        raise unusable(
-            name, f"{len(wrong)} weights have another shape than config.json says: {shapes}", again
-        )
-    if missing:
-        raise unusable(name, f"{len(missing)} weights are missing, first {sorted(missing)[0]}", again)

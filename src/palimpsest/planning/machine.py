@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from palimpsest.book.provenance import processor
 from palimpsest.errors import ModelError
@@ -76,10 +77,11 @@ def probe(device: str, dtypes: tuple[torch.dtype, ...], seconds: float = 10.0) -
     """
     place = one_of(device)
     share = seconds / (len(dtypes) + 1)
-    products = {str(dtype).removeprefix("torch."): _product_rate(place, dtype, share) for dtype in dtypes}
-    source = torch.zeros(COPIED // 4, dtype=torch.float32, device=place)
-    target = torch.empty_like(source)
-    fastest = _fastest(lambda: target.copy_(source), place, share)
+    with tqdm(total=1, desc=f"measuring {device}, {seconds:.0f} s", disable=None, leave=False):
+        products = {str(dtype).removeprefix("torch."): _product_rate(place, dtype, share) for dtype in dtypes}
+        source = torch.zeros(COPIED // 4, dtype=torch.float32, device=place)
+        target = torch.empty_like(source)
+        fastest = _fastest(lambda: target.copy_(source), place, share)
     if place.type == "cuda":
         name = torch.cuda.get_device_properties(place).name
         return Machine(name, place.type, products, 2 * COPIED / fastest, _gpu_memory(device, place))

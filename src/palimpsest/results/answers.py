@@ -4,6 +4,7 @@ It is HTML with its own styles, so that it reads alike in Jupyter, in papermill'
 """
 
 import html
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -22,13 +23,20 @@ FEW = 2
 """As many parts of a claim are shown at once; more are folded."""
 
 
+LITERAL = ("\x02", "\x03")
+"""Stand before and after a recorded text in which nobody may look for a formula."""
+
+_UNMARKED = re.compile(f"[{''.join(LITERAL)}]")
+_FORMULA = re.compile(r"[$\\]")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a page found.
 
     Attributes:
         question: that the page asks, one sentence.
-        said: the answer in a sentence or two, with numbers.
+        said: the answer in a sentence or two, with numbers; recorded texts in it stand between `LITERAL`.
         found: claims that the page tests, with their verdicts.
         size: what was run.
     """
@@ -44,13 +52,19 @@ class Answer:
         return (
             '<div class="answer mathjax_process" style="border-left:0.3em solid #0072B2;padding:0.2em 1em">'
             f'<p class="answer-question"><em>{html.escape(self.question)}</em></p>'
-            f'<p class="answer-said" style="font-size:1.1em">{html.escape(self.said)}</p>{rows}'
+            f'<p class="answer-said" style="font-size:1.1em">{self._said()}</p>{rows}'
             f'<p class="answer-size" style="font-size:0.9em">{size}</p></div>'
         )
 
     def __repr__(self) -> str:
         rows = [f"{claim.id} {item.label} ({item.profile}): {item.reason}" for claim, item in self.found]
-        return "\n".join([self.question, self.said, *rows, self.size])
+        return "\n".join([self.question, _UNMARKED.sub("", self.said), *rows, self.size])
+
+    def _said(self) -> str:
+        """The answer as HTML."""
+        begin, end = LITERAL
+        whole = html.escape(self.said).replace(begin, '<span class="mathjax_ignore tex2jax_ignore">')
+        return whole.replace(end, "</span>")
 
 
 def answer(results: Results, question: str, said: str, **words: object) -> Answer:
@@ -60,14 +74,21 @@ def answer(results: Results, question: str, said: str, **words: object) -> Answe
         results: of the page.
         question: the one that stands under the page's title.
         said: the answer, with names of values in braces.
-        words: further names in it.
+        words: further names in it; formulas may stand in these, and not in recorded texts or parameters.
 
     Raises:
         UnknownNameError: if a name in ``said`` is neither recorded nor among the words.
     """
     claims = [claim for claim in load_claims().claims if claim.notebook == results.notebook]
     found = tuple((claim, _verdict(claim, results)) for claim in claims) if results.profile != SMOKE else ()
-    return Answer(" ".join(question.split()), results.say(said, **words), found, _size(results))
+    return Answer(" ".join(question.split()), results.filled(said, words, _literal), found, _size(results))
+
+
+def _literal(text: str) -> str:
+    """A recorded text, marked if it might be read as a formula."""
+    begin, end = LITERAL
+    text = _UNMARKED.sub("", text)
+    return f"{begin}{text}{end}" if _FORMULA.search(text) else text
 
 
 def _verdict(claim: Claim, results: Results) -> Verdict:

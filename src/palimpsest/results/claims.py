@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from palimpsest import paths
 from palimpsest.errors import DataError
+from palimpsest.files import UNREADABLE
 from palimpsest.results import records
 from palimpsest.results.effects import Count, Effect, Limit, Parts
 from palimpsest.results.printed_audit import Audit, Row, Rows, load_audit
-from palimpsest.results.reservations import Awaited, reserved
+from palimpsest.results.reservations import Awaited, elsewhere, reserved
 from palimpsest.results.rules import (
     UNTESTED,
     Absent,
@@ -172,7 +173,7 @@ def load_claims(path: Path | None = None) -> Claims:
         content = yaml.safe_load(path.read_text("utf-8"))
         papers = tuple(Paper(**row) for row in content["papers"])
         rows = list(content["claims"])
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: cannot be read as claims ({error}); it needs the lists 'papers' and 'claims'"
         ) from error
@@ -289,6 +290,8 @@ def verdict(
     found = _judge(claim, values, where)
     label, reason = reserved(found, claim.awaits, claim.own_data, claim.notebook)
     parts = tuple(claim.rule.judged(values)) if isinstance(claim.rule, Parts) and label != "not run" else ()
+    if claim.own_data:
+        parts = tuple((name, elsewhere(part)) for name, part in parts)
     return Verdict(claim.id, label, profile, reason, shown, parts)
 
 

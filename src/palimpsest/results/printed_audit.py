@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from palimpsest import paths
 from palimpsest.errors import DataError
+from palimpsest.files import UNREADABLE
 from palimpsest.results.rules import BaseRule, Judgement
 
 Row = Mapping[str, str]
@@ -32,7 +33,7 @@ def load_audit() -> tuple[Row, ...]:
     path = paths.root() / "data" / "published" / "audit.csv"
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); restore it from the repository") from error
     missing = [name for name in COLUMNS if name not in frame]
     if missing:

@@ -1,7 +1,7 @@
 """Sentences with recorded values: what a page says in words, as rich text in Jupyter and in the book."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from palimpsest.errors import UnknownNameError
@@ -23,6 +23,19 @@ class Markdown(str):
 
     def _repr_markdown_(self) -> str:
         return str(self)
+
+
+_INLINE = re.compile(r"([\\`*_\[\]<>~$&{}^])")
+_FIRST = re.compile(r"^(\s*\d*)([-+.):%#(=])")
+"""What begins a list, a heading, a comment, a label or a directive where a paragraph begins."""
+
+
+def plain(text: str) -> str:
+    """Escape what Markdown, MyST and HTML take for markup, so that a text is shown as it is.
+
+    Bars are left to `palimpsest.results.tables`, which escapes them in cells.
+    """
+    return _FIRST.sub(r"\1\\\2", _INLINE.sub(r"\\\1", text))
 
 
 def _number(value: float, unit: str, largest: float) -> str:
@@ -53,16 +66,23 @@ def readable(entry: Entry) -> str:
     return f"{text} [{', '.join(brackets)}]" if brackets else text
 
 
-def filled(template: str, values: Mapping[str, Entry], words: Mapping[str, object] | None = None) -> str:
+def filled(
+    template: str,
+    values: Mapping[str, Entry],
+    words: Mapping[str, object] | None = None,
+    literal: Callable[[str], str] = plain,
+) -> str:
     """A text with values in place of the names in braces.
 
     ``{gain}`` becomes the value with its interval, ``{gain:value}`` the value alone, and ``{gain:.3g}`` the
-    number in that format. Braces of formulas and roles stay.
+    number in that format. Braces of formulas and roles stay. A recorded text is shown as it is, on one line,
+    whatever markup it seems to hold.
 
     Args:
-        template: the text.
+        template: the text, as Markdown.
         values: of a record.
-        words: further names; these may hold texts, or numbers.
+        words: further names; these may hold numbers, or texts, which are Markdown as the template is.
+        literal: makes markup of a recorded text.
 
     Raises:
         UnknownNameError: if a name is neither recorded nor among the words.
@@ -78,9 +98,12 @@ def filled(template: str, values: Mapping[str, Entry], words: Mapping[str, objec
             return format(word, form or ("," if type(word) is int else ""))
         if name not in values:
             raise UnknownNameError("value", name, sorted({*values, *words}))
+        value = values[name]["value"]
         if form in ("", BARE):
-            return readable({**values[name], "low": None} if form else values[name])
-        return format(values[name]["value"], form)
+            shown = readable({**values[name], "low": None} if form else values[name])
+        else:
+            shown = format(value, form)
+        return literal(" ".join(shown.split())) if isinstance(value, str) else shown
 
     return _FIELD.sub(text, template)
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from palimpsest import paths
 from palimpsest.errors import DataError, UnknownNameError
+from palimpsest.files import UNREADABLE
 
 ASKED = ("efficacy", "generalisation", "specificity")
 
@@ -34,7 +35,7 @@ def published(paper: str, table: int | str, **filters: Any) -> pd.DataFrame:
         raise UnknownNameError("published table", path.stem, known)
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); restore the file") from error
     lacking = [column for column in ("value", "spread") if column not in frame]
     if lacking:

@@ -18,7 +18,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ import pandas as pd
 from palimpsest import paths
 from palimpsest.cache import digest
 from palimpsest.errors import DataError, UnknownNameError
-from palimpsest.files import as_json, locked, write_atomically
+from palimpsest.files import UNREADABLE, as_json, locked, write_atomically
 from palimpsest.results.intervals import Interval
 from palimpsest.results.prose import Markdown, filled
+from palimpsest.results.prose import plain as escaped
 
 SCHEMA = 1
 
@@ -214,13 +215,22 @@ class Results:
 
         Args:
             template: Markdown with names in braces: of values, or of parameters.
-            words: further names.
+            words: further names; their texts are Markdown, as the template is. Recorded texts and parameters
+                are shown as they are.
 
         Raises:
             UnknownNameError: if a name is neither recorded nor among the words.
         """
-        used = {name: value for name, value in self.parameters.items() if name not in self.values}
-        return Markdown(filled(template, self.values, used | words))
+        return Markdown(self.filled(template, words))
+
+    def filled(
+        self, template: str, words: Mapping[str, object], literal: Callable[[str], str] = escaped
+    ) -> str:
+        """As `say`, with a choice of what makes markup of recorded texts and of parameters."""
+        given = {name: value for name, value in self.parameters.items() if name not in self.values}
+        texts = {name: {"value": value} for name, value in given.items() if isinstance(value, str)}
+        others = {name: value for name, value in given.items() if name not in texts}
+        return filled(template, self.values | texts, {**others, **words}, literal)
 
     def save(self) -> Path:
         """Write all files, each atomically; returns the path of the JSON file.
@@ -309,7 +319,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a record ({error}); run the notebook again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a record of schema {SCHEMA}; run the notebook again")

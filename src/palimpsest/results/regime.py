@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 from math import isfinite
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from palimpsest import paths
 from palimpsest.errors import DataError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.types import Shown
 
 SAME = 2.0
@@ -127,7 +128,7 @@ def published_runs() -> dict[str, PublishedRun]:
     try:
         rows: Mapping[str, object] = yaml.safe_load(path.read_text("utf-8"))
         runs = {name: PublishedRun.model_validate(row) for name, row in rows.items()}
-    except (OSError, yaml.YAMLError, AttributeError, ValidationError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as published regimes ({error})") from error
     for name, run in runs.items():
         odd = [key for key in (*run.numbers, *run.inferred) if key not in WORDS]

@@ -1,13 +1,12 @@
 """Markdown tables for notebooks and generated pages."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
 from palimpsest.errors import DataError
-from palimpsest.results.prose import Markdown
+from palimpsest.results.prose import Markdown, plain
 from palimpsest.styles import Style
 
 
@@ -19,19 +18,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-_INLINE = re.compile(r"([\\`*_\[\]<>~$&{}^])")
-_FIRST = re.compile(r"^(\s*\d*)([-+.):%#(=])")
-"""What begins a list, a heading, a comment, a label or a directive where a paragraph begins."""
-
-
-def plain(text: str) -> str:
-    """Escape what Markdown, MyST and HTML take for markup, so that a text is shown as it is.
-
-    Bars are left to `table` and `markdown_table`, which escape them.
-    """
-    return _FIRST.sub(r"\1\\\2", _INLINE.sub(r"\\\1", text))
 
 
 def markdown_table(

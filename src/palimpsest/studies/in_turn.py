@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
+from tqdm import tqdm
 
 from palimpsest import cache
 from palimpsest.editors import check
@@ -91,6 +92,36 @@ def values_anew() -> Iterator[None]:
             if part.name != VALUES:
                 (folder / part.name).symlink_to(part)
         yield
+
+
+def one_by_one(
+    model: EditableModel, editor: Editor, cases: Sequence[EvalCase], metrics: tuple[str, ...] = SCORES
+) -> pd.DataFrame:
+    """Scores of facts each of which is written alone, into the unedited model; read from disk if known.
+
+    Args:
+        model: the unedited model; every edit is undone.
+        editor: any editor.
+        cases: with unique ids.
+        metrics: names in `palimpsest.evaluation.metrics.METRICS`.
+
+    Returns:
+        One row per metric and case, with columns ``case``, ``metric`` and ``value`` (in [0, 1]).
+
+    Raises:
+        As `palimpsest.editors.base.Editor.edit` and `palimpsest.evaluation.evaluate.evaluate`.
+    """
+
+    def rows() -> Iterator[tuple[str, str, float]]:
+        begin = editor.begin(editor.prepare(model))
+        for case in tqdm(cases, desc=editor.printed, unit="fact"):
+            edit, _ = editor.edit(model, [case.request], begin)
+            with installed(model, edit):
+                found = evaluate(model, [case], metrics)
+            yield from ((record.case, record.metric, record.value) for record in found)
+
+    key = {**run_key(model, editor, cases), "revision": REVISION, "asked": [*metrics]}
+    return cache.table("one_by_one", key, ("case", "metric", "value"), rows)
 
 
 @dataclass(frozen=True)

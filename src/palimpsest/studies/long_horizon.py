@@ -21,7 +21,7 @@ from torch import Tensor
 
 from palimpsest import cache
 from palimpsest.algebra.ledger import EditLedger
-from palimpsest.algebra.ledger_file import tensor_sha256
+from palimpsest.cache import tensor_sha256
 from palimpsest.editors import check
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential

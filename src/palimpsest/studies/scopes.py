@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from palimpsest.editors.serac import Pair
 from palimpsest.errors import DataError
-from palimpsest.types import EvalCase
+from palimpsest.types import EvalCase, joined
 
 
 def scope_pairs(cases: Sequence[EvalCase], each: int = 2) -> tuple[list[Pair], list[Pair]]:
@@ -19,7 +19,7 @@ def scope_pairs(cases: Sequence[EvalCase], each: int = 2) -> tuple[list[Pair], l
     """
     inside, outside = [], []
     for case in cases:
-        statement = f"{case.request.text} {case.request.target}"
+        statement = joined(case.request.text, case.request.target)
         inside += [(statement, prompt) for prompt in case.paraphrases[:each]]
         outside += [(statement, probe.prompt) for probe in case.neighbours[:each]]
     if not inside or not outside:

@@ -30,8 +30,10 @@ def save_state(state: SequenceState, folder: Path) -> None:
     with new_folder(folder) as staging:
         for layer, ledger in state.ledgers.items():
             ledger.copy().save(staging / f"{layer}.safetensors")
-        save_file(weights, staging / WEIGHTS)
-        (staging / ABOUT).write_text(json.dumps({"steps": state.steps}), encoding="utf-8")
+        with cache.sealed(staging / WEIGHTS) as temporary:
+            save_file(weights, temporary)
+        with cache.sealed(staging / ABOUT) as temporary:
+            temporary.write_text(json.dumps({"steps": state.steps}), encoding="utf-8")
 
 
 def load_state(folder: Path, editor: Sequential, model: EditableModel, prepared: Prepared) -> SequenceState:
@@ -47,6 +49,13 @@ def load_state(folder: Path, editor: Sequential, model: EditableModel, prepared:
         ResourceError: if a file is missing or damaged.
         LedgerError: if it belongs to another model or layer.
     """
+    there = [name for name in (ABOUT, WEIGHTS) if (folder / name).is_file()]
+    changed = [name for name in there if not cache.stands(folder / name)]
+    if changed:
+        raise ResourceError(
+            f"{folder} holds a state whose {' and '.join(changed)} changed since it was written (the SHA-256 "
+            "differs); delete the folder and run again"
+        )
     fresh = editor.set_up(model, SequenceState(prepared))
     try:
         steps = int(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["steps"])
@@ -59,5 +68,10 @@ def load_state(folder: Path, editor: Sequential, model: EditableModel, prepared:
         for layer, weight in fresh.unedited.items()
     }
     found = cache.read(folder / WEIGHTS)
+    lacking = [str(layer) for layer in fresh.unedited if str(layer) not in found]
+    if lacking:
+        raise ResourceError(
+            f"{folder / WEIGHTS} lacks layer {', '.join(lacking)}; delete the folder and run again"
+        )
     weights = {layer: found[str(layer)].to(model.device) for layer in fresh.unedited}
     return SequenceState(fresh.prepared, ledgers, fresh.unedited, weights, steps)

@@ -17,9 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from palimpsest.cache import digest
-from palimpsest.editors import editor_for
 from palimpsest.editors.base import Prepared
-from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import (
     DataError,
     NonFiniteError,
@@ -29,8 +27,10 @@ from palimpsest.errors import (
     SingularProblemError,
     UnknownNameError,
 )
-from palimpsest.files import locked, replacing, write_atomically
+from palimpsest.files import UNREADABLE, locked, replacing, write_atomically
 from palimpsest.network.model import EditableModel, fingerprint
+from palimpsest.studies.search_base import Base
+from palimpsest.studies.search_base import base_of as base_of
 from palimpsest.studies.tuning import CANDIDATES, candidates, following, rates, try_settings, usable
 from palimpsest.types import EvalCase, span
 
@@ -49,7 +49,7 @@ class Search:
         cases: validation facts, all written in one batch by every candidate.
         out: the settings file to write.
         editors: names in `palimpsest.studies.tuning.candidates`.
-        base: model in ``config/models`` whose settings hold what is not searched.
+        base: settings that hold what is not searched.
         seed: of the draw of the facts and of the bootstrap.
 
     Raises:
@@ -60,7 +60,7 @@ class Search:
     cases: Sequence[EvalCase]
     out: Path
     editors: tuple[str, ...]
-    base: str
+    base: Base
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,9 +77,7 @@ class Search:
         """Hash of all that scores depend on beside the candidates."""
         facts = [asdict(case) for case in self.cases]
         parts = {"model": fingerprint(self.model), "facts": facts, "seed": self.seed}
-        return digest(parts | {"base": {name: editor_settings(self.base, name) for name in self.editors}})[
-            :16
-        ]
+        return digest(parts | {"base": {name: self.base.settings[name] for name in self.editors}})[:16]
 
     def planned(self) -> list[tuple[str, dict[str, Any]]]:
         """All candidates in the order of their trials: the first of each editor, and so on."""
@@ -114,7 +112,7 @@ class Found:
     def settings(self) -> dict[str, dict[str, Any]]:
         """Editor -> all its settings, those that were not searched from the base."""
         searched = {
-            name: {**editor_settings(self.search.base, name), **json.loads(row["settings"])}
+            name: {**self.search.base.settings[name], **json.loads(row["settings"])}
             for name, row in self.best.items()
         }
         return searched | following(searched)
@@ -125,7 +123,8 @@ class Found:
         head = [
             f"{search.model.name}: the best of {self.rounds} candidates for each editor by palimpsest tune,",
             f"on {len(search.cases)} facts (seed {search.seed}), all of them in {search.table.name}.",
-            f"What was not searched is as for {search.base}; FT-L is FT with a limit of one step of Adam.",
+            *search.base.told({name: list(json.loads(row["settings"])) for name, row in self.best.items()}),
+            "FT-L is FT with a limit of one step of Adam.",
         ]
         head += [
             f"{name}: score {row['score']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
@@ -173,15 +172,15 @@ def searched(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def facts_for(
-    model: EditableModel, cases: Sequence[EvalCase], count: int, editors: Sequence[str], base: str
+    model: EditableModel, cases: Sequence[EvalCase], count: int, editors: Sequence[str], base: Base
 ) -> list[EvalCase]:
     """The first so many facts that all these editors can be searched on.
 
     Raises:
         ScoreError: as `palimpsest.studies.tuning.usable`.
-        UnknownNameError, ProfileError: if the base has no settings for an editor.
+        ProfileError: if settings of the base are out of range.
     """
-    scored = any(editor_for(name, base).score_rule for name in editors)
+    scored = any(base.editor(name).score_rule for name in editors)
     return usable(model, cases, count, 2 if scored else 1)
 
 
@@ -235,7 +234,7 @@ def _scored(
     turn = candidates(search.model.n_layers)[name].index(dict(settings)) + 1
     row: dict[str, Any] = {"search": search.key, "candidate": _candidate(name, settings), "round": turn}
     row |= {"editor": name, "settings": json.dumps(settings), **dict.fromkeys(SCORES), "failed": ""}
-    editor, began = editor_for(name, search.base, **settings), monotonic()
+    editor, began = search.base.editor(name, **settings), monotonic()
     try:
         trial, prepared = try_settings(search.model, search.cases, editor, prepared, before)
     except FAILURES as error:
@@ -275,7 +274,7 @@ def _read(search: Search) -> list[dict[str, Any]]:
         missing = [name for name in ("search", "candidate", "settings", *SCORES) if name not in frame]
         if missing or frame["candidate"].isna().any():
             raise ValueError(f"columns or cells are missing: {', '.join(missing) or 'candidate'}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{search.table} cannot be read as the table of a search ({error}); move it away, or begin anew "
             "with --replace"

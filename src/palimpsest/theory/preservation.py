@@ -49,10 +49,24 @@ class Compromise(NamedTuple):
     given_up: float
 
 
+class Held(NamedTuple):
+    """The span of protected keys X: an orthonormal basis (d_k, rank), and the singular values (rank,)."""
+
+    basis: Float[Tensor, "d_k rank"]
+    sigma: Float[Tensor, " rank"]
+
+
+def span_of(protected: Float[Tensor, "d_k m"]) -> Held:
+    """The span of protected keys, of any rank and maybe none, by one singular value decomposition."""
+    basis, sigma, _ = torch.linalg.svd(protected, full_matrices=False)
+    held = sigma > max(protected.shape) * torch.finfo(sigma.dtype).eps * sigma.max() if len(sigma) else sigma
+    return Held(basis[:, held.bool()], sigma[held.bool()])
+
+
 def optimum(
     key: Float[Tensor, " d_k"],
     residual: Float[Tensor, " d_v"],
-    protected: Float[Tensor, "d_k m"],
+    protected: Float[Tensor, "d_k m"] | Held,
     beta: float,
 ) -> Compromise:
     """Optimum over all updates; if it is not unique, the one of smallest norm.
@@ -60,16 +74,14 @@ def optimum(
     Args:
         key: k, not zero.
         residual: r, wanted minus present value of the key.
-        protected: X, of any rank; may have no columns.
+        protected: X, of any rank; may have no columns. For several keys with the same X, its `span_of`.
         beta: β > 0.
 
     Raises:
         SingularProblemError: if k is zero.
     """
     _require(key)
-    basis, sigma, _ = torch.linalg.svd(protected, full_matrices=False)
-    held = sigma > max(protected.shape) * torch.finfo(sigma.dtype).eps * sigma.max() if len(sigma) else sigma
-    basis, sigma = basis[:, held.bool()], sigma[held.bool()]  # (d_k, rank), (rank,)
+    basis, sigma = protected if isinstance(protected, Held) else span_of(protected)
     inside = basis.T @ key
     outside = key - basis @ inside
     outside = outside - basis @ (basis.T @ outside)  # again, to remove rounding inside the span

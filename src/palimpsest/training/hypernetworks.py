@@ -12,7 +12,9 @@ Source: Mitchell et al., ICLR 2022, Algorithm 1 and Eq. 4.
 """
 
 import json
+import math
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +23,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -34,6 +36,9 @@ from palimpsest.files import locked, replacing
 from palimpsest.network.model import EditableModel, fingerprint, read_weight
 from palimpsest.training.lessons import Draw, Kind, Losses
 from palimpsest.types import EvalCase
+
+SILENT = 60.0
+"""Seconds between lines on standard error where no bar is shown, as in a log."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ def train(
     Returns:
         The network of the best checkpoint. Its ``about`` holds the plan, seconds and a point of the curves
         for each checkpoint: the losses, and the share of validation facts whose new object became likelier
-        than the true one, in their own words and reworded.
+        than the true one, in their own words and reworded; a share is left out where no fact has both
+        objects in those words.
 
     Raises:
         ResourceError: if the checkpoint is of another training, or a file cannot be read or written.
@@ -135,7 +141,7 @@ def _begin(model: EditableModel, kinds: Sequence[Kind], plan: Plan) -> _Run:
 
 
 def _go_on(model: EditableModel, kinds: Sequence[Kind], plan: Plan, run: _Run, keep: Any) -> None:
-    parameters = list(run.network.parameters())
+    parameters, told = list(run.network.parameters()), time.monotonic()
     with tqdm(total=plan.steps, initial=run.step, desc="training", unit="step") as bar:
         while run.step < plan.steps or not run.best:
             begun = time.monotonic()
@@ -145,23 +151,30 @@ def _go_on(model: EditableModel, kinds: Sequence[Kind], plan: Plan, run: _Run, k
                 kind, cases = _drawn(kinds, plan, run.step)
                 losses = _losses(model, run.network, kind, cases, run.step)
                 loss = plan.edit_weight * losses.edit + losses.local
-                if not torch.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss is {loss.item()} at step {run.step}; lower the learning rate. The last "
-                        "checkpoint is kept"
-                    )
+                _require_finite(loss.item(), run.step)
                 run.adam.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
                 run.adam.step()
                 run.step += 1
                 bar.update()
-                bar.set_postfix(edit=f"{losses.edit.item():.2f}", local=f"{losses.local.item():.3f}")
+                shown = {"edit": f"{losses.edit.item():.2f}", "local": f"{losses.local.item():.3f}"}
+                bar.set_postfix(shown)
+                if bar.disable and time.monotonic() - told >= SILENT:  # a log
+                    told, rest = time.monotonic(), ", ".join(map(" ".join, shown.items()))
+                    tqdm.write(f"training: step {run.step} of {plan.steps}, {rest}", file=sys.stderr)
             if run.step == plan.steps:
                 _judge(model, kinds, plan, run)
             run.seconds += time.monotonic() - begun
             if run.step % plan.every == 0 or run.step == plan.steps:
                 keep()
+
+
+def _require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss is {loss} at step {step}; lower the learning rate. The last checkpoint is kept"
+        )
 
 
 def _drawn(kinds: Sequence[Kind], plan: Plan, step: int) -> tuple[Kind, list[EvalCase]]:
@@ -184,7 +197,11 @@ def _losses(
 def _judge(model: EditableModel, kinds: Sequence[Kind], plan: Plan, run: _Run) -> None:
     """A point of the curves, and the parameters kept if its loss is the smallest so far."""
     rows = [dict(row) for kind in kinds for row in _judged(model, run.network, kind, plan)]
-    mean = {name: fmean([row[name] for row in rows if row[name] == row[name]] or [0.0]) for name in rows[0]}
+    mean = {name: fmean(row[name] for row in rows) for name in ("edit", "local")}
+    _require_finite(plan.edit_weight * mean["edit"] + mean["local"], run.step)
+    for name in ("own", "reworded"):
+        if shares := [row[name] for row in rows if row[name] == row[name]]:
+            mean[name] = fmean(shares)
     point = {"step": run.step, **{name: round(value, 4) for name, value in mean.items()}}
     point["loss"] = round(plan.edit_weight * mean["edit"] + mean["local"], 5)
     if all(point["loss"] < row["loss"] for row in run.curve):
@@ -225,26 +242,35 @@ def _keep(run: _Run, path: Path, mark: str) -> None:
         "curve": json.dumps(run.curve),
         "seconds": repr(run.seconds),
     }
+    plain = {name: one.contiguous().clone() for name, one in tensors.items()}
     with replacing(path) as temporary:
-        save_file({name: one.contiguous().clone() for name, one in tensors.items()}, temporary, head)
+        save_file(plain, temporary, cache.vouched(plain, head))
 
 
 def _restore(run: _Run, path: Path, mark: str) -> None:
     try:
         tensors = load_file(path)
         with safe_open(path, "pt") as handle:
-            head = handle.metadata()
-    except (OSError, SafetensorError) as error:
+            head = handle.metadata() or {}
+        cache.require_sum(tensors, head)
+        if (found := head["mark"]) == mark:
+            _take(run, head, tensors)
+    except cache.UNREADABLE as error:
         raise ResourceError(f"{path}: no readable checkpoint ({error}); remove it to begin anew") from error
-    if head.get("mark") != mark:
+    if found != mark:
         raise ResourceError(
             f"{path}: a checkpoint of a training with another model, plan or data; remove it to begin anew, "
             "or repeat the command that made it"
         )
 
+
+def _take(run: _Run, head: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Bring a run to where a checkpoint is."""
+
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): one for key, one in tensors.items() if key.startswith(name)}
 
+    run.network.load_state_dict(part("best."))  # it fits, or this says so
     run.network.load_state_dict(part("network."))
     run.best = part("best.")
     whole = run.adam.state_dict()
@@ -253,4 +279,6 @@ def _restore(run: _Run, path: Path, mark: str) -> None:
         index, name = key.split(".", 1)
         whole["state"].setdefault(int(index), {})[name] = one
     run.adam.load_state_dict(whole)
-    run.step, run.curve, run.seconds = int(head["step"]), json.loads(head["curve"]), float(head["seconds"])
+    run.step, run.seconds = int(head["step"]), float(head["seconds"])
+    curve = json.loads(head["curve"])
+    run.curve = [{**row, "step": int(row["step"]), "loss": float(row["loss"])} for row in curve]

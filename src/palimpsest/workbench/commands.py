@@ -104,7 +104,7 @@ def _write(
 
     give_back()
     files.settle(work)  # the command is valid: finish the one before, if that died between its moves
-    edited.edit(fresh, batch, after_each)
+    edited.edit(fresh, batch, after_each, report=False)
     changed = finish is not None and bool(finish(edited))
     if fresh or changed or start in (None, work.partial):
         edited.save(work.out, files.EDIT)

@@ -1,7 +1,7 @@
 """One edit as a safetensors file: its update matrices, the model it was made for, and its facts.
 
 layer-<n>    Δ (d_v, d_k) of that layer, float64
-metadata     format, base (fingerprint), model (name), requests (JSON)
+metadata     format, base (fingerprint), model (name), requests (JSON), sha256 (of all else)
 """
 
 import json
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from palimpsest import cache
 from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
 from palimpsest.network.apply import WeightDelta
@@ -54,7 +55,7 @@ def save_edit(path: str | Path, edit: WeightDelta, requests: Sequence[EditReques
     facts = json.dumps([asdict(request) for request in requests], ensure_ascii=False)
     about = {"format": FORMAT, "base": edit.base, "model": model, "requests": facts}
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=about)
+        save_file(tensors, temporary, metadata=cache.vouched(tensors, about))
 
 
 def load_edit(path: str | Path) -> SavedEdit:
@@ -66,12 +67,14 @@ def load_edit(path: str | Path) -> SavedEdit:
     try:
         with safe_open(str(path), "pt") as file:
             about, names = file.metadata() or {}, file.keys()
-            deltas = {int(name.removeprefix("layer-")): file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
+        cache.require_sum(tensors, about)
+        deltas = {int(name.removeprefix("layer-")): delta for name, delta in tensors.items()}
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
         requests = tuple(EditRequest(**request) for request in json.loads(about["requests"]))
         return SavedEdit(WeightDelta(deltas, about["base"]), requests, about["model"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except cache.UNREADABLE as error:
         raise ResourceError(
             f"{path} holds no edit that can be read ({error}); give a file that save_edit wrote, or a folder "
             "of `palimpsest edit`"

@@ -1,9 +1,9 @@
 """A model with written facts, each of which can be removed exactly; in memory and as a folder.
 
     edited = EditedModel(load("smollm2-135m"), "memit_aligned")
-    edited.edit(requests)       # the facts are now in the model
-    edited.forget(["some id"])  # the weights are those of a model without this fact
-    edited.save("folder")       # loadable by transformers; continue with EditedModel.open("folder")
+    print(edited.edit(requests))  # the facts are now in the model, and this is what it says
+    edited.forget(["some id"])    # the weights are those of a model without this fact
+    edited.save("folder")         # loadable by transformers; continue with EditedModel.open("folder")
 
 Keys and values are read on the unedited model, so they depend on each fact alone, and the weights are a
 function of the current facts only, not of the history: W_0 plus the one-time solution of each layer's ledger,
@@ -17,7 +17,8 @@ embedded model).
 Source: The Labyrinth and the Thread, Prop. 3.2 and Eq. 31.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,21 +28,23 @@ from tqdm import tqdm
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.algebra.ledger_facts import unique
+from palimpsest.datasets.facts import load_facts
 from palimpsest.editors import check_kind
-from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential
-from palimpsest.errors import LedgerError, ModelError, NonFiniteError
+from palimpsest.errors import LedgerError, ModelError
 from palimpsest.network.apply import restored
 from palimpsest.network.model import EditableModel, describe, fingerprint, load, read_weight, write_weight
 from palimpsest.types import EditRequest, Shown, span
 from palimpsest.workbench import folder as files
+from palimpsest.workbench.effort import Effort, control_prompts
+from palimpsest.workbench.effort import until_said as raise_effort
 from palimpsest.workbench.exact import dtype_of, sequence
 from palimpsest.workbench.folder import Description
 from palimpsest.workbench.held import check_held, check_new, renewed
 from palimpsest.workbench.limits import check_batch, check_window
 from palimpsest.workbench.places import place
 from palimpsest.workbench.report import EditReport, chosen, report_on
-from palimpsest.workbench.steps import anew, computed_alone, joined, lean, rounded_weight
+from palimpsest.workbench.steps import computed_alone, joined, lean, solutions, state_of
 from palimpsest.workbench.work import Work, described
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -111,20 +114,29 @@ class EditedModel(Shown):
         batch: int = 1,
         after: Callable[[], None] | None = None,
         editor: Sequential | None = None,
-    ) -> None:
-        """Write facts into the model, batch by batch.
+        *,
+        report: bool = True,
+        until_said: bool = False,
+    ) -> EditReport:
+        """Write facts into the model, batch by batch, and ask it about them.
 
         Args:
             requests: new facts; the filled prompt serves as id if a fact has none.
             batch: facts whose values are optimised in one batch, see the module's docstring.
             after: called after each batch, for example to save a checkpoint.
             editor: other settings of these facts' values, in the same layers; default those of the sequence.
+            report: ask the unedited and the edited model; without it the report holds no fact.
+            until_said: raise the effort for facts that are not said, by `palimpsest.workbench.effort`.
+
+        Returns:
+            What the model answered and answers to each fact, with the object's probability and rank.
 
         Raises:
             LedgerError: if an id occurs twice or is already in use; nothing is changed.
             RequestError: if a filled prompt occurs twice or is in use, a fact is too long, or the batch is
                 below 1; nothing is changed.
             ModelError: if other code changed the edited weights; nothing is changed.
+            ScoreError: if an answer exceeds the model's context; all facts are written.
             Exception: any error of the editor; earlier batches stay written, the failing one is not.
         """
         check_batch(batch)
@@ -143,6 +155,26 @@ class EditedModel(Shown):
                         after()
         finally:
             self._write(self.ledgers)
+        names = [fact.id for fact in named]
+        done = self._until_said(names, batch) if until_said else Effort({}, {})
+        return self.report(names if report else ()).with_effort(done.tried, done.cost)
+
+    def _until_said(self, names: Sequence[str], batch: int) -> Effort:
+        """Raise the effort for facts; its cost is measured on prompts of the project's fact set."""
+        asked = {"control prompts": control_prompts(load_facts(), [self.facts[name] for name in names])}
+        with self._or_as_before():
+            return raise_effort(self, names, asked, batch)
+
+    @contextmanager
+    def _or_as_before(self) -> Iterator[None]:
+        """Facts and weights as they were, if a block fails that forgets before it writes."""
+        before = self._state, self.facts, dict(self.losses)
+        try:
+            yield
+        except BaseException:
+            self._state, self.facts, self.losses = before
+            self._write(self.ledgers)
+            raise
 
     def _take_in(self, facts: Sequence[EditRequest], editor: Sequential) -> None:
         """Write one batch, computed as if there were no other fact."""
@@ -193,14 +225,9 @@ class EditedModel(Shown):
         fresh = renewed(self.facts[name], new)
         check_window(self.model, [fresh], self.editor)
         self._check_written()
-        before = self._state, self.facts, dict(self.losses)
-        try:
+        with self._or_as_before():
             self.forget([name])
-            self.edit([fresh])
-        except BaseException:
-            self._state, self.facts, self.losses = before
-            self._write(self.ledgers)
-            raise
+            self.edit([fresh], report=False)
 
     def report(self, ids: Sequence[str] | None = None) -> EditReport:
         """Ask the model, unedited and edited, about some of its facts, or all; its weights stay as they are.
@@ -251,8 +278,7 @@ class EditedModel(Shown):
         where = Work(path).current
         about, seen = files.read_description(where), described(where)
         files.check_files(where, about)
-        ledgers = files.read_ledgers(where, about, device)
-        model = load(where, dtype_of(about), device)
+        ledgers, model = files.read_ledgers(where, about, device), load(where, dtype_of(about), device)
         model.name = str(path)
         edited = cls(model, about.editor)
         if edited.base["fingerprint"] != about.fingerprint:
@@ -286,21 +312,13 @@ class EditedModel(Shown):
                 f"{folder} holds an unfinished run on {about.base['name']}, whose weights are others than "
                 f"those of {self.model.name}; give the same model, or delete that folder to begin anew"
             )
-        ledgers = files.read_ledgers(folder, about, self.model.device)
-        self._adopt(about, ledgers)
-        self._write(ledgers)
+        self._adopt(about, files.read_ledgers(folder, about, self.model.device))
+        self._write(self.ledgers)
 
     def _adopt(self, about: Description, ledgers: dict[int, EditLedger]) -> None:
         self.base = dict(about.base)
         self.facts = {fact.id: fact for fact in about.facts}
-        for ledger in ledgers.values():
-            ledger.spill()
-        unedited = {layer: ledger.base for layer, ledger in ledgers.items()}
-        weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
-        steps = max(about.steps, 1)
-        self._state = SequenceState(
-            Prepared(about.contexts), ledgers=ledgers, unedited=unedited, weights=weights, steps=steps
-        )
+        self._state = state_of(ledgers, about.contexts, about.steps)
         self._written = {layer: read_weight(self.model, layer).clone() for layer in ledgers}
 
     def _described(self, seal: str) -> Description:
@@ -314,19 +332,11 @@ class EditedModel(Shown):
         """Recompute the solutions of the ledgers and write their weights into the model."""
         if self._state is None:
             return
-        solved = {layer: anew(ledger) for layer, ledger in ledgers.items()}
-        rounded = {layer: rounded_weight(ledger) for layer, ledger in solved.items()}
-        for layer, weight in rounded.items():
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(
-                    f"layer {layer}: a weight does not fit into {weight.dtype}; nothing was changed. A "
-                    "larger ridge or preserve_weight makes smaller updates"
-                )
+        solved, rounded = solutions(ledgers)
         for layer, weight in rounded.items():
             write_weight(self.model, layer, weight)
         weights = {layer: ledger.weight for layer, ledger in solved.items()}
-        self._state = replace(self._state, ledgers=solved, weights=weights)
-        self._written = rounded
+        self._state, self._written = replace(self._state, ledgers=solved, weights=weights), rounded
 
     def _check_written(self) -> None:
         for layer, weight in self._written.items():

@@ -9,15 +9,15 @@ that are written beside it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from palimpsest.algebra.ledger import EditLedger
 from palimpsest.datasets.facts import FactSet
 from palimpsest.editors.sequential import Sequential
 from palimpsest.evaluation.said import first_answers, say
 from palimpsest.network.apply import restored
 from palimpsest.network.model import EditableModel, write_weight
 from palimpsest.types import EditRequest
-from palimpsest.workbench.edited_model import EditedModel
 
 CONTROLS = 64
 """Control prompts, about subjects that are not edited."""
@@ -76,8 +76,35 @@ class Effort:
         return bool(self.tried)
 
 
+@runtime_checkable
+class Rewritable(Protocol):
+    """A model with facts that can be written again: `palimpsest.workbench.edited_model.EditedModel`."""
+
+    model: EditableModel
+    editor: Sequential
+    facts: dict[str, EditRequest]
+    losses: dict[str, float]
+
+    @property
+    def ledgers(self) -> dict[int, EditLedger]:
+        """Layer -> ledger of its facts."""
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove facts."""
+
+    def edit(
+        self,
+        requests: Sequence[EditRequest],
+        batch: int = 1,
+        *,
+        editor: Sequential | None = None,
+        report: bool = True,
+    ) -> object:
+        """Write facts, with other settings of their values."""
+
+
 def until_said(
-    edited: EditedModel,
+    edited: Rewritable,
     ids: Sequence[str],
     prompts: Mapping[str, Sequence[str]],
     batch: int = 1,
@@ -96,7 +123,7 @@ def until_said(
         What was tried, and what it cost; nothing if all facts were said.
 
     Raises:
-        As `EditedModel.edit`.
+        As `palimpsest.workbench.edited_model.EditedModel.edit`.
     """
     missing = [name for name, rank in ranks(edited, ids).items() if rank > 1]
     if not missing:
@@ -128,18 +155,18 @@ def until_said(
     return Effort(tried, cost)
 
 
-def ranks(edited: EditedModel, ids: Sequence[str]) -> dict[str, int]:
+def ranks(edited: Rewritable, ids: Sequence[str]) -> dict[str, int]:
     """Id -> rank of the fact's new object in the model as it is; 1 for a fact that is said."""
     facts = [edited.facts[name] for name in ids]
     found = say(edited.model, [(fact.text, fact.target) for fact in facts], tokens=1)
     return {fact.id: said.rank for fact, said in zip(facts, found, strict=True)}
 
 
-def rewritten(edited: EditedModel, ids: Sequence[str], batch: int, editor: Sequential) -> None:
+def rewritten(edited: Rewritable, ids: Sequence[str], batch: int, editor: Sequential) -> None:
     """Write facts again with other settings of their values."""
     facts = [edited.facts[name] for name in ids]
     edited.forget(ids)
-    edited.edit(facts, batch, editor=editor)
+    edited.edit(facts, batch, editor=editor, report=False)
 
 
 def control_prompts(facts: FactSet, requests: Sequence[EditRequest], count: int = CONTROLS) -> list[str]:

@@ -21,19 +21,20 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.cache import digest
 from palimpsest.editors.sequential import Sequential
 from palimpsest.errors import LedgerError, PalimpsestError, ResourceError, SequenceError
-from palimpsest.files import file_sha256, locked, write_atomically
+from palimpsest.files import file_sha256, locked, reading, write_atomically
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
 from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
 
 FORMAT = 2
 FORMATS = (1, FORMAT)
-"""Those that can be read; the first has no checksums."""
+"""Those that can be read; the first needs no checksums."""
 SUM = "sha256"
 """Beside the members of a description stands the checksum of all of them."""
 EDIT = "edit"
@@ -79,8 +80,13 @@ class Description:
 
 
 def is_edited(folder: Path) -> bool:
-    """Whether a folder has a description, and so holds an edited model or an unfinished run."""
-    return (folder / DESCRIPTION).is_file()
+    """Whether a folder has a description, and so holds an edited model or an unfinished run.
+
+    Raises:
+        ResourceError: if the folder cannot be read.
+    """
+    with reading(folder):
+        return (folder / DESCRIPTION).is_file()
 
 
 def beside(folder: Path, suffix: str) -> Path:
@@ -117,7 +123,7 @@ def read_description(folder: Path) -> Description:
         ResourceError: if the description cannot be read or is damaged.
     """
     path = folder / DESCRIPTION
-    if not path.is_file():
+    if not is_edited(folder):
         raise LedgerError(
             f"{folder} holds no edited model (it has no {DESCRIPTION}); give a folder that `palimpsest edit` "
             "or EditedModel.save wrote"
@@ -132,7 +138,7 @@ def read_description(folder: Path) -> Description:
                 f"{path} has format {known}, this version reads {FORMAT}; open it with the version of "
                 "palimpsest that wrote it"
             )
-        if known != FORMATS[0] and found != digest(content):
+        if (known != FORMATS[0] or found is not None) and found != digest(content):
             raise ValueError("it was changed since it was written")
         return TypeAdapter(Description).validate_json(json.dumps(content))
     except LedgerError:
@@ -151,13 +157,15 @@ def check_files(folder: Path, about: Description) -> None:
     """Whether the files beside a description are those that were written with it.
 
     Raises:
-        ResourceError: for the first that is missing or was changed.
+        ResourceError: for the first that is missing, was changed or cannot be read.
     """
-    for name, sum_ in about.files.items():
+    sums = tqdm(about.files.items(), "checking", unit="file", disable=None, delay=2, leave=False)
+    for name, sum_ in sums:
         path = folder / name
-        state = "" if path.is_file() else "is missing"
-        if not state and sum_ and file_sha256(path) != sum_:
-            state = "was changed since it was written"
+        with reading(path):
+            state = "" if path.is_file() else "is missing"
+            if not state and sum_ and file_sha256(path) != sum_:
+                state = "was changed since it was written"
         if state:
             raise ResourceError(
                 f"{path} {state}; restore it from an intact copy, or make the edits again in another folder"
@@ -259,8 +267,9 @@ def _fill(work: Work, model: EditableModel, about: Description, ledgers: Mapping
     staging.mkdir()
     # In parts, because each is copied while it is written.
     size = sum(weight.numel() * weight.element_size() for weight in model.net.parameters())
-    model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
-    model.tokenizer.save_pretrained(staging)
+    with tqdm(total=1, desc=f"saving {size / 1e9:.1f} GB", disable=None, leave=False):
+        model.net.save_pretrained(staging, max_shard_size=max(size // SHARDS, SMALLEST_SHARD))
+        model.tokenizer.save_pretrained(staging)
     mode = stat.S_IMODE((work.folder / OWNER).stat().st_mode)
     files = {}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):

@@ -34,7 +34,7 @@ def check_window(model: EditableModel, requests: Sequence[EditRequest], editor: 
         RequestError: for the first that is too long; nothing is changed.
     """
     check_room(model, requests)
-    window = getattr(model.net.config, "max_position_embeddings", None)
+    window = getattr(model.config, "max_position_embeddings", None)
     if window is None or not editor.contexts.count:
         return
     prefix = editor.contexts.length + ROOM

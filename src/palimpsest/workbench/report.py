@@ -170,6 +170,8 @@ def report_on(
     Raises:
         As `palimpsest.evaluation.said.say`.
     """
+    if not facts:
+        return EditReport(name, ())
     pairs = [(fact.text, fact.target) for fact in facts]
     after = say(model, pairs)
     with restored(model, unedited):

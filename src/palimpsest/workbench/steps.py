@@ -1,14 +1,16 @@
 """What an edited model computes with ledgers: batches on their own, and solutions without a history."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from palimpsest.algebra.ledger import EditLedger
 from palimpsest.editors.base import Prepared
 from palimpsest.editors.sequential import SequenceState, Sequential
+from palimpsest.errors import NonFiniteError
 from palimpsest.network.apply import restored
 from palimpsest.network.model import EditableModel, write_weight
 from palimpsest.types import EditRequest
@@ -20,6 +22,36 @@ def lean(state: SequenceState) -> SequenceState:
         ledger.spill()
     unedited = {layer: ledger.base for layer, ledger in state.ledgers.items()}
     return replace(state, prepared=Prepared(state.prepared.contexts), unedited=unedited)
+
+
+def state_of(ledgers: dict[int, EditLedger], contexts: tuple[str, ...], steps: int) -> SequenceState:
+    """The state of a sequence whose ledgers were read from files."""
+    for ledger in ledgers.values():
+        ledger.spill()
+    unedited = {layer: ledger.base for layer, ledger in ledgers.items()}
+    weights = {layer: ledger.weight for layer, ledger in ledgers.items()}
+    return SequenceState(
+        Prepared(contexts), ledgers=ledgers, unedited=unedited, weights=weights, steps=max(steps, 1)
+    )
+
+
+def solutions(
+    ledgers: Mapping[int, EditLedger],
+) -> tuple[dict[int, EditLedger], dict[int, Float[Tensor, "d_v d_k"]]]:
+    """Layer -> its ledger solved without a history, and the weight of that in the model's dtype.
+
+    Raises:
+        NonFiniteError: if a weight does not fit into that dtype.
+    """
+    solved = {layer: anew(ledger) for layer, ledger in ledgers.items()}
+    rounded = {layer: rounded_weight(ledger) for layer, ledger in solved.items()}
+    for layer, weight in rounded.items():
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(
+                f"layer {layer}: a weight does not fit into {weight.dtype}; nothing was changed. A larger "
+                "ridge or preserve_weight makes smaller updates"
+            )
+    return solved, rounded
 
 
 def computed_alone(

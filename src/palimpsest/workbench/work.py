@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from palimpsest.errors import ResourceError, SequenceError
-from palimpsest.files import as_json, file_sha256, leftovers, write_atomically
+from palimpsest.files import as_json, file_sha256, leftovers, reading, write_atomically
 
 DESCRIPTION = "palimpsest.json"
 OWNER = "owner.json"
@@ -200,6 +200,11 @@ class Work:
 
 
 def described(folder: Path) -> str:
-    """SHA-256 of a folder's description; empty if it has none."""
+    """SHA-256 of a folder's description; empty if it has none.
+
+    Raises:
+        ResourceError: if it cannot be read.
+    """
     file = folder / DESCRIPTION
-    return file_sha256(file) if file.is_file() else ""
+    with reading(file):
+        return file_sha256(file) if file.is_file() else ""

@@ -1,26 +1,34 @@
 """One edit that changes no weight as a safetensors file: a memory at a layer, or texts chosen for prompts.
 
-tensors      a memory: keys, radii and contents by their names; texts: vectors
-metadata     format, kind, base (fingerprint), model (name), about (JSON: the rest of the edit, without notes)
+tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text
+metadata     format, kind, base (fingerprint), model (name), sha256 (of all else)
+about        in the metadata, as JSON: the rest of the edit, without notes
 
 Such an edit is no part of a folder that transformers loads: it acts while it is installed.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from palimpsest import cache
 from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
-from palimpsest.network.chosen import ChosenContext, Embed
+from palimpsest.network.chosen import ChosenContext, Embed, cosines
 from palimpsest.network.codebook import Codebook
 from palimpsest.network.wraps import ACTS, LayerWrap, Wrap
 
 FORMAT = "1"
 MEMORY, TEXTS = "memory", "texts"
+PROBE = "The capital of France is Paris, and 7 œuvres were sold there in 1987."
+"""Text whose embedding tells whether an embedder is the one that texts were chosen with."""
+ALIKE = 0.999
+"""Least cosine of two embeddings of ``PROBE`` by one embedder, on whatever machine."""
 
 
 def save_wrap(path: str | Path, edit: Wrap, model: str) -> None:
@@ -40,7 +48,7 @@ def save_wrap(path: str | Path, edit: Wrap, model: str) -> None:
         kind, tensors = MEMORY, edit.tensors()
         about = {"layer": edit.layer, "at": edit.at, "act": acts[type(edit.act)], "labels": edit.book.labels}
     elif isinstance(edit, ChosenContext):
-        kind, tensors = TEXTS, {"vectors": edit.vectors}
+        kind, tensors = TEXTS, {"vectors": edit.vectors, "probe": edit.embed([PROBE])}
         about = {"texts": edit.texts, "threshold": edit.threshold}
     else:
         raise ResourceError(
@@ -50,7 +58,7 @@ def save_wrap(path: str | Path, edit: Wrap, model: str) -> None:
     told["about"] = json.dumps(about, ensure_ascii=False)
     plain = {name: part.detach().cpu().contiguous() for name, part in tensors.items()}
     with replacing(Path(path)) as temporary:
-        save_file(plain, temporary, metadata=told)
+        save_file(plain, temporary, metadata=cache.vouched(plain, told))
 
 
 def load_wrap(path: str | Path, embed: Embed | None = None) -> Wrap:
@@ -61,30 +69,61 @@ def load_wrap(path: str | Path, embed: Embed | None = None) -> Wrap:
         embed: for texts chosen for prompts, the embedder that they were made with.
 
     Raises:
-        ResourceError: if the file does not exist, holds no such edit, or needs an embedder and none is given.
+        ResourceError: if the file does not exist or holds no such edit, or if it needs an embedder and none,
+            or another one, is given.
     """
     try:
         with safe_open(str(path), "pt") as file:
             told, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-        if told.get("format") != FORMAT:
-            raise ValueError(f"its format is {told.get('format')!r}, not {FORMAT!r}")
-        about, base, kind = json.loads(told["about"]), told["base"], told["kind"]
-        if kind == MEMORY:
-            book = Codebook(tensors.pop("keys"), tensors.pop("radii"), tuple(about["labels"]))
-            act = ACTS[about["act"]](**tensors)
-            return LayerWrap(about["layer"], book, act, about["at"], base=base)
-        if kind != TEXTS:
-            raise ValueError(f"its kind is {kind!r}, neither {MEMORY!r} nor {TEXTS!r}")
-        if embed is not None:
-            threshold = float(about["threshold"])
-            return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
-    except (OSError, SafetensorError, ArithmeticError, ValueError, LookupError, TypeError) as error:
+        cache.require_sum(tensors, told)
+        made = _made(told, tensors, embed)
+    except cache.UNREADABLE as error:
         raise ResourceError(
             f"{path} holds no edit without weights that can be read ({error}); give a file that save_wrap "
             "wrote"
         ) from error
-    raise ResourceError(
-        f"{path} holds texts that are chosen by embeddings, and no embedder was given; pass embed=, the one "
-        "that they were made with"
-    )
+    if made is None:
+        raise ResourceError(
+            f"{path} holds texts that are chosen by embeddings, and no embedder was given; pass embed=, the "
+            "one that they were made with"
+        )
+    if isinstance(made, ChosenContext) and "probe" in tensors:  # files of earlier versions have none
+        _require_embedder(path, tensors["probe"], made.embed([PROBE]))
+    return made
+
+
+def _made(told: Mapping[str, str], tensors: dict[str, Tensor], embed: Embed | None) -> Wrap | None:
+    """The edit of what was read; None if it needs an embedder and none is given."""
+    if told.get("format") != FORMAT:
+        raise ValueError(f"its format is {told.get('format')!r}, not {FORMAT!r}")
+    about, base, kind = json.loads(told["about"]), told["base"], told["kind"]
+    if kind == MEMORY:
+        book = Codebook(tensors.pop("keys"), tensors.pop("radii"), tuple(about["labels"]))
+        return LayerWrap(about["layer"], book, ACTS[about["act"]](**tensors), about["at"], base=base)
+    if kind != TEXTS:
+        raise ValueError(f"its kind is {kind!r}, neither {MEMORY!r} nor {TEXTS!r}")
+    if embed is None:
+        return None
+    threshold = float(about["threshold"])
+    return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
+
+
+def _require_embedder(path: str | Path, probe: Tensor, own: Tensor) -> None:
+    """Check that an embedder gives the probe text the embedding that it had when the texts were saved.
+
+    Raises:
+        ResourceError: otherwise.
+    """
+    differs = ""
+    if probe.ndim != 2 or len(probe) != 1:
+        raise ResourceError(f"{path} holds no embedding of a probe text; give a file that save_wrap wrote")
+    if own.shape != probe.shape:
+        differs = f"their embeddings have {probe[0].numel()} numbers, and it makes {own.shape[1]}"
+    elif not (near := float(cosines(own, probe))) > ALIKE:
+        differs = f"its embedding of a probe text has a cosine of {near:.3f} with theirs, not of 1"
+    if differs:
+        raise ResourceError(
+            f"{path} holds texts that were chosen with another embedder than the given one: {differs}; pass "
+            "embed=, the one that they were made with"
+        )
