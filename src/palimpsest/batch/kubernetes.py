@@ -9,6 +9,7 @@ import yaml
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError
+from palimpsest.files import UNREADABLE
 
 KEYS = (
     "container-image",
@@ -36,7 +37,7 @@ def filled() -> dict[str, Any]:
     path = profile_file()
     try:
         content = dict(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise ProfileError(f"{path} cannot be read as YAML ({error}); restore it") from error
     empty = [key for key in KEYS if not content.get(key)]
     if empty:
