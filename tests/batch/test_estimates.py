@@ -1,6 +1,7 @@
 """What jobs ask for by a plan: margins, the least, what the matrix says, and plans that do not fit."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from palimpsest.batch.jobs import Batch, Job
 from palimpsest.batch.matrix import Matrix, Needs
 from palimpsest.commands import batches
 from palimpsest.errors import DataError, ModelError, ProfileError
-from palimpsest.planning.plan import PagePlan, ProfilePlan
+from palimpsest.planning.plan import OVERHEAD, PagePlan, ProfilePlan
 from palimpsest.planning.weights import Weights
 from tests.clone import Clone, make_clone
 from tests.planning.test_plan import MACHINE, TINY
@@ -69,11 +70,20 @@ def test_without_a_plan_it_is_what_the_matrix_says() -> None:
 
 
 def test_a_plan_of_the_package_can_be_read() -> None:
-    page = PagePlan("02_long", seconds={"values": 570.0}, memory={"weights": 7})
+    page = PagePlan("02_long", seconds={"values": 570.0}, found={"values": 70.0}, memory={"weights": 7})
     made = ProfilePlan("big", WEIGHTS, replace(MACHINE, device="cpu"), (page, PagePlan("05_out", "no")))
     found = Plan.model_validate_json(json.dumps(made.as_dict()))
-    assert (found.page("02_long").seconds, found.page("02_long").memory_bytes) == (600.0, 7)
+    planned = found.page("02_long")
+    assert (planned.seconds, planned.seconds_found, planned.memory_bytes) == (500.0 + OVERHEAD, 70.0, 7)
     assert (found.page("05_out").seconds, found.machine.device) == (None, "cpu")
+
+
+def test_a_job_has_time_for_what_pages_before_it_would_have_left() -> None:
+    pages = [{"page": "02_long", "seconds": 600.0, "seconds_found": found} for found in (0.0, 5400.0)]
+    plans = [Plan.model_validate(plan_of() | {"pages": [page]}) for page in pages]
+    assert [needs_of(job("02_long"), MATRIX, plan).runtime for plan in plans] == [
+        max(math.ceil(seconds * MATRIX.margin.time / 60), MATRIX.least.runtime) for seconds in (600, 6000)
+    ]
 
 
 def test_plans_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ class PlannedPage(BaseModel):
     model_config = LOOSE
     page: str
     seconds: float | None = None
+    seconds_found: float = 0.0
+    """What earlier pages of the plan save; jobs run side by side and cannot count on it."""
     seconds_by_stage: dict[str, float] = {}
     memory_bytes: int = 0
 
@@ -159,7 +161,8 @@ def needs_of(job: Job, matrix: Matrix, plan: Plan | None) -> Needs:
     page = plan.page(job.page)
     held = page.memory_bytes if plan.machine.device == "cpu" and job.page else plan.host_memory_bytes
     sums = [page.seconds_by_stage.get("statistics", 0.0) for page in plan.pages]
-    seconds = page.seconds if job.page else max(sums, default=0.0)
+    alone = (page.seconds or 0.0) + page.seconds_found
+    seconds = alone if job.page else max(sums, default=0.0)
     margin, least = matrix.margin, matrix.least
     minutes = math.ceil(seconds * margin.time / 60) if seconds else matrix.needs.runtime
     return Needs(
