@@ -14,6 +14,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from palimpsest import paths
 from palimpsest.errors import ProfileError, UnknownNameError
+from palimpsest.files import UNREADABLE
 from palimpsest.memory.settings import TargetSettings
 
 
@@ -218,7 +219,7 @@ def yaml_mapping(path: Path, needs: str) -> dict[Any, Any]:
         ) from error
     except RecursionError as error:
         raise ProfileError(f"{path.name} is not YAML that can be read: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: not UTF-8, or a date that does not exist
+    except UNREADABLE as error:  # besides YAML's own: not UTF-8, a date that does not exist, a tag's fault
         raise ProfileError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ProfileError(f"{path.name} holds no mapping; it needs {needs}")
