@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from palimpsest import resources
 from palimpsest.memory import shards
-from palimpsest.network import model
+from palimpsest.network import embedded, fetching, model
 from palimpsest.network.model import load
 from palimpsest.types import plain
 from tests.batch.test_engine import write_matrix
@@ -60,7 +61,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_command_with_a_long_example_is_here() -> None:
-    assert {line.split()[0] for line in in_help(PARSED)} == {*SHORT, "batch"}
+    assert {line.split()[0] for line in in_help(PARSED)} == {*SHORT, "batch", "fetch"}
 
 
 def test_trace(room: Path) -> None:
@@ -109,6 +110,19 @@ def test_stats(room: Path) -> None:
     assert [text.split(":")[0] for text in done.stdout.splitlines()] == ["layer 0", "layer 1", "layer 2"]
 
 
+def test_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile of the line is one of the project's, and its model is asked for; the hub stands in."""
+    asked: list[str] = []
+    monkeypatch.setenv("PALIMPSEST_ROOT", str(ROOT))
+    monkeypatch.setattr(resources, "fetch_all", dict)
+    monkeypatch.setattr(embedded, "unpacked_model", lambda: ROOT)
+    monkeypatch.setattr(fetching, "fetch_model", lambda name, _: asked.append(name))
+    (line,) = lines("fetch")
+    done = run(*shlex.split(line))
+    assert done.exit_code == 0, done.output
+    assert asked == ["openai-community/gpt2-xl"]
+
+
 @pytest.mark.slow  # all pages of a profile
 @pytest.mark.parametrize("line", lines("plan"))
 def test_plan(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +142,10 @@ def test_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = make_clone(tmp_path / "clone", monkeypatch, whole=True)
     shutil.copytree(ROOT / "workflow", clone.root / "workflow")
     write_matrix(clone, seeds=[2, 3])
+    page = {"page": "01_tiny", "seconds": 900.0, "memory_bytes": 1_600_000_000}
+    plan = {"profile": "laptop", "machine": {"device": "cpu"}, "host_memory_bytes": 1, "pages": [page]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.chdir(tmp_path)
     for line in lines("batch"):
         if "slurm" in line and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
             continue

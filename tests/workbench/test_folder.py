@@ -104,10 +104,10 @@ def test_a_killed_run_resumes_with_nothing_lost(
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out"]
 
 
-def _noting(asked: list[list[str]], edit: Callable[..., None]) -> Callable[..., None]:
-    def noting(self: EditedModel, requests: list[EditRequest], *rest: Any) -> None:
+def _noting(asked: list[list[str]], edit: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(self: EditedModel, requests: list[EditRequest], *rest: Any, **options: Any) -> Any:
         asked.append([request.id for request in requests])
-        edit(self, requests, *rest)
+        return edit(self, requests, *rest, **options)
 
     return noting
 
