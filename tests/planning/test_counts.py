@@ -71,8 +71,8 @@ def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
     assert counts["08_norm_inflation"].values == 4 * 340 + 50 * (3 * 3 + 9 + 2)
     # 09: 50 facts with four weights and two readings, and 80 with each of four losses; no prefixes.
     assert (counts["09_protection"].values, counts["09_protection"].contexts) == (50 * 6 + 80 * 4, 0)
-    # 10: fifteen arms of 30 facts, five samples of six wordings each.
-    assert counts["10_uncertainty"].sampled == 15 * 30 * 16 * 6 * 5
+    # 10: nineteen arms of 30 facts, five samples of six wordings each.
+    assert counts["10_uncertainty"].sampled == 19 * 30 * 16 * 6 * 5
     # 13: eleven arms write three sets of 60, beside the values of 200 facts twice.
     assert counts["13_alphaedit_plus_parts"].values == 400 + 11 * 180
     assert counts["14_comparison"].values == 2 * (100 + 30)

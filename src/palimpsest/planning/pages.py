@@ -28,8 +28,8 @@ WORDINGS = 6
 CLASSES = 8
 """Classes of facts on page 19."""
 
-ARMS = 6
-"""Arms of page 10 beside its methods: no edit, twice, and four null edits; one more with IKE."""
+ARMS = 3
+"""Arms of page 10 beside its methods and the control of each: no edit, twice, and a random value."""
 
 TRACED = 3 * 12
 """Prompts asked of a fact at each layer by causal tracing: whole states, MLPs and attention put back at each
@@ -169,7 +169,7 @@ def _protection(p: Parameters) -> Work:
 
 def _uncertainty(p: Parameters) -> Work:
     methods = [name for name in p["methods"] if name in ("rome", "memit", "alphaedit")]
-    models = (len(p["methods"]) + ARMS + ("ike" in p["methods"])) * p["facts"]
+    models = (2 * len(p["methods"]) + ARMS) * p["facts"]
     return Work(
         {1: len({*methods} - {"alphaedit"}) * p["facts"]},  # AlphaEdit's values are MEMIT's
         runs=tuple(Run(name, p["facts"], 1) for name in methods),
