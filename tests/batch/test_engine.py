@@ -217,6 +217,17 @@ def test_a_dry_run_lists_what_is_due_and_runs_nothing(clone: Clone, monkeypatch:
     assert not (clone.root / "results/laptop/seed-3").exists()
 
 
+def test_pages_of_a_batch_may_run_whatever_their_plan_says(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.subprocess, "call", lambda *_, **__: 0)
+    write_matrix(clone, seeds=[3])
+    for options, last in (((), ["--seed", "3"]), (("--anyway",), ["--seed", "3", "--anyway"])):
+        assert batch("--dry-run", *options).exit_code == 0
+        (job,) = json.loads((batch_dir() / "plan.json").read_text())["jobs"]
+        assert job["arguments"] == ["run", "01_tiny", "--profile", "laptop", *last]
+
+
 def test_the_engine_is_called_with_its_profile_and_the_gpus_of_a_node(clone: Clone) -> None:
     node = command(Path("plan.json"), "node", 4)
     assert node[:3] == [sys.executable, "-m", "snakemake"]
