@@ -28,6 +28,7 @@ def options(
 
 
 edit = app.command()(edits.edit)
+join = app.command()(edits.join)
 undo = app.command()(edits.undo)
 replace = app.command()(edits.replace)
 diagnose = app.command()(edits.diagnose)
