@@ -26,6 +26,7 @@ from palimpsest.workbench import folder as files
 from palimpsest.workbench.commands import edit_folder
 from palimpsest.workbench.edited_model import EditedModel
 from palimpsest.workbench.joining import join_folders, part_of
+from tests.commands.rooms import run, write
 from tests.workbench.edits import (
     EDITOR,
     LAYERS,
@@ -241,3 +242,18 @@ def test_a_shard_twice_and_a_folder_that_exists(parts: list[Path], tmp_path: Pat
     shutil.rmtree(parts[2])
     with pytest.raises(LedgerError, match=r"part-2 holds no edited model"):
         join_folders(FACTS, parts, tmp_path / "joined")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("half", "shard 'half': write number/of, for example 2/8"),
+        ("3/2", "shard 3/2: the first number goes from 1 to the second, as in 2/8"),
+        ("1/7", "6 facts cannot fill 7 shards; give at most 6"),
+    ],
+)
+def test_a_shard_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "facts.jsonl", FACTS)
+    done = run("edit", tmp_path / "facts.jsonl", "--shard", text, "--out", tmp_path / "part")
+    assert (done.exit_code, done.stderr) == (2, f"palimpsest: {message}\n")
+    assert not (tmp_path / "part").exists()

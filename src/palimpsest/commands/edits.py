@@ -9,7 +9,7 @@ from palimpsest.commands.shared import UNSAID, Device, NoWait, readable, waiting
 from palimpsest.errors import RequestError
 
 if TYPE_CHECKING:
-    from palimpsest.types import EditRequest
+    from palimpsest.types import EditRequest, EvalCase
     from palimpsest.workbench.report import EditReport
 
 Require = Annotated[
@@ -18,6 +18,11 @@ Require = Annotated[
 Json = Annotated[
     Path | None,
     typer.Option("--json", help="File to write it to as JSON.", show_default=False, callback=writable),
+]
+
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the facts.", show_default=False),
 ]
 
 
@@ -42,10 +47,7 @@ def edit(
     until_said: Annotated[
         bool, typer.Option("--until-said", help="Optimise harder values for facts that it does not say.")
     ] = False,
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Only the I-th of N parts of the facts.", show_default=False),
-    ] = None,
+    shard: Part = None,
     device: Device = "cpu",
     no_wait: NoWait = False,
 ) -> None:
@@ -68,13 +70,7 @@ def edit(
     from palimpsest.datasets.any_format import load_cases_of
     from palimpsest.workbench.commands import edit_and_report
 
-    cases = load_cases_of(facts).cases
-    if shard is not None:
-        from palimpsest.memory.shard_files import Shard
-        from palimpsest.workbench.joining import part_of
-
-        part = Shard.parsed(shard)
-        cases = part_of(cases, part.number, part.of)
+    cases = _part(load_cases_of(facts).cases, shard)
     done, report = edit_and_report(
         cases,
         out,
@@ -89,6 +85,22 @@ def edit(
     _said(
         report, json, f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}", require
     )
+
+
+def _part(cases: list["EvalCase"], shard: str | None) -> list["EvalCase"]:
+    """The facts of a shard; all where none is named.
+
+    Raises:
+        ShardError: if it is not written as I/N.
+        RequestError: if there are fewer facts than shards.
+    """
+    if shard is None:
+        return cases
+    from palimpsest.memory.shard_files import Shard
+    from palimpsest.workbench.joining import part_of
+
+    part = Shard.parsed(shard)
+    return part_of(cases, part.number, part.of)
 
 
 def join(
