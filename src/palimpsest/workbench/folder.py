@@ -179,25 +179,27 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
         ResourceError: if a file is missing or damaged.
         LedgerError: if a file is no ledger, belongs to another layer or model, or lacks a fact.
     """
+    return {layer: read_ledger(folder, about, layer, device) for layer in about.editor.layers}
+
+
+def read_ledger(folder: Path, about: Description, layer: int, device: torch.device | str) -> EditLedger:
+    """As `read_ledgers`, of one layer."""
     names = {fact.id for fact in about.facts}
-    found = {}
-    for layer in about.editor.layers:
-        path = ledger_path(folder, layer)
-        ledger = _ledger(path, layer, device)
-        if ledger.base_sha256 != about.unedited.get(layer):
-            raise LedgerError(
-                f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
-                "differs from the one this folder was made from; restore the folder from an intact copy"
-            )
-        missing = sorted(names - set(ledger.ids))
-        if missing:
-            raise LedgerError(
-                f"{path} lacks {len(missing)} of the facts that {DESCRIPTION} names, {missing[0]!r} first; "
-                "restore the folder from an intact copy"
-            )
-        ledger.forget([name for name in ledger.ids if name not in names])
-        found[layer] = ledger
-    return found
+    path = ledger_path(folder, layer)
+    ledger = _ledger(path, layer, device)
+    if ledger.base_sha256 != about.unedited.get(layer):
+        raise LedgerError(
+            f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
+            "differs from the one this folder was made from; restore the folder from an intact copy"
+        )
+    missing = sorted(names - set(ledger.ids))
+    if missing:
+        raise LedgerError(
+            f"{path} lacks {len(missing)} of the facts that {DESCRIPTION} names, {missing[0]!r} first; "
+            "restore the folder from an intact copy"
+        )
+    ledger.forget([name for name in ledger.ids if name not in names])
+    return ledger
 
 
 def _ledger(path: Path, layer: int, device: torch.device | str) -> EditLedger:
