@@ -41,6 +41,10 @@ SHARED = 1 + 2 + 4
 QUESTION = 24
 """Tokens of a question of page 25, behind its worked examples."""
 
+CRITERIA_FILLED, LOOKED_THROUGH = 5, 33
+"""Ripple cases that page 25 edits, and conditions that it asks for them, for each that a criterion is to have:
+SEEN on a laptop, where some cases serve several criteria and one criterion has no more."""
+
 ROWS = 32
 """Texts that are sampled side by side: ``batch_size`` of `palimpsest.network.sampling.sample`."""
 
@@ -302,16 +306,21 @@ def _in_turn(p: Parameters) -> Work:
 
 
 def _harder(p: Parameters) -> Work:
-    names, facts = p["editors"], p["hops"] + p["ripples"]
-    runs = tuple(Run(name, n, n) for name in names for n in (p["hops"], p["ripples"]))
-    prompts = 6 * p["hops"] + 4 * p["ripples"]
-    drawn = (1 + len(names)) * p["answer_tokens"]
+    names = [*p["editors"], *p["sequences"]]
+    sizes = (p["hops"], CRITERIA_FILLED * p["ripples"], p["knowedits"], p["longs"])
+    runs = tuple(Run(name, n, n) for name in names for n in sizes)
+    said, texts = 6 * sizes[0] + 2 * sizes[1], sizes[2] + (1 + p["related"]) * sizes[3]
+    looked_through = LOOKED_THROUGH * p["ripples"]
+    conditions = min(p["candidates"], looked_through) if p["candidates"] else looked_through
+    systems = 1 + len(names)
+    drawn = {p["answer_tokens"]: systems * said + conditions, p["text_tokens"]: systems * texts}
+    own_values = {*names} - {"memit", "alphaedit", "rect_naive"}
     return Work(
-        together((1 + len({*names} - {"memit", "alphaedit"})) * facts),  # these two share theirs
+        together((1 + len(own_values)) * sum(sizes)),  # these three share theirs
         runs=runs,
-        asked=(1 + len(names)) * prompts // 2,
-        drawn=drawn * -(-prompts // ROWS),
-        sampled=(1 + len(names)) * prompts * (p["answer_tokens"] + QUESTION),
+        asked=systems * (said // 2 + 2 * sizes[2]),
+        drawn=sum(tokens * -(-count // ROWS) for tokens, count in drawn.items()),
+        sampled=sum((tokens + QUESTION) * count for tokens, count in drawn.items()),
     )
 
 
