@@ -8,6 +8,7 @@ once it has found enough, is counted as if it did not. Figures and bootstraps ar
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from palimpsest.planning.harder import harder
 from palimpsest.planning.work import (
     TOGETHER,
     Parameters,
@@ -37,16 +38,6 @@ of the twelve tokens of a mean fact."""
 
 SHARED = 1 + 2 + 4
 """Prompts asked of a fact where a page does not say how many: itself, paraphrases and neighbours."""
-
-QUESTION = 24
-"""Tokens of a question of page 25, behind its worked examples."""
-
-CRITERIA_FILLED, LOOKED_THROUGH = 5, 33
-"""Ripple cases that page 25 edits, and conditions that it asks for them, for each that a criterion is to have:
-SEEN on a laptop, where some cases serve several criteria and one criterion has no more."""
-
-ROWS = 32
-"""Texts that are sampled side by side: ``batch_size`` of `palimpsest.network.sampling.sample`."""
 
 PROBLEM = 0.15
 """Seconds of a random problem on page 03, in all its statements."""
@@ -305,25 +296,6 @@ def _in_turn(p: Parameters) -> Work:
     )
 
 
-def _harder(p: Parameters) -> Work:
-    names = [*p["editors"], *p["sequences"]]
-    sizes = (p["hops"], CRITERIA_FILLED * p["ripples"], p["knowedits"], p["longs"])
-    runs = tuple(Run(name, n, n) for name in names for n in sizes)
-    said, texts = 6 * sizes[0] + 2 * sizes[1], sizes[2] + (1 + p["related"]) * sizes[3]
-    looked_through = LOOKED_THROUGH * p["ripples"]
-    conditions = min(p["candidates"], looked_through) if p["candidates"] else looked_through
-    systems = 1 + len(names)
-    drawn = {p["answer_tokens"]: systems * said + conditions, p["text_tokens"]: systems * texts}
-    own_values = {*names} - {"memit", "alphaedit", "rect_naive"}
-    return Work(
-        together((1 + len(own_values)) * sum(sizes)),  # these three share theirs
-        runs=runs,
-        asked=systems * (said // 2 + 2 * sizes[2]),
-        drawn=sum(tokens * -(-count // ROWS) for tokens, count in drawn.items()),
-        sampled=sum((tokens + QUESTION) * count for tokens, count in drawn.items()),
-    )
-
-
 def _none(_: Parameters) -> Work:
     return Work(layers=0, projected=False)
 
@@ -354,6 +326,6 @@ PAGES: dict[str, Callable[[Parameters], Work]] = {
     "22_alphaedit_theorems": _none,
     "23_causal_tracing": _traced,
     "24_other_editors": _in_turn,
-    "25_harder_questions": _harder,
+    "25_harder_questions": harder,
 }
 """Notebook -> its work by its parameters. A page that is not here has no estimate, and a plan says so."""
