@@ -58,6 +58,7 @@ def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
             "14_comparison",
             "20_long_horizon",
             "23_causal_tracing",
+            "25_harder_questions",
         )
     }
     # 06: two arms of 100 facts and six of 60 in each of three orders, and seven of 60 in one order.
@@ -80,6 +81,13 @@ def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
     assert counts["20_long_horizon"].values == 300
     # 23: twelve facts, two draws, every third layer: each of three kinds at twelve tokens.
     assert counts["23_causal_tracing"].by_layer == 12 * 2 * 3 * 12 // 3
+    # 25: 60 chains, about 50 ripple cases, 30 and 20 others; three editors share values, SERAC has none.
+    harder = counts["25_harder_questions"]
+    assert (harder.values, len(harder.runs)) == (60 + 5 * 10 + 30 + 20, 4 * 4)
+    # Five systems say 360 and 100 answers of 12 tokens and write 70 texts of 32; 330 conditions before.
+    said, written = 5 * (6 * 60 + 2 * 50) + 330, 5 * (30 + 2 * 20)
+    assert harder.sampled == said * (12 + 24) + written * (32 + 24)
+    assert harder.drawn == 12 * 83 + 32 * 11
 
 
 # Operations
