@@ -29,12 +29,11 @@ def typed(node: Any) -> Iterator[tuple[str, str]]:
 def rows_of_the_file() -> list[tuple[str, str]]:
     """A value that several claims compare with published numbers of their own comes with the claim's id."""
     text = (paths.root() / "data" / "claims.yaml").read_text("utf-8")
-    found = [
+    return [
         (f"{row['id']} {name}" if f"{row['id']} {name}" in COMPUTED else name, number)
         for row in yaml.load(text, yaml.BaseLoader)["claims"]  # texts: 0.30 keeps its last digit
         for name, number in typed(row)
     ]
-    return found
 
 
 def mean(paper: str, table: int | str, **filters: Any) -> float:

@@ -21,8 +21,8 @@ DERIVED: dict[str, Shape] = {
     "gemma-2b": Shape("Gemma-2B", 18, 2048, 16_384, 8, 1, 256, 256_000, 3, tied=True),
     "phi-1.5": Shape("phi-1.5", 24, 2048, 8192, 32, 32, 64, 51_200, 2, tied=False),
 }
-"""Shapes, as in `palimpsest.studies.cost.SHAPES`, of models whose settings are derived and not published. Source:
-``config.json`` of google/gemma-2b and microsoft/phi-1_5 on the Hugging Face hub."""
+"""Shapes, as in `palimpsest.studies.cost.SHAPES`, of models whose settings are derived and not published.
+Source: ``config.json`` of google/gemma-2b and microsoft/phi-1_5 on the Hugging Face hub."""
 
 UNGATED = ("gpt_neox", "phi")
 """Model types that call the width of an MLP ``intermediate_size``, as those with a gate do, and have none."""
