@@ -20,7 +20,7 @@ KINDS = ("llama", "gpt2")
 
 # For tests that take a second or more on each family: `make test` runs all, `make check` one.
 every_kind = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
-LIKE_LLAMA = ("qwen3", "mistral", "phi3")
+LIKE_LLAMA = ("qwen3", "mistral", "phi3", "gemma")
 """Families whose every code path is LLaMA's or, for windows, Gemma 2's; in full under ``-m nightly``."""
 _OTHERS = [
     pytest.param(kind, marks=pytest.mark.nightly if kind in LIKE_LLAMA else pytest.mark.slow)

@@ -149,7 +149,7 @@ def _lower(model: EditableModel) -> None:
         weight = next(
             weight
             for name, weight in model.layer(layer).named_parameters()
-            if name.endswith(("up_proj.weight", "c_fc.weight", "fc_in.weight"))
+            if name.endswith(("up_proj.weight", "c_fc.weight", "fc_in.weight", "fc1.weight"))
         )
         for _ in range(3):
             batch = pad(model.tokenizer, [model.encode(text) for text in SENTENCES]).to("cpu")

@@ -284,7 +284,7 @@ OTHERS = {
     "StableLmConfig": ("model.layers", "mlp.down_proj", "model.norm"),
     "CohereConfig": ("model.layers", "mlp.down_proj", "model.norm"),
     "Glm4Config": ("model.layers", "mlp.down_proj", "model.norm"),
-    "PhiConfig": ("model.layers", "mlp.fc2", "model.final_layernorm"),
+    "PersimmonConfig": ("model.layers", "mlp.dense_4h_to_h", "model.final_layernorm"),
     "FalconConfig": ("transformer.h", "mlp.dense_4h_to_h", "transformer.ln_f"),
     "GPTNeoConfig": ("transformer.h", "mlp.c_proj", "transformer.ln_f"),
 }

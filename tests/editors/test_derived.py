@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from palimpsest.editors import EDITORS, edit, editor_for, settings
 from palimpsest.editors import derived as module
 from palimpsest.editors.derived import (
     MEASURED,
     REFERENCE,
+    SCALED,
     Energy,
     Shape,
     by_nearness,
@@ -23,6 +25,7 @@ from palimpsest.editors.named_sequences import configuration
 from palimpsest.editors.settings import editor_settings, known_models
 from palimpsest.errors import ProfileError, UnknownNameError
 from palimpsest.memory.moments import key_statistics
+from palimpsest.network.model import FAMILIES
 from tests.editing import REQUESTS, stub_texts
 from tests.tiny import tiny_model
 
@@ -36,12 +39,34 @@ def nearest(shape: Shape) -> str:
 TWICE = Energy(2 * MEASURED.subject, MEASURED.text, 4 * MEASURED.direction)
 
 
+FILES = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in known_models().values()}
+"""Content of the settings files."""
+OF_DERIVED = [
+    (name, editor) for name, file in FILES.items() if "derived_from" in file for editor in file["editors"]
+]
+
+
 def test_published_models_have_files_and_the_layers_of_their_settings() -> None:
     known = by_nearness(shape_of(tiny_model("opt")))
-    assert set(known) == {path.stem for path in known_models().values()}
+    assert set(known) == {name for name, content in FILES.items() if "derived_from" not in content}
     for name, shape in known.items():
         assert max(editor_settings(name, "memit")["layers"]) < shape.depth
         assert nearest(shape) == name
+
+
+@pytest.mark.parametrize(("name", "editor"), OF_DERIVED)
+def test_a_file_of_derived_settings_holds_what_the_rule_gives(
+    name: str, editor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for weights in units of keys, which need the model's own: these are those of its source."""
+    content = FILES[name]
+    monkeypatch.setattr(module, "shape_of", lambda _: Shape(**content["shape"]))
+    source = content["derived_from"]
+    assert nearest(Shape(**content["shape"])) == source
+    found = derived_settings(tiny_model("opt"), editor, MEASURED).settings
+    found |= {key: value for key, value in editor_settings(source, editor).items() if key in SCALED}
+    assert content["architecture"] == content["shape"]["family"] in FAMILIES
+    assert content["editors"][editor] == found | {"layers": list(found["layers"])}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +92,7 @@ def test_the_nearest_model_has_the_same_kind_of_mlp_then_family_then_size() -> N
     assert nearest(Shape(24, 1024, False, "opt")) == "gpt2-xl"
     assert nearest(Shape(44, 6144, False, "gpt_neox")) == "gpt-j-6b"
     assert nearest(Shape(30, 576, True, "llama")) == REFERENCE
-    assert [shape_of(tiny_model(kind)).gated for kind in ("phi3", "gemma2", "opt", "gptj")] == [1, 1, 0, 0]
+    assert [shape_of(tiny_model(kind)).gated for kind in ("phi3", "gemma", "opt", "phi")] == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(("kind", "source"), [("mistral", "qwen2.5-7b"), ("opt", "gpt2-xl")])

@@ -28,7 +28,7 @@ from tests.tiny import NETS, VARIANTS, tiny_model
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
 
 BEHIND_NORMS = ("gemma2", "gemma3_text", "olmo2", "opt_after")
-NEW = ("qwen3", "mistral", "phi3", *BEHIND_NORMS, "gpt_neox", "opt")
+NEW = ("qwen3", "mistral", "phi3", "phi", "gemma", *BEHIND_NORMS, "gpt_neox", "opt")
 TEXT = "The mother tongue of Danielle Darrieux is French, in the north of the country"
 
 

@@ -11,6 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from palimpsest import cli
+from palimpsest.book.model_files import file_of
+from palimpsest.editors.settings import editor_settings
 from palimpsest.errors import ModelError, ResourceError
 from palimpsest.planning.counts import STAGES, Operations
 from palimpsest.planning.machine import Machine, device_of, probe
@@ -18,7 +20,7 @@ from palimpsest.planning.memory import LIBRARIES
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.plan import SHARES, PagePlan, ProfilePlan, plan, seconds_of
 from palimpsest.planning.report import report
-from palimpsest.planning.weights import Weights, shape_of, weights_of
+from palimpsest.planning.weights import DERIVED, Weights, shape_of, weights_of
 from palimpsest.studies.cost import SHAPES
 from tests.planning.shapes import TINY
 from tests.tiny import tiny_model
@@ -90,16 +92,32 @@ def test_weights_of_models_on_a_hub(own_cache: Path, monkeypatch: pytest.MonkeyP
         weights_of("no/such", "cuda")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_model_with_derived_settings_has_as_many_weights_as_are_fetched(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palimpsest.planning.weights.try_to_load_from_cache", lambda *_: None)
+    known = file_of(name)
+    assert known is not None
+    assert "derived_from" in known[1]
+    for called in known[1]["also"]:
+        found = weights_of(called, "cuda")
+        assert found.shape == DERIVED[name]
+        assert found.stored / found.dtype.itemsize == pytest.approx(found.shape.weights, rel=1e-3)
+        asked = editor_settings(called, "memit")["layers"]
+        assert (max(asked) < found.shape.layers, found.shape.d_v) == (True, known[1]["shape"]["width"])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "gemma", "phi", "gpt_neox"])
 def test_weights_of_a_folder(tmp_path: Path, family: str) -> None:
     model = tiny_model(family)
     model.net.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     found = weights_of(str(tmp_path), "cpu")
-    count = sum(weight.numel() for weight in model.net.parameters())
+    count = sum(weight.numel() for weight in model.net.parameters() if weight.ndim == 2)
     assert found.missing == 0
     assert found.stored == (tmp_path / "model.safetensors").stat().st_size
-    assert found.shape.weights == pytest.approx(count, rel=0.05)
+    assert found.shape.weights == count
     with pytest.raises(ModelError, match="has none of hidden_size, n_embd; complete it"):
         shape_of("x", {})
     (tmp_path / "model.safetensors").unlink()

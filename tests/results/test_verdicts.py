@@ -188,6 +188,16 @@ def test_what_was_not_run_stays_not_run(everything):
         assert verdict(waiting, results, "laptop").label == "not run"
 
 
+def test_a_claim_about_one_profiles_model_is_tested_by_no_other_profile():
+    own = SMALL.model_copy(update={"profile": "gpu-gemma", "only_there": True})
+    values = {"03_x": {"d": entry(3.0, 2.0, 4.0)}}
+    assert verdict(own, values, "gpu-gemma") == verdict(SMALL, values, "gpu-gemma")
+    elsewhere = verdict(own, values, "laptop")
+    assert (elsewhere.label, elsewhere.values) == ("not run", {})
+    assert elsewhere.reason == "needs the model of the profile gpu-gemma, and this profile runs another"
+    assert headline(own, [elsewhere, verdict(own, values, "gpu-gemma")]).profile == "gpu-gemma"
+
+
 def test_a_claim_that_nothing_here_tests_says_why():
     found = verdict(claim("P13b"), {"13_alphaedit_plus_parts": {"p13_best_count": entry(1)}}, "laptop")
     assert (found.label, found.reason) == (UNTESTED, claim("P13b").untested)

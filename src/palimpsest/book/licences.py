@@ -54,7 +54,15 @@ READ = (
     Material(
         "ZsRE, AlphaSet, GLUE and MMLU files", "a folder of yours", "of their authors; nothing is copied"
     ),
-    Material("models by hub id or folder", "a hub, or a folder of yours", "of the model"),
+    Material("GPT-J-6B, Qwen2.5-7B, of profiles for a GPU", "a hub", "Apache-2.0"),
+    Material("GPT2-XL, phi-1.5, of profiles for a GPU", "a hub", "MIT"),
+    Material("Gemma-2B, of a profile for a GPU", "a hub, once its terms are accepted", "Gemma Terms of Use"),
+    Material(
+        "LLaMA-3-8B, of a profile for a GPU",
+        "a hub, once its terms are accepted",
+        "Meta Llama 3 Community License",
+    ),
+    Material("other models by hub id or folder", "a hub, or a folder of yours", "of the model"),
 )
 
 

@@ -162,13 +162,20 @@ def regime_settings(model: str, regime: str, host: str) -> dict[str, Any]:
 
 
 def shapes() -> dict[str, Any]:
-    """Short name of each model whose file has a section ``shape`` -> that section, as it is written there.
+    """Short name of each model from whose settings others are derived -> section ``shape``, as it is written.
+
+    These are the files with that section. Settings that are derived themselves (``derived_from``) are not
+    among them, so that what is derived comes from what was published or searched.
 
     Raises:
         ProfileError: if a file is not YAML.
     """
     files = {path.stem: _read(path) for path in sorted(models_dir().glob("*.yaml"))}
-    return {name: content["shape"] for name, content in files.items() if "shape" in content}
+    return {
+        name: content["shape"]
+        for name, content in files.items()
+        if "shape" in content and "derived_from" not in content
+    }
 
 
 def _of_model(model: str) -> tuple[str, dict[str, Any]]:

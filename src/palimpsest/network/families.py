@@ -47,6 +47,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
     "mistral": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
     "phi3": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
+    "phi": Family("model.layers", "mlp.fc2", "model.final_layernorm", rotary="model.rotary_emb"),
+    "gemma": Family("model.layers", "mlp.down_proj", "model.norm", rotary="model.rotary_emb"),
     "gemma2": Family(
         "model.layers",
         "mlp.down_proj",

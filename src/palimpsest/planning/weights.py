@@ -17,6 +17,16 @@ from palimpsest.network.sources import EMBEDDED, check_folder
 from palimpsest.resources import PINS
 from palimpsest.studies.cost import SHAPES, Shape
 
+DERIVED: dict[str, Shape] = {
+    "gemma-2b": Shape("Gemma-2B", 18, 2048, 16_384, 8, 1, 256, 256_000, 3, tied=True),
+    "phi-1.5": Shape("phi-1.5", 24, 2048, 8192, 32, 32, 64, 51_200, 2, tied=False),
+}
+"""Shapes, as in `palimpsest.studies.cost.SHAPES`, of models whose settings are derived and not published.
+Source: ``config.json`` of google/gemma-2b and microsoft/phi-1_5 on the Hugging Face hub."""
+
+UNGATED = ("gpt_neox", "phi")
+"""Model types that call the width of an MLP ``intermediate_size``, as those with a gate do, and have none."""
+
 INDEX, CONFIG = "model.safetensors.index.json", "config.json"
 
 
@@ -58,7 +68,7 @@ def weights_of(model: str, device: str) -> Weights:
     cached = _cached(model, CONFIG)
     row = _downloads().get(model, {})
     known = file_of(model)
-    shape = SHAPES.get(known[0].removesuffix(".yaml")) if known else None
+    shape = (SHAPES | DERIVED).get(known[0].removesuffix(".yaml")) if known else None
     if cached is not None:
         config = _json(cached)
         shape = shape or shape_of(model, config)
@@ -91,7 +101,7 @@ def shape_of(model: str, config: Mapping[str, Any]) -> Shape:
         return found
 
     d_v, heads = get("hidden_size", "n_embd"), get("num_attention_heads", "n_head")
-    gated = "intermediate_size" in config
+    gated = "intermediate_size" in config and config.get("model_type") not in UNGATED
     return Shape(
         name=model,
         layers=get("num_hidden_layers", "n_layer"),

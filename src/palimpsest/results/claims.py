@@ -98,6 +98,8 @@ class Claim(BaseModel):
     """Why the claim is not tested in the paper's regime, where there is no rule to try."""
     profile: str | None = None
     """The profile whose records decide; by default the first with a label."""
+    only_there: bool = False
+    """Whether the claim is about the model of that profile, so that no other profile's records test it."""
     paper_ran: str = ""
     """Model and size of the paper's own run, for a claim about an effect."""
     awaits: Awaited | None = None
@@ -117,6 +119,8 @@ class Claim(BaseModel):
             raise ValueError("give one of a rule, a reason in not_run, and a reason in untested")
         if self.rule is not None and self.notebook is None and not isinstance(self.rule, Audit):
             raise ValueError("a rule needs the notebook whose values it judges")
+        if self.only_there and self.profile is None:
+            raise ValueError("only_there needs the profile whose model the claim is about")
         if self.kind == "T" and not self.mathematics:
             raise ValueError("a theorem (kind T) needs a note under mathematics")
         if isinstance(self.rule, Effect | Limit | Count | Parts) and not self.paper_ran:
@@ -273,6 +277,9 @@ def verdict(
     if isinstance(claim.rule, Audit):
         label, reason = claim.rule.judge(load_audit() if audit is None else audit)
         return Verdict(claim.id, label, PUBLISHED, reason)
+    if claim.only_there and profile != claim.profile:
+        reason = f"needs the model of the profile {claim.profile}, and this profile runs another"
+        return Verdict(claim.id, "not run", profile, reason)
     values = results.get(claim.notebook or "", {})
     if claim.rule is None:
         shown = {name: values[name] for name in claim.shows if name in values}
