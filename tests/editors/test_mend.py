@@ -174,7 +174,7 @@ def test_without_a_network_the_command_that_trains_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama")
-    monkeypatch.setattr(module, "carried_dir", lambda: tmp_path)
+    monkeypatch.setattr(trained_files, "carried_dir", lambda: tmp_path)
     message = f"train one: palimpsest train mend {re.escape(model.name)} --data FILE"
     with pytest.raises(ResourceError, match=message):
         edit(Mend(LAYERS), model, REQUESTS, START)
