@@ -90,7 +90,7 @@ def test_without_true_objects_no_share_is_said(place: Path) -> None:
 def test_a_log_gets_a_line_now_and_then(place: Path) -> None:
     """Where nobody looks on, an hour without a word would look like a command that hangs."""
     code = (
-        "import palimpsest.training.hypernetworks as h, sys; h.SILENT = float(sys.argv.pop(1)); "
+        "import palimpsest.training.runs as h, sys; h.SILENT = float(sys.argv.pop(1)); "
         "from palimpsest.cli import app; app()"
     )
     for silent, steps in (("0", ["1", "2"]), ("60", [])):

@@ -9,8 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palimpsest.cache import SUM
-from palimpsest.editors import Prepared, edit
-from palimpsest.editors import mend as module
+from palimpsest.editors import Prepared, edit, trained_files
 from palimpsest.editors.hypernetwork import Hypernetwork, base_of, read, require_shape
 from palimpsest.editors.mend import InstructEdit, Mend, MendState, carried_dir, network_file, trained_for
 from palimpsest.editors.ultraedit import Running

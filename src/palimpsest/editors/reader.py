@@ -8,8 +8,8 @@ from typing import Any
 
 from palimpsest import cache
 from palimpsest.editors.trained_files import REMAKE, opened, trained_file, write
-from palimpsest.errors import ProfileError, ResourceError
-from palimpsest.network.adapter import Adapter
+from palimpsest.errors import PalimpsestError, ProfileError, ResourceError
+from palimpsest.network.adapter import Adapter, adapter_of
 from palimpsest.network.model import EditableModel
 from palimpsest.network.read_context import ScopeHead
 
@@ -92,15 +92,13 @@ def read(path: Path) -> Reader:
     head, tensors = opened(path, FORMAT, WHAT)
     try:
         layers = tuple(int(layer) for layer in json.loads(head["layers"]))
-        down, up = tensors["down"], tensors["up"]
-        adapter = Adapter(layers, (up.shape[1], down.shape[2]), down.shape[1])
-        adapter.load_state_dict({"down": down, "up": up})
+        adapter = adapter_of(layers, tensors["down"], tensors["up"])
         classifier = ScopeHead(tensors["scope"].double().reshape(-1), float(head["bias"]))
         scope = Scope(**json.loads(head["scope"]))
         about = dict(json.loads(head["about"]))
-    except (*cache.UNREADABLE, ProfileError) as error:
+    except (*cache.UNREADABLE, PalimpsestError) as error:
         raise ResourceError(f"{path}: a damaged {WHAT} ({error}); {REMAKE}") from error
-    return Reader(classifier, scope, adapter.requires_grad_(False), about)
+    return Reader(classifier, scope, adapter, about)
 
 
 def reader_file(model: EditableModel, file: str | None = None) -> Path:

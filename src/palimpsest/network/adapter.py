@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from palimpsest.errors import ModelError
+from palimpsest.errors import ModelError, ShapeError
 from palimpsest.network.model import EditableModel, read_weight
 from palimpsest.network.wraps import changed
 
@@ -96,6 +96,29 @@ class Adapter(nn.Module):
     ) -> Float[Tensor, "q d_v"]:
         step = inputs[rows].to(self.down) @ self.down[at].T @ self.up[at].T
         return outputs.index_copy(0, rows, (outputs[rows].to(step) + step).to(outputs))
+
+
+def adapter_of(
+    layers: Sequence[int], down: Float[Tensor, "l r d_k"], up: Float[Tensor, "l d_v r"]
+) -> Adapter:
+    """An adapter with given matrices, to be used and not trained.
+
+    Raises:
+        ShapeError: if they do not belong together.
+    """
+    if (
+        down.ndim != 3
+        or up.ndim != 3
+        or not len(layers) == len(down) == len(up)
+        or down.shape[1] != up.shape[2]
+    ):
+        raise ShapeError(
+            f"an adapter of layers {list(layers)} has matrices {tuple(down.shape)} and {tuple(up.shape)}, "
+            "which should be (layers, rank, d_k) and (layers, d_v, rank); take both from one file"
+        )
+    made = Adapter(layers, (up.shape[1], down.shape[2]), down.shape[1])
+    made.load_state_dict({"down": down, "up": up})
+    return made.requires_grad_(False)
 
 
 def mark_of(model: EditableModel, before: int = 0) -> int:

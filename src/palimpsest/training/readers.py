@@ -60,8 +60,10 @@ class Plan(runs.Plan):
     """
 
     rank: int = 8
-    scoped: int = 2000
-    held_out: int = 500
+    lr: float = 2e-3
+    sizes: tuple[int, ...] = (4,)
+    scoped: int = 1000
+    held_out: int = 300
 
 
 def train(
