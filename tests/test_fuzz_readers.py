@@ -27,7 +27,7 @@ from palimpsest.datasets import Measures, Member, load_alphaset
 from palimpsest.datasets.classes import load_classes
 from palimpsest.datasets.task_files import load_tasks
 from palimpsest.datasets.tasks import pair_tasks
-from palimpsest.editors import hypernetwork, named_sequences
+from palimpsest.editors import hypernetwork, named_sequences, reader
 from palimpsest.editors import settings as editor_settings
 from palimpsest.memory.moments import SecondMoment
 from palimpsest.memory.shard_files import Shard, manifests
@@ -38,6 +38,7 @@ from palimpsest.studies import settings_search
 from palimpsest.training import runs
 from palimpsest.types import EditRequest, EvalCase, Probe
 from palimpsest.workbench.wrap_file import load_wrap, save_wrap
+from tests.editing import some_reader
 from tests.fuzzing import bytes_near, values_near
 from tests.network.test_wraps import EDITED
 from tests.test_fuzz import as_text, checkout, fuzzed, survives
@@ -271,6 +272,7 @@ TENSORS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = 
         lambda path: hypernetwork.Hypernetwork((0, 1), (3, 4), 2).save(path, "b"),
         lambda path: (hypernetwork.base_of(path), hypernetwork.read(path)),
     ),
+    "reader": (lambda path: some_reader(tiny_model("llama")).save(path, "b"), reader.read),
     "checkpoint": (_checkpoint, lambda path: runs.restore(_run(), path, "mark")),
     "moment": (lambda path: SecondMoment(torch.eye(3).double(), 3, "s").save(path), SecondMoment.load),
 }

@@ -44,7 +44,8 @@ def marked(model: EditableModel, adapter: Adapter, texts: set[str], before: int 
 @contextmanager
 def written(model: EditableModel, *adapters: Adapter) -> Iterator[None]:
     """The adapters' products in the weights themselves."""
-    before = {layer: read_weight(model, layer).clone() for layer in (0, 2)}
+    layers = {layer for adapter in adapters for layer in adapter.layers}
+    before = {layer: read_weight(model, layer).clone() for layer in layers}
     for adapter in adapters:
         for at, layer in enumerate(adapter.layers):
             write_weight(model, layer, read_weight(model, layer) + adapter.up[at] @ adapter.down[at])

@@ -102,8 +102,18 @@ def read(path: Path) -> Reader:
 
 
 def reader_file(model: EditableModel, file: str | None = None) -> Path:
-    """The file of what was trained for a model's weights; see `palimpsest.editors.trained_files`."""
-    return trained_file(model, KIND, FORMAT, WHAT, file)
+    """The file of what was trained for a model's weights; arguments as `reader_for`.
+
+    Raises:
+        ResourceError: if there is none; the message names the command that trains it, and the other mode.
+    """
+    try:
+        return trained_file(model, KIND, FORMAT, WHAT, file)
+    except ResourceError as error:
+        raise ResourceError(
+            f"{error}. An untrained SERAC needs a scope instead: pass scope=calibrated_threshold(embed, "
+            "inside, outside)"
+        ) from error
 
 
 def reader_for(model: EditableModel, file: str | None = None) -> Reader:

@@ -29,7 +29,7 @@ from palimpsest.editors.base import Editor, Prepared, State
 from palimpsest.editors.ike import FACT
 from palimpsest.editors.reader import Reader, reader_file, reader_for
 from palimpsest.editors.reader import Scope as Scope
-from palimpsest.errors import ProfileError, RequestError, ResourceError
+from palimpsest.errors import ProfileError, RequestError
 from palimpsest.files import file_sha256
 from palimpsest.network.chosen import ChosenContext, Embed
 from palimpsest.network.embedder import embedder
@@ -209,13 +209,7 @@ class Serac(Editor):
             return replace(state, reader=None)
         if state.reader is not None:
             return state
-        try:
-            return replace(state, reader=reader_for(model, self.network))
-        except ResourceError as error:
-            raise ResourceError(
-                f"{error}. An untrained SERAC needs a scope instead: pass scope=calibrated_threshold(embed, "
-                "inside, outside)"
-            ) from error
+        return replace(state, reader=reader_for(model, self.network))
 
 
 def size(edit: ChosenContext) -> int:
