@@ -7,12 +7,16 @@ the CPU, so that its numbers are those of a run on the CPU bit by bit. Refused a
     a generator of the CPU for a tensor of the device,
     NumPy's view of a tensor of the device.
 
+Other threads know nothing of it, so that transformers is told to read weights in this one.
+
 It is written against PyTorch's hooks for Python backends, which are private and may change.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -116,7 +120,7 @@ def double() -> Iterator[torch.device]:
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with Double(), _Python():
+        with patch.dict(os.environ, HF_DEACTIVATE_ASYNC_LOAD="1"), Double(), _Python():
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -10,8 +10,11 @@ import torch
 
 from palimpsest.editors import EDITORS, Editor, Prepared, State, editor_for
 from palimpsest.editors.hypernetwork import Hypernetwork
+from palimpsest.editors.reader import Reader, Scope
 from palimpsest.editors.settings import editor_settings
+from palimpsest.network.adapter import Adapter
 from palimpsest.network.model import FAMILIES, EditableModel, Site, read_weight
+from palimpsest.network.read_context import ScopeHead
 from palimpsest.types import EditRequest
 from tests.tiny import SENTENCES, VARIANTS, tiny_model
 
@@ -116,6 +119,18 @@ def untrained(model: EditableModel, *_: object, layers: tuple[int, ...] = (1,)) 
     """A hypernetwork as it begins, in place of one on file; its steps are long enough for half precision."""
     width = read_weight(model, layers[0]).shape
     return Hypernetwork(layers, (width[0], width[1]), rank=4, rate=1e-2).to(model.device)
+
+
+def some_reader(model: EditableModel, *_: object, dimensions: int = 32) -> Reader:
+    """A classifier by the cosine alone and random matrices, in place of what SERAC has on file."""
+    width, generator = read_weight(model, 1).shape, torch.Generator().manual_seed(0)
+    adapter = Adapter((1, 2), (width[0], width[1]), rank=2, seed=1)
+    with torch.no_grad():
+        adapter.up.copy_(torch.randn(adapter.up.shape, generator=generator))
+    weights = torch.zeros(1 + 2 * dimensions, dtype=torch.float64)
+    weights[0] = 20
+    head, scope = ScopeHead(weights, bias=-16.0), Scope(0.5, 1.0, 1, 1)  # in scope from a cosine of 0.8 on
+    return Reader(head, scope, adapter.to(model.device).requires_grad_(False), {"plan": {"steps": 3}})
 
 
 def double(kind: str, **options: Any) -> EditableModel:

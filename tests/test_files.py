@@ -1,6 +1,9 @@
 """Files and folders on disk: nothing half-written."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from palimpsest.errors import ResourceError
-from palimpsest.files import file_sha256, leftovers, new_folder, replacing, sweep, write_atomically
+from palimpsest.files import file_sha256, leftovers, new_folder, replacing, scratch, sweep, write_atomically
 
 
 def only(folder: Path) -> Path:
@@ -82,6 +85,53 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     sweep(tmp_path / "file.txt")
     assert {path.name for path in tmp_path.iterdir()} == set(others)
     assert leftovers(tmp_path / "no such folder" / "file.txt") == []
+
+
+WAITS = """
+import sys, time
+from palimpsest.files import scratch
+with scratch("test") as folder:
+    (folder / "large").write_text("x")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_scratch_folder_of_a_killed_process_goes_and_that_of_a_running_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    others = [tmp_path / ".palimpsest-test", tmp_path / f".palimpsest-other-{'0' * 32}"]
+    for folder in others:
+        folder.mkdir()
+    command, around = [sys.executable, "-c", WAITS], os.environ | {"TMPDIR": str(tmp_path)}
+    running, killed = (
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=around, text=True) for _ in range(2)
+    )
+    try:
+        kept, left = (Path(process.stdout.readline().strip()) for process in (running, killed))  # type: ignore[union-attr]
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert (left / "large").exists()
+        with scratch("test") as own:
+            assert own.is_dir()
+            assert not left.exists()
+            assert (kept / "large").exists()
+        assert not own.exists()
+    finally:
+        for process in (running, killed):
+            process.kill()
+            process.communicate()
+    with scratch("test"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_place_for_scratch_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(ResourceError, match=r"cannot write in .*file"), scratch("test"):
+        pass
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

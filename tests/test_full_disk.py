@@ -25,7 +25,7 @@ from palimpsest.network.codebook import Codebook
 from palimpsest.network.wraps import LayerWrap, Replaced
 from palimpsest.results.records import STAGING, Results
 from palimpsest.studies.sequence_file import save_state
-from palimpsest.training import hypernetworks
+from palimpsest.training import runs
 from palimpsest.workbench.commands import replace_fact, undo
 from palimpsest.workbench.edit_file import save_edit
 from palimpsest.workbench.work import Work
@@ -73,8 +73,8 @@ def a_network(path: Path) -> None:
 
 def a_checkpoint(path: Path) -> None:
     network = Hypernetwork((0, 1), (3, 4), 2)
-    run = hypernetworks._Run(network, torch.optim.Adam(network.parameters()), best=network.state_dict())
-    hypernetworks._keep(run, path, "mark")
+    run = runs.Run(network, torch.optim.Adam(network.parameters()), best=network.state_dict())
+    runs.keep(run, path, "mark")
 
 
 def a_shard(path: Path) -> None:

@@ -27,7 +27,7 @@ from palimpsest.datasets import Measures, Member, load_alphaset
 from palimpsest.datasets.classes import load_classes
 from palimpsest.datasets.task_files import load_tasks
 from palimpsest.datasets.tasks import pair_tasks
-from palimpsest.editors import hypernetwork, named_sequences
+from palimpsest.editors import hypernetwork, named_sequences, reader
 from palimpsest.editors import settings as editor_settings
 from palimpsest.memory.moments import SecondMoment
 from palimpsest.memory.shard_files import Shard, manifests
@@ -35,9 +35,10 @@ from palimpsest.network.chosen import ChosenContext
 from palimpsest.network.model import load
 from palimpsest.results import published, records, regime
 from palimpsest.studies import settings_search
-from palimpsest.training import hypernetworks
+from palimpsest.training import runs
 from palimpsest.types import EditRequest, EvalCase, Probe
 from palimpsest.workbench.wrap_file import load_wrap, save_wrap
+from tests.editing import some_reader
 from tests.fuzzing import bytes_near, values_near
 from tests.network.test_wraps import EDITED
 from tests.test_fuzz import as_text, checkout, fuzzed, survives
@@ -249,16 +250,16 @@ def embedded(texts: Any) -> torch.Tensor:
 
 
 def _checkpoint(path: Path) -> None:
-    hypernetworks._keep(_run(), path, "mark")
+    runs.keep(_run(), path, "mark")
 
 
-def _run() -> hypernetworks._Run:
+def _run() -> runs.Run:
     network = hypernetwork.Hypernetwork((0, 1), (3, 4), 2)
     adam = torch.optim.Adam(network.parameters(), lr=0.1)
     sum(one.square().sum() for one in network.parameters()).backward()  # type: ignore[union-attr]
     adam.step()
     best = {name: one.clone() for name, one in network.state_dict().items()}
-    return hypernetworks._Run(network, adam, 1, [{"step": 0, "loss": 1.0}], best, 2.0)
+    return runs.Run(network, adam, 1, [{"step": 0, "loss": 1.0}], best, 2.0)
 
 
 TENSORS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
@@ -271,7 +272,8 @@ TENSORS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = 
         lambda path: hypernetwork.Hypernetwork((0, 1), (3, 4), 2).save(path, "b"),
         lambda path: (hypernetwork.base_of(path), hypernetwork.read(path)),
     ),
-    "checkpoint": (_checkpoint, lambda path: hypernetworks._restore(_run(), path, "mark")),
+    "reader": (lambda path: some_reader(tiny_model("llama")).save(path, "b"), reader.read),
+    "checkpoint": (_checkpoint, lambda path: runs.restore(_run(), path, "mark")),
     "moment": (lambda path: SecondMoment(torch.eye(3).double(), 3, "s").save(path), SecondMoment.load),
 }
 """Name -> writer and reader of a file of tensors."""

@@ -1,5 +1,6 @@
 """A wheel works where there is no checkout: built, installed into an empty environment, used from there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from palimpsest import paths
 from palimpsest.errors import NotebookError
+from palimpsest.paths import cache_dir
+from tests.commands.rooms import ROW
 from tests.workbench.edits import tiny_folder
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +75,9 @@ def room(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Room:
     venv.create(folder / "room", symlinks=True)
     python = folder / "room" / "bin" / "python"
     options = ["--quiet", "--no-deps", "--no-index"]
-    subprocess.run([sys.executable, *INSTALL, str(python), "install", *options, str(wheel)], check=True)
+    own = {key: value for key, value in os.environ.items() if key not in OURS}
+    command = [sys.executable, *INSTALL, str(python), "install", *options, str(wheel)]
+    subprocess.run(command, check=True, env=own)
     packages = next((folder / "room" / "lib").glob("python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     tiny_folder(folder / "base")
@@ -98,6 +104,32 @@ def test_an_installed_package_edits_a_model_with_its_own_settings(room: Room) ->
     assert (said["changed"], said["undone"], said["sequences"], said["table"]) == ("True",) * 4
     assert (said["rate"], said["facts"], said["tasks"]) == ("0.005", "2502", "4")
     assert int(said["claims"]) > 60
+
+
+@pytest.mark.slow
+def test_an_installed_package_edits_and_undoes_by_command(room: Room) -> None:
+    """With a settings file where `tune` writes one, and the texts that `palimpsest fetch` brought."""
+    (room.folder / "cache").mkdir(exist_ok=True)
+    (room.folder / "cache" / "resources").symlink_to(cache_dir() / "resources")
+    packages = next((room.folder / "room" / "lib").glob("python*/site-packages"))
+    content = {"also": ["base"], "editors": {"memit": ROW, "alphaedit": ROW}}
+    settings = packages / "palimpsest" / paths.INSTALLED / "config" / "models" / "tiny.yaml"
+    settings.write_text(yaml.safe_dump(content))
+    rows = [
+        {"id": "france", "prompt": "The capital of {} is", "subject": "France", "target": "Rome"},
+        {"id": "space", "prompt": "The {} is in", "subject": "Space Needle", "target": "Paris"},
+    ]
+    (room.folder / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = room.run("palimpsest", "edit", "facts.jsonl", "--out", "m", "--model", "base")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = room.run("palimpsest", "undo", "m", "france")
+    assert done.returncode == 0, done.stderr[-3000:]
+    about = json.loads((room.folder / "m" / "palimpsest.json").read_text("utf-8"))
+    assert [fact["id"] for fact in about["facts"]] == ["space"]
+    done = room.run("palimpsest", "undo", "m", "france")
+    assert done.returncode == 2
+    assert "no fact 'france'" in done.stderr
+    settings.unlink()
 
 
 @pytest.mark.slow

@@ -25,11 +25,13 @@ from .datasets import alphaset as alphaset
 from .datasets import counterfact as counterfact
 from .datasets import counterfact_style as counterfact_style
 from .datasets import hold_out as hold_out
+from .datasets import knowedit_cases as knowedit_cases
 from .datasets import load_any_set as load_any_set
 from .datasets import load_cases_of as load_cases_of
 from .datasets import load_counterfact as load_counterfact
 from .datasets import load_facts as load_facts
 from .datasets import load_original as load_original
+from .datasets import long_form_cases as long_form_cases
 from .datasets import multi_hop_cases as multi_hop_cases
 from .datasets import original_statements as original_statements
 from .datasets import ripple_cases as ripple_cases

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,10 +40,10 @@ _KNOWN: dict[Path, tuple[int, ...]] = {}
 def empty() -> Iterator[Path]:
     """Use an empty temporary cache inside the block, to time what would otherwise be read from disk."""
     before = os.environ.get("PALIMPSEST_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["PALIMPSEST_CACHE"] = folder
+    with files.scratch("cache") as folder:
+        os.environ["PALIMPSEST_CACHE"] = str(folder)
         try:
-            yield Path(folder)
+            yield folder
         finally:
             if before is None:
                 del os.environ["PALIMPSEST_CACHE"]

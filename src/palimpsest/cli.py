@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from palimpsest.commands import batches, doctor, edits, fetching, models, planning, search, stats, training
-from palimpsest.commands.shared import NoWait, OneMessage, waiting
+from palimpsest.commands.shared import Anyway, NoWait, OneMessage, waiting
 from palimpsest.errors import NotebookError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ def options(
 
 
 edit = app.command()(edits.edit)
+join = app.command()(edits.join)
 undo = app.command()(edits.undo)
 replace = app.command()(edits.replace)
 diagnose = app.command()(edits.diagnose)
@@ -56,13 +57,15 @@ def run(
     ] = None,
     gpu: Gpu = None,
     no_wait: NoWait = False,
+    anyway: Anyway = False,
 ) -> None:
     """Execute one notebook; its result replaces the earlier one only if it succeeds.
 
     With -p the result goes to a folder of its own in build/runs, because it is not a run of the profile. With
     --seed it is a run of the profile for that seed: it goes to seed-N in the profile's results, and the
-    verdicts give the spread. Exit status 2 means that the same command fails again, 75 that memory, the GPU
-    or the kernel was lost, 69 that the memory of the GPU does not suffice.
+    verdicts give the spread. Before a page runs on a GPU, its plan is compared with the GPU's memory. Exit
+    status 2 means that the same command fails again, 75 that memory, the GPU or the kernel was lost, 69 that
+    the memory of the GPU does not suffice.
     """
     from palimpsest.book import runner
 
@@ -70,7 +73,8 @@ def run(
     if seed is not None:
         overrides, folder = _of_seed(notebook, profile, overrides, seed)
     wait = waiting(no_wait)
-    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, folder=folder, wait=wait)
+    check = None if anyway else planning.fits(gpu)
+    done = runner.run_notebook(notebook, profile, overrides, gpu=gpu, folder=folder, wait=wait, check=check)
     state = "changed" if done.changed else "same as before"
     typer.echo(f"{done.notebook} ({state}, {done.seconds:.0f} s)")
 
@@ -115,11 +119,12 @@ def run_all(
     force: Annotated[bool, typer.Option("--force", help="Run fresh ones too.")] = False,
     gpu: Gpu = None,
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks at once, sharing the cores.")] = 1,
+    anyway: Anyway = False,
 ) -> None:
     """Run every notebook whose result is stale; after an interruption the same command continues."""
     from palimpsest.book import runner
 
-    runner.run_all(profile, force=force, gpu=gpu, jobs=jobs)
+    runner.run_all(profile, force=force, gpu=gpu, jobs=jobs, anyway=anyway)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -155,7 +156,7 @@ def leftovers(path: Path) -> list[Path]:
     ours = re.compile("|".join(rf"\.{re.escape(a)}-[0-9a-f]{{32}}{re.escape(b)}" for a, b in parts))
     try:
         return [place for place in path.parent.iterdir() if ours.fullmatch(place.name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -222,6 +223,44 @@ def locked(path: Path, wait: float = -1) -> Iterator[None]:
             with suppress(OSError):
                 file.unlink()
         lock.release()
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """Folder among the system's temporary files, removed at the end of the block.
+
+    Those of the same name that killed processes of this user left are removed first: a running one holds the
+    lock of its folder.
+
+    Args:
+        name: what is done in it, a part of the folder's name.
+
+    Raises:
+        ResourceError: if no folder can be made there.
+    """
+    place = Path(tempfile.gettempdir()) / f"palimpsest-{name}"
+    for left in leftovers(place):
+        with suppress(OSError):
+            if left.stat().st_uid == os.getuid() and not _in_use(left):
+                shutil.rmtree(left)
+                lock_file(left).unlink(missing_ok=True)
+    folder = place.with_name(f".{place.name}-{uuid.uuid4().hex}")
+    with locked(folder, 0):
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write in {folder.parent}: {error}; set TMPDIR to another folder"
+            ) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use(path: Path) -> bool:
+    file = lock_file(path)
+    return file.exists() and _is_held(file)
 
 
 def lock_file(path: Path) -> Path:

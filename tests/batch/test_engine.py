@@ -18,8 +18,7 @@ from palimpsest.batch import engine, kubernetes
 from palimpsest.batch.engine import ENGINES, check_engine, command, run_batch
 from palimpsest.batch.job import refusal_of
 from palimpsest.batch.jobs import batch_dir, marker_of
-from palimpsest.batch.matrix import Matrix
-from palimpsest.batch.slots import SCHEDULED
+from palimpsest.batch.matrix import Matrix, load_matrix
 from palimpsest.book.gpus import ORDER, VISIBLE
 from palimpsest.book.losses import FULL, LOST
 from palimpsest.errors import BusyError, ProfileError, UnknownNameError
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    for name in (VISIBLE, ORDER, *SCHEDULED):
+    for name in (VISIBLE, ORDER, "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
     made = make_clone(tmp_path / "clone", monkeypatch, whole=True)
@@ -217,6 +216,17 @@ def test_a_dry_run_lists_what_is_due_and_runs_nothing(clone: Clone, monkeypatch:
     assert not (clone.root / "results/laptop/seed-3").exists()
 
 
+def test_pages_of_a_batch_may_run_whatever_their_plan_says(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.subprocess, "call", lambda *_, **__: 0)
+    write_matrix(clone, seeds=[3])
+    for options, last in (((), ["--seed", "3"]), (("--anyway",), ["--seed", "3", "--anyway"])):
+        assert batch("--dry-run", *options).exit_code == 0
+        (job,) = json.loads((batch_dir() / "plan.json").read_text())["jobs"]
+        assert job["arguments"] == ["run", "01_tiny", "--profile", "laptop", *last]
+
+
 def test_the_engine_is_called_with_its_profile_and_the_gpus_of_a_node(clone: Clone) -> None:
     node = command(Path("plan.json"), "node", 4)
     assert node[:3] == [sys.executable, "-m", "snakemake"]
@@ -293,6 +303,26 @@ def test_a_node_without_gpus_and_a_second_batch_are_refused(
 
 def _busy(*_: object) -> None:
     raise BusyError("plan.json is in use by another")
+
+
+@pytest.mark.parametrize(("name", "told"), [("node", ["GPU-11aa", "GPU-22bb"]), ("slurm", [])])
+def test_a_batch_in_an_allocation_shares_its_gpus_and_one_of_slurm_pins_none(
+    name: str, told: list[str], clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv(VISIBLE, "GPU-11aa,GPU-22bb")
+    given: list[str] = []
+
+    def call(asked: list[str], **_: Any) -> int:
+        given.extend(asked)
+        return 0
+
+    monkeypatch.setattr(engine, "check_engine", lambda _: None)
+    monkeypatch.setattr(engine.subprocess, "call", call)
+    write_matrix(clone)
+    run_batch(load_matrix(), name, dry=True)
+    assert json.loads((batch_dir() / "plan.json").read_text())["gpus"] == told
+    assert ("gpu=2" in given) == (name == "node")
 
 
 def test_jobs_that_were_lost_make_the_status_75(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:

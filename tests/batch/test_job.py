@@ -18,7 +18,7 @@ from palimpsest.batch.job import main, run_job
 from palimpsest.batch.jobs import batch_dir, marker_of
 from palimpsest.batch.nodes import Seen, mount_of, not_shared, seen
 from palimpsest.batch.outcome import in_words, retried
-from palimpsest.batch.slots import SCHEDULED, gpus, scheduled, slots
+from palimpsest.batch.slots import gpus, slots
 from palimpsest.book.gpus import ORDER, VISIBLE
 from palimpsest.book.losses import FULL, LOST, is_full, is_loss
 from palimpsest.commands.doctor import _storage
@@ -29,7 +29,7 @@ from tests.clone import Clone, make_clone
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
-    for name in (VISIBLE, ORDER, *SCHEDULED):
+    for name in (VISIBLE, ORDER, "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
     return make_clone(tmp_path / "clone", monkeypatch)
@@ -80,11 +80,16 @@ def test_losses_are_told_from_faults_and_full_gpus_from_other_losses(
 
 
 def plan_of(
-    clone: Clone, name: str = "a/job", gpu: int = 0, plan: str = "one", fetch: Sequence[str] = ()
+    clone: Clone,
+    name: str = "a/job",
+    gpu: int = 0,
+    plan: str = "one",
+    fetch: Sequence[str] = (),
+    gpus: Sequence[str] = ("3", "5"),
 ) -> Path:
     job = {"name": name, "arguments": ["status"], "gpu": gpu, "witness": ""}
     path = clone.root / "plan.json"
-    path.write_text(json.dumps({"id": plan, "gpus": ["3", "5"], "fetch": fetch, "jobs": [job]}))
+    path.write_text(json.dumps({"id": plan, "gpus": list(gpus), "fetch": fetch, "jobs": [job]}))
     return path
 
 
@@ -180,7 +185,7 @@ def test_a_plan_that_cannot_be_read_or_lacks_the_job(
 
 
 def test_a_job_holds_a_gpu_of_its_own(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = calls(monkeypatch, 0, 0, 0)
+    given = calls(monkeypatch, 0, 0)
     plan = plan_of(clone, gpu=1)
     begun, ended = threading.Event(), threading.Event()
 
@@ -196,9 +201,6 @@ def test_a_job_holds_a_gpu_of_its_own(clone: Clone, monkeypatch: pytest.MonkeyPa
     other.join()
     run_job(plan, "a/job")
     assert given == [{VISIBLE: name, ORDER: "PCI_BUS_ID"} for name in ("5", "3")]
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    run_job(plan, "a/job")
-    assert given[2] == {}, "under Slurm the device is Slurm's"
 
 
 def test_a_job_holds_as_many_gpus_as_it_needs_or_none(clone: Clone, tmp_path: Path) -> None:
@@ -268,7 +270,60 @@ def test_gpus_are_those_that_are_visible(
     tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho 'GPU 1: another'\n")
     tool.chmod(0o755)
     assert gpus() == ["0", "1"]
-    assert not scheduled()
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ("2, 3", ["2", "3"]),
+        ("GPU-11aa,GPU-22bb", ["GPU-11aa", "GPU-22bb"]),
+        ("MIG-5/1/0", ["MIG-5/1/0"]),
+        ("", []),
+        ("NoDevFiles", []),
+        ("1,-1,2", ["1"]),
+    ],
+)
+def test_what_cuda_sees_is_what_jobs_share(
+    listed: str, names: list[str], clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, listed)
+    assert gpus() == names
+
+
+@pytest.mark.parametrize("listed", ["2,5", "GPU-11aa,GPU-22bb"])
+def test_in_an_allocation_each_job_of_a_node_has_a_gpu_of_the_allocation(
+    listed: str, clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node engine in a job of Slurm: without slots all its runs would share the first GPU."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv(VISIBLE, listed)
+    first, second = listed.split(",")
+    given = calls(monkeypatch, 0, 0, 0)
+    run_job(plan_of(clone, gpu=1, gpus=gpus()), "a/job")
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with slots([first], batch_dir() / "slots"):
+            begun.set()
+            ended.wait(20)
+
+    other = in_another_thread(hold)
+    assert begun.wait(20)
+    run_job(plan_of(clone, gpu=1, gpus=gpus()), "a/job")
+    ended.set()
+    other.join()
+    run_job(plan_of(clone, gpu=2, gpus=gpus()), "a/job")
+    assert given == [{VISIBLE: first}, {VISIBLE: second}, {VISIBLE: listed}]
+
+
+def test_where_slurm_gives_each_job_its_gpu_nothing_is_pinned(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv(VISIBLE, "GPU-11aa")
+    given = calls(monkeypatch, 0)
+    run_job(plan_of(clone, gpu=1, gpus=()), "a/job")
+    assert given == [{}]
 
 
 def test_nodes_that_see_one_id_share_a_folder(clone: Clone, tmp_path: Path) -> None:

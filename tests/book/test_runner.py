@@ -298,6 +298,9 @@ def test_run_all_goes_on_after_a_failure_and_names_it(
         ["02_other", "--profile", "laptop", "--gpu", "1"],
     ]
     printed = capsys.readouterr().out
+    with pytest.raises(NotebookError):
+        run_all("laptop", gpu="1", anyway=True)
+    assert [command[-3:] for command in commands[2:]] == [["--gpu", "1", "--anyway"]] * 2
     assert "notebook 1 of 2, elapsed 00:00:00: 01_tiny (not run yet in this profile)" in printed
     assert "2 notebooks, 1 run, 1 failed" in printed
 

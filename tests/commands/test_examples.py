@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-ORDER = ("new-result", "edit", "evaluate", "compare", "diagnose", "replace", "undo", "doctor")
+ORDER = ("new-result", "edit", "join", "evaluate", "compare", "diagnose", "replace", "undo", "doctor")
 """Commands on models, each in the folder that those before it left."""
 STATUS = {"edit": (0, 3), "replace": (0, 3), "doctor": (0, 1)}
 BY_HAND = ("papermill", "pytest", "jupyter")

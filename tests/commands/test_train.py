@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from palimpsest.datasets import load_facts
-from palimpsest.editors import Prepared, edit
+from palimpsest.editors import Prepared, edit, reader
 from palimpsest.editors.hypernetwork import read
 from palimpsest.editors.mend import Mend, network_file
+from palimpsest.editors.serac import Serac, SeracState
 from palimpsest.network.model import fingerprint, load
+from palimpsest.training import readers
 from tests.commands.rooms import run
 from tests.editing import REQUESTS
+from tests.embedders import letters
 from tests.workbench.edits import tiny_folder
 
 pytestmark = pytest.mark.usefixtures("own_cache", "one_thread")
@@ -90,7 +93,7 @@ def test_without_true_objects_no_share_is_said(place: Path) -> None:
 def test_a_log_gets_a_line_now_and_then(place: Path) -> None:
     """Where nobody looks on, an hour without a word would look like a command that hangs."""
     code = (
-        "import palimpsest.training.hypernetworks as h, sys; h.SILENT = float(sys.argv.pop(1)); "
+        "import palimpsest.training.runs as h, sys; h.SILENT = float(sys.argv.pop(1)); "
         "from palimpsest.cli import app; app()"
     )
     for silent, steps in (("0", ["1", "2"]), ("60", [])):
@@ -101,6 +104,25 @@ def test_a_log_gets_a_line_now_and_then(place: Path) -> None:
         lines = re.findall(r"^training: step (\d) of 2, edit \d+\.\d\d, local \d\.\d{3}$", done.stderr, re.M)
         assert lines == steps
         assert "step/s" not in done.stderr
+
+
+def test_what_serac_learnt_is_where_the_editor_looks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "embedder", letters)
+    few = ("--steps", "2", "--judged", "2", "--every", "1")
+    done = run("train", "serac", "base", "--data", "facts.jsonl", *few)
+    assert done.exit_code == 0, done.output
+    assert "% prefer the new object to the true one" in done.stdout
+    assert "looks elsewhere first" not in done.stdout
+    model = load("base")
+    about = reader.read(network_file(fingerprint(model), "serac")).about
+    assert (about["plan"]["rank"], about["plan"]["layers"]) == (8, [1])
+    assert about["data"][0]["training"] + about["data"][0]["validation"] < 60
+    made, _ = edit(Serac(), model, REQUESTS[:1], SeracState(embed=letters()))
+    assert made.notes["network"] == about
+    told = ("--instruction", "Complete the sentence. ")
+    wrong = run("train", "serac", "base", "--data", "facts.jsonl", *told, *few)
+    assert wrong.exit_code == 2
+    assert "1 instructions were given for 1 files; serac needs none" in wrong.stderr
 
 
 def test_instructions_belong_to_files(place: Path) -> None:

@@ -26,6 +26,7 @@ from tests.editing import (
     same_bits,
     small,
     snapshot,
+    some_reader,
     stub_texts,
     untrained,
 )
@@ -47,6 +48,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "sample_contexts", lambda *_: CONTEXTS)
     monkeypatch.setattr(serac, "embedder", letters)
     monkeypatch.setattr(mend, "trained_for", untrained)
+    monkeypatch.setattr(serac, "reader_for", some_reader)
 
 
 def made_by(name: str) -> Editor:

@@ -9,8 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palimpsest.cache import SUM
-from palimpsest.editors import Prepared, edit
-from palimpsest.editors import mend as module
+from palimpsest.editors import Prepared, edit, trained_files
 from palimpsest.editors.hypernetwork import Hypernetwork, base_of, read, require_shape
 from palimpsest.editors.mend import InstructEdit, Mend, MendState, carried_dir, network_file, trained_for
 from palimpsest.editors.ultraedit import Running
@@ -174,7 +173,7 @@ def test_without_a_network_the_command_that_trains_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama")
-    monkeypatch.setattr(module, "carried_dir", lambda: tmp_path)
+    monkeypatch.setattr(trained_files, "carried_dir", lambda: tmp_path)
     message = f"train one: palimpsest train mend {re.escape(model.name)} --data FILE"
     with pytest.raises(ResourceError, match=message):
         edit(Mend(LAYERS), model, REQUESTS, START)

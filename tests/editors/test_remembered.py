@@ -244,7 +244,7 @@ def test_forgetting_is_never_having_written(name: str) -> None:
         whole, state = in_turn(editor, model, [[request] for request in FACTS])
         left = [request for i, request in enumerate(FACTS) if i != gone]
         wanted, other = in_turn(editor, model, [[request] for request in left])
-        found, after = editor.forget(state, [FACTS[gone].text])
+        found, after = editor.forget(model, state, [FACTS[gone].text])
         assert len(whole.book) == 4
         assert same_memory(found, wanted)
         assert not torch.equal(whole.book.radii[:3], wanted.book.radii)
@@ -265,7 +265,7 @@ def test_forgetting_is_never_having_written(name: str) -> None:
 def test_forgetting_everything_leaves_the_model_as_it_was(name: str) -> None:
     model, editor = tiny_model("llama"), made(name)
     _, state = in_turn(editor, model, [FACTS])
-    found, after = editor.forget(state, [request.text for request in FACTS])
+    found, after = editor.forget(model, state, [request.text for request in FACTS])
     assert (len(found.book), after.facts) == (0, ())
     bare = ask(model, pairs(FACTS))
     with installed(model, found):
@@ -276,20 +276,53 @@ def test_forgetting_everything_leaves_the_model_as_it_was(name: str) -> None:
 
 
 @every_method
-def test_a_fact_that_shared_its_entry_leaves_its_contents_behind(name: str) -> None:
-    """As documented: the other fact is answered by contents that were trained on both."""
+@pytest.mark.parametrize("batches", [[[0], [1], [2], [3]], [[0, 1], [2, 3]]])
+def test_a_fact_that_shared_its_entry_is_forgotten_exactly(name: str, batches: list[list[int]]) -> None:
+    """Bit by bit: the facts that are left are taught anew, in the edits in which they were written."""
     model, editor = tiny_model("llama"), made(name, radius=1e3)
-    alike = [replace(FACTS[0], target="Rome", id="a"), FACTS[2]]
-    shared, state = in_turn(editor, model, [alike[:1], alike[1:]])
-    found, after = editor.forget(state, ["a"])
-    alone, _ = in_turn(editor, model, [alike[1:]])
-    assert torch.equal(found.book.keys, alone.book.keys)
-    assert torch.equal(found.book.radii, alone.book.radii)
-    contents, trained = found.act.tensors(), shared.act.tensors()
-    assert all(torch.equal(part, trained[key]) for key, part in contents.items())
-    assert not same_memory(found, alone)
-    assert said(model, found, alike[1:]) == [True]
-    assert [fact.name for fact in after.facts] == [FACTS[2].text]
+    alike = [replace(fact, target="Rome", id=f"{number}") for number, fact in enumerate(FACTS)]
+    shared, state = in_turn(editor, model, [[alike[i] for i in own] for own in batches])
+    assert len(shared.book) == 1
+    for gone in range(4):
+        found, after = editor.forget(model, state, [str(gone)])
+        rest = [[alike[i] for i in own if i != gone] for own in batches]
+        wanted, other = in_turn(editor, model, [own for own in rest if own])
+        assert same_memory(found, wanted)
+        assert [fact.name for fact in after.facts] == [fact.name for fact in other.facts]
+        assert all(
+            torch.equal(*pair)
+            for ours, theirs in zip(after.facts, other.facts, strict=True)
+            for pair in zip(ours.contents, theirs.contents, strict=True)
+        )
+        assert not any(
+            torch.equal(part, shared.act.tensors()[key]) for key, part in found.act.tensors().items()
+        )
+
+
+@every_method
+def test_facts_that_share_an_entry_only_without_another_are_taught_anew(name: str) -> None:
+    """The one between them has another target, so that it had kept them apart."""
+    model = tiny_model("llama")
+    keys = [fact.key for fact in made(name)._read(model, FACTS)]
+    order = sorted(range(3), key=lambda i: float((keys[i] - keys[3]).norm()))
+    near, far = FACTS[order[0]], FACTS[order[1]]
+    apart = float((keys[order[0]] - keys[order[1]]).norm())
+    editor = made(name, radius=1.01 * apart)
+    facts = [replace(near, target="Rome", id="near"), FACTS[3], replace(far, target="Rome", id="far")]
+    whole, state = in_turn(editor, model, [[one] for one in facts])
+    found, _ = editor.forget(model, state, [FACTS[3].text])
+    wanted, _ = in_turn(editor, model, [facts[:1], facts[2:]])
+    assert (len(whole.book), len(wanted.book)) == (3, 1)
+    assert same_memory(found, wanted)
+
+
+def test_another_model_forgets_nothing() -> None:
+    editor = made("grace")
+    _, state = in_turn(editor, tiny_model("llama"), [FACTS[:2]])
+    other = tiny_model("llama")
+    other.net.lm_head.weight.data[0, 0] += 1
+    with pytest.raises(SequenceError, match="the 2 facts in memory were read on"):
+        editor.forget(other, state, [FACTS[0].text])
 
 
 @every_method
@@ -390,7 +423,7 @@ def test_what_is_refused(name: str) -> None:
     _, state = in_turn(editor, model, [FACTS[:2]])
     message = "'nobody' is none of the 2 facts in memory; name them by id, or by prompt where they have none"
     with pytest.raises(RequestError, match=message):
-        editor.forget(state, [FACTS[0].text, "nobody"])
+        editor.forget(model, state, [FACTS[0].text, "nobody"])
 
 
 def test_the_base_does_not_say_what_it_keeps() -> None:

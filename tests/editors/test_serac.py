@@ -272,27 +272,10 @@ def test_pairs_of_cases() -> None:
         scope_pairs([replace(case, neighbours=())])
 
 
-@pytest.mark.model
-def test_the_scope_on_file_is_that_of_the_validation_facts() -> None:
-    from palimpsest.datasets import counterfact_style, load_facts
-    from palimpsest.network.embedder import embedder
-
-    cases = counterfact_style(load_facts(), seed=0, split="validation")[:150]
-    found = calibrated_threshold(embedder(), *scope_pairs(cases))
-    on_file: Any = editor_for("serac", "smollm2-135m")
-    assert on_file.scope.threshold == round(found.threshold, 2)
-    assert on_file.scope.accuracy == pytest.approx(found.accuracy, abs=0.01)
-    assert (on_file.scope.inside, on_file.scope.outside) == (found.inside, found.outside)
-
-
 # What is refused.
 
 
-def test_without_a_calibration_nothing_is_edited() -> None:
-    with pytest.raises(
-        ProfileError, match=r"SERAC has no scope: .*; pass scope=calibrated_threshold\(embed, ins"
-    ):
-        edit(Serac(), tiny_model("llama"), FACTS, SeracState(embed=embed))
+def test_a_threshold_alone_is_no_scope() -> None:
     with pytest.raises(ProfileError, match=r"settings of serac for smollm2-135m: (.|\n)*scope"):
         editor_for("serac", "smollm2-135m", scope={"threshold": 0.5})
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from palimpsest.algebra.projector import LARGE
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for
 from palimpsest.planning.counts import (
     PROMPT,
@@ -17,7 +18,7 @@ from palimpsest.planning.counts import (
     solve_work,
     svd_work,
 )
-from palimpsest.planning.memory import RESULT, disk, freed, memory, passing
+from palimpsest.planning.memory import RESULT, disk, factors, freed, memory, passing
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.plan import method_of
 from palimpsest.planning.work import Run, Work
@@ -57,6 +58,7 @@ def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
             "14_comparison",
             "20_long_horizon",
             "23_causal_tracing",
+            "25_harder_questions",
         )
     }
     # 06: two arms of 100 facts and six of 60 in each of three orders, and seven of 60 in one order.
@@ -71,14 +73,21 @@ def test_work_is_what_the_notebooks_print_as_their_cost() -> None:
     assert counts["08_norm_inflation"].values == 4 * 340 + 50 * (3 * 3 + 9 + 2)
     # 09: 50 facts with four weights and two readings, and 80 with each of four losses; no prefixes.
     assert (counts["09_protection"].values, counts["09_protection"].contexts) == (50 * 6 + 80 * 4, 0)
-    # 10: fifteen arms of 30 facts, five samples of six wordings each.
-    assert counts["10_uncertainty"].sampled == 15 * 30 * 16 * 6 * 5
+    # 10: nineteen arms of 30 facts, five samples of six wordings each.
+    assert counts["10_uncertainty"].sampled == 19 * 30 * 16 * 6 * 5
     # 13: eleven arms write three sets of 60, beside the values of 200 facts twice.
     assert counts["13_alphaedit_plus_parts"].values == 400 + 11 * 180
     assert counts["14_comparison"].values == 2 * (100 + 30)
     assert counts["20_long_horizon"].values == 300
     # 23: twelve facts, two draws, every third layer: each of three kinds at twelve tokens.
     assert counts["23_causal_tracing"].by_layer == 12 * 2 * 3 * 12 // 3
+    # 25: 60 chains, about 50 ripple cases, 30 and 20 others; three editors share values, SERAC has none.
+    harder = counts["25_harder_questions"]
+    assert (harder.values, len(harder.runs)) == (60 + 5 * 10 + 30 + 20, 4 * 4)
+    # Five systems say 360 and 100 answers of 12 tokens and write 70 texts of 32; 330 conditions before.
+    said, written = 5 * (6 * 60 + 2 * 50) + 330, 5 * (30 + 2 * 20)
+    assert harder.sampled == said * (12 + 24) + written * (32 + 24)
+    assert harder.drawn == 12 * 83 + 32 * 11
 
 
 # Operations
@@ -184,3 +193,12 @@ def test_disk_by_hand() -> None:
     saved = disk(TINY, Work(runs=(Run("memit_aligned", 4, 1),), saved=4, projected=False), ALONE, "03_c")
     assert saved["ledgers", "03_c"] == 2 * (4 * 8 * (16 + 8 + 1) + 16 * 16 * 8)
     assert "projectors" not in {part for part, _ in saved}
+
+
+def test_factors_on_disk_are_those_of_wide_moments_that_ledgers_preserve() -> None:
+    wide = replace(TINY, d_k=LARGE)
+    preserving = Work(runs=(Run("memit_aligned", 20, 1), Run("alphaedit_aligned", 20, 1)))
+    assert factors(wide, preserving, ALONE) == {("factors", layer): LARGE * LARGE * 8 for layer in "12"}
+    assert factors(replace(wide, d_k=LARGE - 1), preserving, ALONE) == {}
+    for without in ("alphaedit_aligned", "latest_full", "memit"):
+        assert factors(wide, Work(runs=(Run(without, 20, 1),)), ALONE) == {}

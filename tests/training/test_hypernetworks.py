@@ -16,7 +16,7 @@ from palimpsest.editors.hypernetwork import Hypernetwork, read
 from palimpsest.errors import DataError, NonFiniteError, ResourceError
 from palimpsest.network.model import fingerprint, read_weight
 from palimpsest.network.tokens import encode, encode_target
-from palimpsest.training import hypernetworks
+from palimpsest.training import hypernetworks, runs
 from palimpsest.training.hypernetworks import Plan, train
 from palimpsest.training.lessons import Draw, Kind
 from palimpsest.types import EditRequest, EvalCase, Probe
@@ -196,10 +196,10 @@ def test_a_judged_loss_that_is_not_finite_ends_it(tmp_path: Path, monkeypatch: p
 def test_kinds_take_turns_and_a_draw_follows_from_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
     questions = Kind("questions", "Answer: ", CASES[:4], CASES[4:])
     plan = replace(PLAN, sizes=(1, 3))
-    drawn = [hypernetworks._drawn([KIND, questions], plan, step) for step in range(8)]
+    drawn = [runs.drawn([KIND, questions], plan, step) for step in range(8)]
     assert [kind.name for kind, _ in drawn] == ["homes", "questions"] * 4
     assert [len(cases) for _, cases in drawn] == [1, 1, 3, 3] * 2
-    assert drawn == [hypernetworks._drawn([KIND, questions], plan, step) for step in range(8)]
+    assert drawn == [runs.drawn([KIND, questions], plan, step) for step in range(8)]
     assert {case.id for _, cases in drawn for case in cases} <= {case.id for case in KIND.training}
 
 

@@ -85,11 +85,7 @@ def test_a_command_that_is_not_valid_changes_nothing(
     out: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where an earlier one died between its moves: that one is finished by the next valid one."""
-    with monkeypatch.context() as patched:
-        patched.setattr(Work, "settle", killed_second(Work.settle))
-        patched.setattr(Work, "abandon", lambda self: None)
-        with pytest.raises(Killed):
-            undo(out, ["1"])
+    finished_but_not_moved(out, monkeypatch)
     out.rename(Work(out).replaced)  # as if it had died after the first move
     before = files_of(out.parent)
     other = [replace(facts(1)[0], target="other")]
@@ -122,6 +118,58 @@ def killed_second(settle):  # type: ignore[no-untyped-def]
         settle(work)
 
     return dying
+
+
+def finished_but_not_moved(out: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """The work folder of an undo that died before the first of its moves."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "settle", killed_second(Work.settle))
+        patched.setattr(Work, "abandon", lambda self: None)
+        with pytest.raises(Killed):
+            undo(out, ["1"])
+    return Work(out)
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before its moves", "between them"])
+def test_a_complete_folder_is_never_removed_for_another_model(
+    out: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    """An older copy was put back, or a work folder copied beside another model: both stay as they are."""
+    written(base, tmp_path / "other", 1)
+    work = finished_but_not_moved(out, monkeypatch)
+    if moved:
+        out.rename(work.replaced)
+    else:
+        shutil.rmtree(out)
+    shutil.copytree(tmp_path / "other", out)
+    before = files_of(tmp_path)
+    lost = f"{work.new} and {work.replaced}" if moved else f"{work.new}"
+    message = rf"out is another model than .*: {lost} would be lost; .* delete {work.folder}$"
+    for act in (
+        lambda: written(base, out, 4),
+        lambda: undo(out, ["0"]),
+        lambda: EditedModel.open(out).save(out),
+    ):
+        with pytest.raises(SequenceError, match=message):
+            act()
+    assert files_of(tmp_path) == before
+    shutil.rmtree(work.folder)
+    assert list(undo(out, ["0"]).facts) == []
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before its moves", "between them"])
+def test_files_that_came_between_the_moves_stay(
+    out: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    work = finished_but_not_moved(out, monkeypatch)
+    (out / "notes").mkdir()
+    (out / "notes" / "one.txt").write_text("mine")
+    if moved:
+        out.rename(work.replaced)
+    assert list(undo(out, ["0"]).facts) == ["2"]
+    assert (out / "notes" / "one.txt").read_text() == "mine"
+    assert around(out) == []
+    assert list(EditedModel.open(out).facts) == ["2"]
 
 
 def test_files_of_the_users_in_it_stay(out: Path, base: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palimpsest.algebra.cholesky import Cholesky
 from palimpsest.algebra.fact_file import mapped
+from palimpsest.algebra.kept import factor_of
 from palimpsest.algebra.ledger_facts import Facts
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import CONDITION_LIMIT, PROTECTED_KEY
@@ -51,7 +52,7 @@ class Problem:
         if self.preserve is None or not self.projector.kept:
             return None
         try:
-            found = Cholesky.of(self.projector.pad(self.matrix()))
+            found = factor_of(self.projector.pad(self.matrix()))
         except SingularProblemError:
             return None
         return found if found.condition <= CONDITION_LIMIT else None

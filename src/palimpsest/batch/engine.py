@@ -57,6 +57,7 @@ def run_batch(
     dry: bool = False,
     extra: Sequence[str] = (),
     estimates: Estimates | None = None,
+    anyway: bool = False,
 ) -> Batch:
     """Run what is due of a matrix; another call goes on with what is left.
 
@@ -66,6 +67,7 @@ def run_batch(
         dry: say what is due and what Snakemake would do, and do nothing.
         extra: further arguments of Snakemake.
         estimates: plans by which jobs ask for memory and time; None for what the matrix says.
+        anyway: run pages also where their plan exceeds the memory of their GPU.
 
     Returns:
         What was due and what stood.
@@ -82,6 +84,7 @@ def run_batch(
     with locked(batch_dir() / "plan.json", 0):
         here = gpus() if engine == "node" else []
         batch = expand(matrix, len(here) if engine == "node" else None)
+        batch = batch.unchecked() if anyway else batch
         for job in batch.due:
             print(f"{job.name}: {job.reason}")
         batch = batch if estimates is None else estimates.sized(batch, matrix)

@@ -6,7 +6,7 @@ the engine is told by markers in ``build/batch``, which only say what has been d
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from palimpsest import cache, paths
@@ -78,6 +78,11 @@ class Batch:
     due: tuple[Job, ...]
     standing: tuple[str, ...] = field(default=())
     left_out: dict[str, str] = field(default_factory=dict)
+
+    def unchecked(self) -> "Batch":
+        """The same, with pages that run whatever their plan says of the memory of their GPU."""
+        due = (replace(job, arguments=(*job.arguments, "--anyway")) if job.page else job for job in self.due)
+        return replace(self, due=tuple(due))
 
 
 def expand(matrix: Matrix, whole: int | None = None) -> Batch:

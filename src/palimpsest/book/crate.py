@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,7 +21,7 @@ from palimpsest.book.profiles import Profile, known_notebooks, load_profile, res
 from palimpsest.book.provenance import not_vouched, path_of, read_provenance, record_files
 from palimpsest.book.standing import standing
 from palimpsest.errors import BookError
-from palimpsest.files import UNREADABLE, as_json, file_sha256, new_folder, replacing
+from palimpsest.files import UNREADABLE, as_json, file_sha256, new_folder, replacing, scratch
 from palimpsest.results.claims import headline, judged, load_claims
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def write_crate(profile: str, out: Path | None = None) -> Path:
         _add_page(crate, name, setting)
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix == ".zip":
-        with TemporaryDirectory() as folder, replacing(place) as temporary:
+        with scratch("crate") as folder, replacing(place) as temporary:
             crate.write(folder)
             shutil.make_archive(str(temporary.with_suffix("")), "zip", folder)
     else:

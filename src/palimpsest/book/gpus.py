@@ -3,6 +3,7 @@
 import csv
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -81,6 +82,35 @@ def check_gpu(wanted: str | None) -> None:
                 "profile for the CPU, or -p device=cpu"
             )
             raise ResourceError(f"--gpu {wanted}: there is no GPU {name!r}; {there}")
+
+
+def room_of(device: str, visible: str | None = None) -> int:
+    """Bytes of GPU memory that a run has on its device; 0 where there is none, or the driver tells nothing.
+
+    Args:
+        device: ``cuda``, one such as ``cuda:1``, or ``auto``, which is all that the run sees.
+        visible: what CUDA_VISIBLE_DEVICES is set to for the run; as it is set here if None.
+    """
+    kind, _, number = device.partition(":")
+    here = gpus() if kind in ("cuda", "auto") else []
+    if not here:
+        return 0
+    named = os.environ.get(VISIBLE) if visible is None else visible
+    names = [str(gpu.index) for gpu in here] if named is None else [part.strip() for part in named.split(",")]
+    by_bus = visible is not None or os.environ.get(ORDER) == BY_BUS
+    sizes = [_memory(name, here, by_bus) for name in names if name]
+    if kind == "auto":
+        return sum(sizes) * 2**20 if all(sizes) else 0
+    at = int(number or 0)
+    return sizes[at] * 2**20 if at < len(sizes) else 0
+
+
+def _memory(name: str, here: Sequence[Gpu], by_bus: bool) -> int:
+    """MiB of a GPU as CUDA_VISIBLE_DEVICES names it; the largest there is where CUDA numbers them its way."""
+    if not name.isdigit():
+        return next((gpu.memory for gpu in here if gpu.uuid.startswith(name)), 0)
+    numbered = [gpu.memory for gpu in here if gpu.index == int(name)] if by_bus else [g.memory for g in here]
+    return max(numbered, default=0)
 
 
 def used(torch: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from palimpsest.book.provenance import (
 from palimpsest.book.staleness import shown_hash
 from palimpsest.book.standing import standing
 from palimpsest.errors import NotebookError
-from palimpsest.files import locked, write_atomically
+from palimpsest.files import locked, scratch, write_atomically
 from palimpsest.results import records
 
 CELL_TIMEOUT = 300
@@ -163,8 +163,8 @@ def _drawn(
     given = "\n".join(f"{name} = {value!r}" for name, value in parameters_for(setting, source).items())
     first = next((n for n, cell in enumerate(notebook.cells) if parts[cell.id] == PARAMETERS), -1)
     notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(given, id=INJECTED))
-    staging = tempfile.TemporaryDirectory(dir=folder if staged else None, prefix=f"{source.stem}.tmp.")
-    with staging as place, surroundings(source, Path(place)) as values:
+    beside = tempfile.TemporaryDirectory(dir=folder, prefix=f"{source.stem}.tmp.") if staged else None
+    with beside or scratch("drawing") as place, surroundings(source, Path(place)) as values:
         own = {records.RECORDS: str(folder), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         client = nbclient.NotebookClient(
             notebook,

@@ -90,6 +90,7 @@ def run_notebook(
     folder: Path | None = None,
     executor: Executor = "papermill",
     wait: float = -1,
+    check: Callable[[Path, Mapping[str, Any]], None] | None = None,
 ) -> Run:
     """Execute one notebook with checked parameters; a process that runs it already is waited for.
 
@@ -102,6 +103,7 @@ def run_notebook(
         folder: where the result goes instead of ``results/<profile>``.
         executor: what runs the cells.
         wait: seconds to wait for another process; without end if negative.
+        check: called with the notebook's path and its parameters before anything runs; its errors pass.
 
     Raises:
         BusyError: if another process still runs it after that time.
@@ -118,8 +120,9 @@ def run_notebook(
     parameters = parameters_for(setting, source, overrides)
     require(setting, source, overrides)
     check_gpu(gpu)
-    default = runs_of(profile, overrides) if overrides else results_of(profile)
-    target = folder or default
+    if check is not None:
+        check(source, parameters)
+    target = folder or (runs_of(profile, overrides) if overrides else results_of(profile))
     with locked(result_place(source.stem, target), wait):
         clean_up(source.stem, target)
         with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
@@ -134,10 +137,7 @@ def run_notebook(
             try:
                 made, seconds = _made(source, parameters, staging, execute)
             except _FailedError as error:
-                kept = keep_partial(source, staging, profile)
-                partial = f", the partial copy is {kept}" if kept else ""
-                kind = type(error.__cause__) if isinstance(error.__cause__, LostRunError) else NotebookError
-                raise kind(f"{error}; earlier results are untouched{partial}") from error
+                raise _told(error, keep_partial(source, staging, profile)) from error
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
@@ -157,6 +157,13 @@ def runs_of(profile: str, overrides: Mapping[str, Any]) -> Path:
 
 class _FailedError(NotebookError):
     """A cell failed."""
+
+
+def _told(error: _FailedError, kept: Path | None) -> NotebookError:
+    """The error of a run that failed, of the kind of its cause, with where the partial copy is."""
+    partial = f", the partial copy is {kept}" if kept else ""
+    kind = type(error.__cause__) if isinstance(error.__cause__, LostRunError) else NotebookError
+    return kind(f"{error}; earlier results are untouched{partial}")
 
 
 def _made(
@@ -260,7 +267,9 @@ def times_something(source: Path) -> bool:
     return any(TIMED in cell.metadata.get("tags", []) for cell in cells)
 
 
-def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1) -> list[str]:
+def run_all(
+    profile: str, *, force: bool = False, gpu: str | None = None, jobs: int = 1, anyway: bool = False
+) -> list[str]:
     """Run every notebook that is stale, each in a process of its own; returns the names run.
 
     Args:
@@ -269,9 +278,9 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
         gpu: passed on to each run.
         jobs: notebooks at once. They share the cores (``OMP_NUM_THREADS``, where it is not set). A notebook
             that times something runs alone, after the others.
+        anyway: run also what a plan says is too large for the memory of its GPU.
 
-    Pages that the profile leaves out, and those that ask for editors without settings for its model, are
-    named and skipped.
+    Pages that the profile leaves out, or that its model lacks settings for, are named and skipped.
 
     Raises:
         NotebookError: after the last notebook, if any failed; another call resumes with those.
@@ -298,7 +307,7 @@ def run_all(profile: str, *, force: bool = False, gpu: str | None = None, jobs: 
             return None
         print(f"{line} ({reason})", flush=True)
         command = [sys.executable, "-m", "palimpsest.cli", "run", name, "--profile", profile]
-        command += [] if gpu is None else ["--gpu", gpu]
+        command += [*(() if gpu is None else ("--gpu", gpu)), *(("--anyway",) if anyway else ())]
         return in_own_process(command, jobs)
 
     if jobs == 1:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest.commands.shared import readable
+from palimpsest.commands.shared import Anyway, readable
 from palimpsest.errors import ModelError
 
 
@@ -23,6 +23,7 @@ def batch(
             show_default=False,
         ),
     ] = None,
+    anyway: Anyway = False,
     option: Annotated[
         list[str] | None,
         typer.Option(help="A further argument of Snakemake, as --option=--quiet.", show_default=False),
@@ -45,7 +46,7 @@ def batch(
         readable(path)
     wanted = load_matrix(matrix)
     estimates = Estimates.read(plan or [], wanted, None if profile == "node" else planned)
-    run_batch(wanted, profile, dry=dry_run, extra=option or [], estimates=estimates)
+    run_batch(wanted, profile, dry=dry_run, extra=option or [], estimates=estimates, anyway=anyway)
 
 
 SECONDS = 4.0

@@ -9,7 +9,7 @@ from palimpsest.commands.shared import UNSAID, Device, NoWait, readable, waiting
 from palimpsest.errors import RequestError
 
 if TYPE_CHECKING:
-    from palimpsest.types import EditRequest
+    from palimpsest.types import EditRequest, EvalCase
     from palimpsest.workbench.report import EditReport
 
 Require = Annotated[
@@ -18,6 +18,11 @@ Require = Annotated[
 Json = Annotated[
     Path | None,
     typer.Option("--json", help="File to write it to as JSON.", show_default=False, callback=writable),
+]
+
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the facts.", show_default=False),
 ]
 
 
@@ -42,6 +47,7 @@ def edit(
     until_said: Annotated[
         bool, typer.Option("--until-said", help="Optimise harder values for facts that it does not say.")
     ] = False,
+    shard: Part = None,
     device: Device = "cpu",
     no_wait: NoWait = False,
 ) -> None:
@@ -56,12 +62,15 @@ def edit(
     to four times the steps, a tenth of the loss and four times the clamp; what this costs on neighbours and
     control prompts is printed.
 
+    Many facts can be written on several machines: with --shard each writes its part of the file to a folder
+    of its own, and `palimpsest join` makes one of them.
+
     Example: palimpsest edit facts.jsonl --out edited --require
     """
     from palimpsest.datasets.any_format import load_cases_of
     from palimpsest.workbench.commands import edit_and_report
 
-    cases = load_cases_of(facts).cases
+    cases = _part(load_cases_of(facts).cases, shard)
     done, report = edit_and_report(
         cases,
         out,
@@ -76,6 +85,47 @@ def edit(
     _said(
         report, json, f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}", require
     )
+
+
+def _part(cases: list["EvalCase"], shard: str | None) -> list["EvalCase"]:
+    """The facts of a shard; all where none is named.
+
+    Raises:
+        ShardError: if it is not written as I/N.
+        RequestError: if there are fewer facts than shards.
+    """
+    if shard is None:
+        return cases
+    from palimpsest.memory.shard_files import Shard
+    from palimpsest.workbench.joining import part_of
+
+    part = Shard.parsed(shard)
+    return part_of(cases, part.number, part.of)
+
+
+def join(
+    facts: Annotated[Path, typer.Argument(help="All facts, as given to edit.", callback=readable)],
+    shards: Annotated[list[Path], typer.Argument(help="Folders of palimpsest edit.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    device: Device = "cpu",
+    no_wait: NoWait = False,
+) -> None:
+    """Join folders that were edited with parts of some facts, as on several machines, into one with all.
+
+    The result is what one edit with all facts gives: bit by bit where values were optimised alone (--batch 1)
+    with the same bits. Shards of another model, other settings or other second moments are refused, and so
+    are a fact that is in none of them, in two, or not in the file. The shards are only read.
+
+    Example: palimpsest edit facts.jsonl --shard 1/2 --out part-1
+    Example: palimpsest edit facts.jsonl --shard 2/2 --out part-2
+    Example: palimpsest join facts.jsonl part-1 part-2 --out joined
+    """
+    from palimpsest.datasets.any_format import load_cases_of
+    from palimpsest.workbench.joining import join_folders
+
+    requests = [case.request for case in load_cases_of(facts).cases]
+    done = join_folders(requests, shards, out, device=device, wait=waiting(no_wait))
+    typer.echo(f"{out}: {len(done)} facts in layers {', '.join(map(str, done.editor.layers))}")
 
 
 def _said(report: "EditReport", json: Path | None, last: str, require: bool) -> None:

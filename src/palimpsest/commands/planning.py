@@ -1,6 +1,8 @@
 """The command that says what a profile will take."""
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -38,3 +40,25 @@ def plan(
     names = [find_notebook(name).stem for text in pages or () for name in text.split(",") if name]
     made = planned(profile, names or known_notebooks(), seconds, device)
     typer.echo(as_json(made.as_dict()).decode() if json else report(made), nl=not json)
+
+
+def fits(gpu: str | None) -> Callable[[Path, Mapping[str, Any]], None]:
+    """A check that refuses a page whose plan exceeds the memory of its GPU.
+
+    Args:
+        gpu: what CUDA_VISIBLE_DEVICES is set to for the run; as it is set here if None.
+
+    Returns:
+        For `palimpsest.book.runner.run_notebook`; it raises a FullGpuError.
+    """
+
+    def check(source: Path, parameters: Mapping[str, Any]) -> None:
+        from palimpsest.book.gpus import room_of
+
+        room = room_of(str(parameters.get("device", "cpu")), gpu)
+        if room:
+            from palimpsest.planning.fits import check_fits
+
+            check_fits(source, parameters, room)
+
+    return check

@@ -179,6 +179,10 @@ NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Stop at once if another process writes the same; name it.")
 ]
 
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Run also what by its plan exceeds the memory of its GPU.")
+]
+
 
 def waiting(no_wait: bool) -> float:
     """Seconds to wait for another process: none, or without end, which is -1."""

@@ -1,4 +1,4 @@
-"""The command that trains the networks of trained editors."""
+"""The command that trains what trained editors learn beforehand."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ import typer
 from palimpsest.commands.shared import Device
 
 if TYPE_CHECKING:  # what a command needs is loaded when it runs
-    from palimpsest.network.model import EditableModel
     from palimpsest.training.lessons import Kind
+    from palimpsest.training.table import Training
     from palimpsest.types import EvalCase
 
-Trained = Literal["mend", "instruct_edit"]
+Trained = Literal["mend", "instruct_edit", "serac"]
 
 
 def train(
-    kind: Annotated[Trained, typer.Argument(help="Editor whose network is trained.")],
+    kind: Annotated[Trained, typer.Argument(help="Editor that is trained.")],
     model: Annotated[str, typer.Argument(help="Name, folder or hub id; unedited.")],
     data: Annotated[
         list[Path], typer.Option(help="Facts with rewordings and neighbours, in any format; may be repeated.")
@@ -35,11 +35,16 @@ def train(
         ),
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="Edited layers, as 27-29; default those on file.", show_default=False)
+        str, typer.Option(help="Layers that change, as 27-29; default those on file.", show_default=False)
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the network's maps.")] = 128,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the maps; default 128, of serac 8.", show_default=False)
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Adam's learning rate; default 0.001, of serac 0.002.", show_default=False),
+    ] = None,
     edit_weight: Annotated[float, typer.Option(min=0, help="Of facts beside neighbours in the loss.")] = 1.0,
     every: Annotated[int, typer.Option(min=1, help="Steps from checkpoint to checkpoint.")] = 100,
     judged: Annotated[int, typer.Option(min=1, help="Validation facts a file, for the curve.")] = 20,
@@ -50,27 +55,30 @@ def train(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train the network that turns gradients of facts into updates, for MEND or InstructEdit.
+    """Train what MEND, InstructEdit or SERAC learns beforehand.
 
-    Facts about subjects of the project's own set are left out; the others are divided by their subjects into
-    a training, a validation and a test part. Killed, the same command goes on from its last checkpoint.
+    For the first two a network that turns gradients of facts into updates; for SERAC which prompts a fact
+    answers, and low-rank matrices with which the model reads it before them. Facts about subjects of the
+    project's own set are left out; the others are divided by their subjects into a training, a validation and
+    a test part. Killed, the same command goes on from its last checkpoint.
 
     Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
     """
-    from palimpsest.editors.mend import network_file, trained_file
+    from palimpsest.editors.mend import network_file
+    from palimpsest.memory.shard_files import layers_of
     from palimpsest.network.model import fingerprint, load
-    from palimpsest.training.hypernetworks import Plan
-    from palimpsest.training.hypernetworks import train as trained
+    from palimpsest.training.table import TRAININGS
 
-    net = load(model, device=device)
-    kinds, sources = _kinds(kind, data, instruction or [], only or [])
-    chosen = _layers(kind, net, layers)
-    plan = Plan(chosen, steps, rank, lr, edit_weight, every=every, judged=judged, seed=seed)
+    net, training = load(model, device=device), TRAININGS[kind]
+    kinds, sources = _kinds(kind, training, data, instruction or [], only or [])
+    chosen = tuple(layers_of(layers)) if layers else training.layers(net)
+    own: dict[str, Any] = {name: value for name, value in (("rank", rank), ("lr", lr)) if value is not None}
+    plan = training.plan(chosen, steps, edit_weight=edit_weight, every=every, judged=judged, seed=seed, **own)
     place = out or network_file(fingerprint(net), kind)
-    found = trained(net, kinds, plan, place, {"model": net.name, "data": sources})
+    found = training.train(net, kinds, plan, place, {"model": net.name, "data": sources})
     best = min(found.about["curve"], key=lambda row: row["loss"])
     typer.echo(f"{place}: {steps} steps, the best after {best['step']}; {_preferred(best)}")
-    if out is not None or trained_file(net, kind) != place:
+    if out is not None or training.file(net) != place:
         typer.echo(
             f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
         )
@@ -88,7 +96,7 @@ def _preferred(point: Mapping[str, float]) -> str:
 
 
 def _kinds(
-    kind: str, data: list[Path], instructions: list[str], patterns: list[str]
+    kind: str, training: "Training", data: list[Path], instructions: list[str], patterns: list[str]
 ) -> tuple[list["Kind"], list[Any]]:
     """A kind of request for each file, and where its cases come from."""
     from palimpsest.datasets import load_facts
@@ -97,11 +105,11 @@ def _kinds(
     from palimpsest.errors import DataError
     from palimpsest.training.lessons import Kind
 
-    wanted = len(data) if kind == "instruct_edit" else 0
+    wanted = len(data) if training.instructed else 0
     if len(instructions) != wanted:
         raise DataError(
-            f"{len(instructions)} instructions were given for {len(data)} files; instruct_edit needs one for "
-            "each --data, in order, and mend none"
+            f"{len(instructions)} instructions were given for {len(data)} files; {kind} needs "
+            f"{'one for each --data, in order' if wanted else 'none'}"
         )
     if len(patterns) not in (0, len(data)):
         raise DataError(
@@ -143,10 +151,3 @@ def _matching(cases: Sequence["EvalCase"], pattern: str, path: Path) -> list["Ev
     if not found:
         raise DataError(f"--only {pattern!r}: matches no prompt of the {len(cases)} facts in {path}")
     return found
-
-
-def _layers(kind: str, net: "EditableModel", asked: str) -> tuple[int, ...]:
-    from palimpsest.editors.settings import editor_settings
-    from palimpsest.memory.shard_files import layers_of
-
-    return tuple(layers_of(asked) if asked else editor_settings(net.name, kind)["layers"])

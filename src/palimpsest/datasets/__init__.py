@@ -12,7 +12,8 @@ from palimpsest.datasets.counterfact import load_counterfact, to_counterfact
 from palimpsest.datasets.facts import Fact, FactSet, Relation, load_facts, split_of
 from palimpsest.datasets.files import Loaded, Rejected
 from palimpsest.datasets.harder_cases import LongFormCase, MultiHopCase, RippleCase
-from palimpsest.datasets.knowedit import load_knowedit
+from palimpsest.datasets.knowedit import load_knowedit, to_knowedit
+from palimpsest.datasets.knowedit_cases import knowedit_cases
 from palimpsest.datasets.leme import load_leme, to_leme
 from palimpsest.datasets.long_form import long_form_cases
 from palimpsest.datasets.mquake import conflicts, load_mquake, to_mquake
@@ -45,6 +46,7 @@ __all__ = [
     "conflicts",
     "counterfact_style",
     "hold_out",
+    "knowedit_cases",
     "known_reworded",
     "load_alphaset",
     "load_any_set",
@@ -70,6 +72,7 @@ __all__ = [
     "save_alphaset",
     "split_of",
     "to_counterfact",
+    "to_knowedit",
     "to_leme",
     "to_mquake",
     "to_ripple_edits",

@@ -3,7 +3,7 @@
 Sources: Zhong et al. 2023 (MQuAKE), Cohen et al. 2024 (RippleEdits), Rosati et al. 2024 (LEME).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from palimpsest.errors import RequestError
@@ -291,10 +291,20 @@ class LongFormCase:
                 found.append(Claim(passage.entity, joined(request.text, request.target), True))
             if self.target_true:
                 found.append(Claim(passage.entity, joined(request.text, self.target_true), False))
+        for passage, name, value in self._kept():
+            found.append(Claim(passage.entity, f"{passage.entity}, {name}: {value}", True))
+        return tuple(found)
+
+    @property
+    def still_true(self) -> tuple[tuple[Passage, str], ...]:
+        """Passages with the objects that each should name and that the edit leaves true."""
+        return tuple((passage, value) for passage, _, value in self._kept())
+
+    def _kept(self) -> Iterator[tuple[Passage, str, str]]:
+        """Required facts of all passages, without what the edit changes: passage, property and object."""
         for passage in (self.passage, *self.related):
             for name, values in passage.required.items():
                 for value in values:
                     stale = name == self.edited or value == self.target_true
                     if passage is not self.passage or not stale:
-                        found.append(Claim(passage.entity, f"{passage.entity}, {name}: {value}", True))
-        return tuple(found)
+                        yield passage, name, value

@@ -137,3 +137,43 @@ def _texts(value: Any, field: str) -> Iterator[str]:
         elif value is not None:
             raise DataError(f"field {field!r} must be a text or lists of texts, not {str(value)[:80]}")
     return iter(seen)
+
+
+def to_knowedit(case: RippleCase) -> dict[str, Any]:
+    """The KnowEdit record of a case of wiki_counterfact; `load_knowedit` reads it back as the same case.
+
+    Raises:
+        DataError: if the case has tests of a criterion for which KnowEdit has no field, conditions, or tests
+            of several queries or of several groups of answers.
+    """
+    odd = sorted(set(case.tests) - set(FIELDS.values()))
+    if odd:
+        raise DataError(
+            f"case {case.id!r} has tests of {odd[0]!r}, for which KnowEdit has no field; leave them out, or "
+            f"call them {REASONING!r} if they are of composition"
+        )
+    request = case.request
+    record: dict[str, Any] = {
+        "case_id": case.id,
+        "subject": request.subject,
+        "prompt": request.text,
+        "target_new": request.target,
+        "ground_truth": case.target_true,
+        "portability": {},
+        "locality": {},
+    }
+    for field, criterion in FIELDS.items():
+        head, kind = field.split(".")
+        if criterion in case.tests:
+            record[head][kind] = [_written(test, case.id) for test in case.tests[criterion]]
+    return record
+
+
+def _written(test: RippleTest, name: str) -> dict[str, Any]:
+    if test.conditions or len(test.queries) != 1 or len(test.queries[0].answers) != 1:
+        raise DataError(
+            f"case {name!r} has a test with {len(test.conditions)} conditions and {len(test.queries)} "
+            "queries, where KnowEdit has one query with one group of answers; give it such tests"
+        )
+    (query,) = test.queries
+    return {"prompt": query.prompt, "ground_truth": [list(query.answers[0])]}

@@ -13,22 +13,20 @@ are left out.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from palimpsest import cache
+from palimpsest.editors.trained_files import REMAKE, opened, write
 from palimpsest.editors.ultraedit import SMALLEST, Running
 from palimpsest.errors import ModelError, ResourceError
-from palimpsest.files import replacing
 
-FORMAT = "palimpsest hypernetwork 1"
+FORMAT, WHAT = "palimpsest hypernetwork 1", "hypernetwork"
 
 
 class Hypernetwork(nn.Module):
@@ -107,9 +105,7 @@ class Hypernetwork(nn.Module):
             "width": json.dumps(self.width),
             "about": json.dumps(self.about, sort_keys=True),
         }
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors, cache.vouched(tensors, head)))
+        write(path, self.state_dict(), head)
 
 
 def base_of(path: Path) -> str:
@@ -118,7 +114,7 @@ def base_of(path: Path) -> str:
     Raises:
         ResourceError: if the file is no hypernetwork or cannot be read.
     """
-    return _opened(path)[0]["base"]
+    return opened(path, FORMAT, WHAT)[0]["base"]
 
 
 def read(path: Path) -> Hypernetwork:
@@ -127,7 +123,7 @@ def read(path: Path) -> Hypernetwork:
     Raises:
         ResourceError: if the file is no hypernetwork, is damaged or cannot be read.
     """
-    head, tensors = _opened(path)
+    head, tensors = opened(path, FORMAT, WHAT)
     try:
         layers, width = json.loads(head["layers"]), json.loads(head["width"])
         net = Hypernetwork(layers, (width[0], width[1]), tensors["left"].shape[2])
@@ -136,22 +132,6 @@ def read(path: Path) -> Hypernetwork:
     except cache.UNREADABLE as error:
         raise ResourceError(f"{path}: a damaged hypernetwork ({error}); {REMAKE}") from error
     return net
-
-
-def _opened(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    try:
-        tensors = load(path.read_bytes())  # through Python's own reading, which a traced run notices
-        with safe_open(path, "pt") as handle:
-            head = handle.metadata() or {}
-        cache.require_sum(tensors, head)
-    except cache.UNREADABLE as error:
-        raise ResourceError(f"{path}: no readable hypernetwork ({error}); {REMAKE}") from error
-    if head.get("format") != FORMAT or "base" not in head:
-        raise ResourceError(f"{path}: holds {head.get('format', 'something')!r}, not {FORMAT!r}; {REMAKE}")
-    return head, tensors
-
-
-REMAKE = "make it anew with `palimpsest train`, or remove it"
 
 
 def require_shape(net: Hypernetwork, layers: Sequence[int], width: tuple[int, int]) -> None:

@@ -23,12 +23,14 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from palimpsest import paths
+from palimpsest.editors import trained_files
 from palimpsest.editors.base import Prepared, State, WeightEditor, start, step_norms
-from palimpsest.editors.hypernetwork import Hypernetwork, base_of, read, require_shape
+from palimpsest.editors.hypernetwork import FORMAT, WHAT, Hypernetwork, read, require_shape
 from palimpsest.editors.settings import Layers
+from palimpsest.editors.trained_files import carried_dir as carried_dir
+from palimpsest.editors.trained_files import network_file as network_file
 from palimpsest.editors.ultraedit import features
-from palimpsest.errors import NonFiniteError, ResourceError
+from palimpsest.errors import NonFiniteError
 from palimpsest.files import file_sha256
 from palimpsest.memory.settings import ContextSettings
 from palimpsest.network.apply import WeightDelta
@@ -143,21 +145,6 @@ class InstructEdit(Mend):
         return (self.instruction,)
 
 
-def carried_dir() -> Path:
-    """Folder of the trained networks that come with the project."""
-    return paths.root() / "data" / "trained"
-
-
-def network_file(base: str, kind: str) -> Path:
-    """Where training puts a network: in the cache, by the fingerprint of the model.
-
-    Args:
-        base: fingerprint of the unedited model.
-        kind: ``mend`` or ``instruct_edit``.
-    """
-    return paths.cache_dir() / "trained" / f"{base[:16]}.{kind}.safetensors"
-
-
 def trained_for(model: EditableModel, kind: str, file: str | None = None) -> Hypernetwork:
     """The network that was trained for a model's weights, on its device; arguments as `trained_file`.
 
@@ -172,21 +159,10 @@ def trained_file(model: EditableModel, kind: str, file: str | None = None) -> Pa
 
     Args:
         model: unedited.
-        kind: as `network_file`.
+        kind: as `palimpsest.editors.trained_files.network_file`.
         file: in which to look instead.
 
     Raises:
         ResourceError: if there is none; the message names the command that trains it.
     """
-    base = fingerprint(model)
-    carried = sorted(carried_dir().glob(f"*.{kind}.safetensors"))
-    places = [Path(file).expanduser()] if file else [*carried, network_file(base, kind)]
-    for path in places:
-        if path.exists() and base_of(path) == base:
-            return path
-    looked = " and ".join(str(path) for path in places)
-    raise ResourceError(
-        f"no network of {kind} was trained for these weights of {model.name} (looked for {looked}); train "
-        f"one: palimpsest train {kind} {model.name} --data FILE. A model that was edited uses the network of "
-        "the unedited one within one sequence only: pass the state of the edit before"
-    )
+    return trained_files.trained_file(model, kind, FORMAT, WHAT, file)

@@ -9,15 +9,17 @@ Facts of one entry share its contents (a value, a block), which are trained on a
 added. A fact that is written again replaces what was written for the same key before, whatever its target
 was: of two facts in conflict the newest counts, or the second is refused, as the editor's ``conflicts`` says.
 
-Forgetting a fact gives the codebook of the facts that are left, radii included, also where the forgotten one
-had split or expanded an entry. Contents are those of a sequence without the fact where it shared its entry
-with no other. Where it did, they are left as they are: trained on the forgotten fact among others.
+Forgetting a fact gives the memory of a sequence that never had it: the codebook of the facts that are left,
+radii included, also where the forgotten one had split or expanded an entry. Where it shared its entry with
+others, or they come to share other entries without it, the facts that are left are taught anew, in the edits
+in which they were written. What a forgotten fact had replaced does not come back.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -48,11 +50,13 @@ class Remembered:
         request: the fact.
         key: the layer's input at the last token of its prompt (d_in,), float32 or float64.
         contents: of its entry.
+        written: number of the edit of its sequence that wrote it.
     """
 
     request: EditRequest
     key: Float[Tensor, " d_in"]
     contents: Contents
+    written: int = 0
 
     @property
     def name(self) -> str:
@@ -67,10 +71,12 @@ class RememberedState(State):
     Attributes:
         facts: in the order in which they were written.
         base: fingerprint of the model whose keys they have; empty before the first.
+        edits: number of edits so far.
     """
 
     facts: tuple[Remembered, ...] = ()
     base: str = ""
+    edits: int = 0
 
 
 @plain_dataclass(frozen=True)
@@ -155,13 +161,13 @@ class RememberingEditor(Editor):
         own: RememberedState = self.own(state)
         base = fingerprint(model)
         _require_same(own, base, model)
-        fresh = self._read(model, requests)
+        fresh = [replace(fact, written=own.edits) for fact in self._read(model, requests)]
         kept, renewed = self._without_renewed(own.facts, fresh, _tolerance(model))
         facts = [*kept, *fresh]
         made = written(facts, self.radius)
         facts, losses = self._taught(model, facts, made, len(kept))
         rules = made.rule[len(kept) :]
-        after = replace(own, facts=tuple(facts), base=base)
+        after = replace(own, facts=tuple(facts), base=base, edits=own.edits + 1)
         edit = self._wrap(after, made)
         notes: dict[str, Any] = {
             "facts": len(requests),
@@ -175,10 +181,13 @@ class RememberingEditor(Editor):
         }
         return replace(edit, notes=notes), after
 
-    def forget(self, state: RememberedState, ids: Sequence[str]) -> tuple[LayerWrap, Any]:
-        """Take facts out of memory; the model is not needed. See the module's docstring for what is exact.
+    def forget(
+        self, model: EditableModel, state: RememberedState, ids: Sequence[str]
+    ) -> tuple[LayerWrap, Any]:
+        """Take facts out of memory, exactly: what is left is what was never written with them.
 
         Args:
+            model: the model that the edit is for.
             state: of this method.
             ids: ids of facts, or their prompts where they have none.
 
@@ -187,8 +196,10 @@ class RememberingEditor(Editor):
 
         Raises:
             RequestError: if a fact is not in memory.
+            SequenceError: if the state was made on a model with other weights.
         """
         own: RememberedState = self.own(state)
+        _require_same(own, fingerprint(model), model)
         names = [fact.name for fact in own.facts]
         missing = [name for name in ids if name not in names]
         if missing:
@@ -198,6 +209,10 @@ class RememberingEditor(Editor):
             )
         left = replace(own, facts=tuple(fact for fact in own.facts if fact.name not in set(ids)))
         made = written(left.facts, self.radius)
+        staying = [name not in set(ids) for name in names]
+        if not _same_entries(written(own.facts, self.radius).entry, made.entry, staying):
+            left = self._again(model, left)
+            made = written(left.facts, self.radius)
         edit = self._wrap(left, made)
         notes = {
             "method": self.printed,
@@ -207,6 +222,13 @@ class RememberingEditor(Editor):
             "uncovered": _uncovered(left.facts, made.book),
         }
         return replace(edit, notes=notes), left
+
+    def _again(self, model: EditableModel, state: RememberedState) -> RememberedState:
+        """The state of a new sequence that writes the same facts, each in the same edit as before."""
+        new = replace(state, facts=(), base="", edits=0)
+        for number, facts in groupby(state.facts, key=lambda fact: fact.written):
+            _, new = self.edit(model, [fact.request for fact in facts], replace(new, edits=number))
+        return replace(new, edits=state.edits)
 
     def _read(self, model: EditableModel, requests: Sequence[EditRequest]) -> list[Remembered]:
         """Keys and initial contents of facts that are new."""
@@ -302,6 +324,20 @@ def _uncovered(facts: Sequence[Remembered], book: Codebook) -> list[str]:
         for fact, at in zip(facts, entry, strict=True)
         if at < 0 or book.labels[at] != fact.request.target
     ]
+
+
+def _same_entries(before: Sequence[int], after: Sequence[int], staying: Sequence[bool]) -> bool:
+    """Whether facts that stay share their entries with the same facts as before, and with none that goes.
+
+    Args:
+        before: index of the entry of each fact.
+        after: the same of those that stay.
+        staying: which of the first do.
+    """
+    theirs = [entry for entry, stays in zip(before, staying, strict=True) if stays]
+    gone = {entry for entry, stays in zip(before, staying, strict=True) if not stays}
+    pairs = set(zip(theirs, after, strict=True))
+    return gone.isdisjoint(theirs) and len(pairs) == len(set(theirs)) == len(set(after))
 
 
 def _require_same(state: RememberedState, base: str, model: EditableModel) -> None:

@@ -6,7 +6,6 @@ folder. Its hub clients are set offline for the time of the call, so that nothin
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ import yaml
 
 from palimpsest.errors import DataError, ModelError, ResourceError, ScoreError, UnknownNameError
 from palimpsest.evaluation.ability import COLUMNS, NONE, Ability, ability
+from palimpsest.files import scratch
 from palimpsest.network.model import EditableModel
 from palimpsest.types import Item, Task
 
@@ -78,8 +78,7 @@ def harness(model: EditableModel, tasks: Sequence[Task], batch_size: int = 8, se
     if not tasks:
         raise ScoreError("the harness needs a task; give one or more")
     _require(model)
-    with tempfile.TemporaryDirectory(prefix="palimpsest-tasks-") as place:
-        folder = Path(place)
+    with scratch("tasks") as folder:
         for task in tasks:
             _write(task, folder)
         found = _evaluate(model, [PREFIX + task.name for task in tasks], folder, batch_size, folder / "cache")
@@ -114,8 +113,8 @@ def harness_folder(
     for name in names:
         if name not in known:
             raise UnknownNameError("task of the folder", name, known)
-    with tempfile.TemporaryDirectory(prefix="palimpsest-tasks-") as place:
-        found = _evaluate(model, list(names) or known, Path(folder), 8, Path(place), limit)
+    with scratch("tasks") as place:
+        found = _evaluate(model, list(names) or known, Path(folder), 8, place, limit)
     return {
         name: {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
         for name, numbers in found["results"].items()

@@ -81,10 +81,14 @@ class ChosenContext(Wrap):
             self.kept[prompt] = self._nearest(prompt)
         return self.kept[prompt]
 
+    def near(self, prompt: str) -> Float64[Tensor, " m"]:
+        """How near each text is to a prompt, on the scale of the threshold."""
+        return cosines(self.embed([prompt]), self.vectors)[0]
+
     def _nearest(self, prompt: str) -> int:
         if not self.texts:
             return -1
-        near = cosines(self.embed([prompt]), self.vectors)[0]  # (m,)
+        near = self.near(prompt)
         best = float(near.max())
         return int((near == best).nonzero()[-1]) if best >= self.threshold else -1
 

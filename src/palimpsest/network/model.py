@@ -32,6 +32,8 @@ from palimpsest.types import Shown
 
 Part = Literal["input", "key", "value", "before_norm", "hidden"]
 
+CPU = torch.device("cpu")
+
 SUMMED = 2**20
 """Numbers of a weight that are summed together in its checksum; affects only speed and memory."""
 
@@ -156,6 +158,9 @@ def load(
 ) -> EditableModel:
     """Load a causal language model for editing.
 
+    Each weight is read to the device where it is to lie, so that the host's memory never holds the whole
+    model beside it, but for a GGUF file, which transformers turns into numbers on the host first.
+
     Args:
         name: ``smollm2-135m`` (embedded), a folder in Hugging Face format, a hub id, a GGUF file or a folder
             that holds only one, or the folder of a PEFT adapter, which is merged into its model.
@@ -173,13 +178,13 @@ def load(
     """
     place = placed(device)
     whole = isinstance(place, torch.device)
-    dtype = dtype or (torch.float32 if place == torch.device("cpu") else None)
+    dtype = dtype or (torch.float32 if place == CPU else None)
     source = Source(str(unpacked_model())) if str(name) == EMBEDDED else source_of(str(name))
     if "gguf_file" not in source.options:
         check_source(source.path)
     options: Any = {"trust_remote_code": False, **source.options}
     strict: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    spread: Any = {} if whole else {"device_map": place}
+    spread: Any = {} if place == CPU else {"device_map": {"": place} if whole else place}
     try:
         config = AutoConfig.from_pretrained(source.path, **options)
         if config.model_type not in FAMILIES:

@@ -8,6 +8,7 @@ once it has found enough, is counted as if it did not. Figures and bootstraps ar
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from palimpsest.planning.harder import harder
 from palimpsest.planning.work import (
     TOGETHER,
     Parameters,
@@ -28,8 +29,8 @@ WORDINGS = 6
 CLASSES = 8
 """Classes of facts on page 19."""
 
-ARMS = 6
-"""Arms of page 10 beside its methods: no edit, twice, and four null edits; one more with IKE."""
+ARMS = 3
+"""Arms of page 10 beside its methods and the control of each: no edit, twice, and a random value."""
 
 TRACED = 3 * 12
 """Prompts asked of a fact at each layer by causal tracing: whole states, MLPs and attention put back at each
@@ -37,12 +38,6 @@ of the twelve tokens of a mean fact."""
 
 SHARED = 1 + 2 + 4
 """Prompts asked of a fact where a page does not say how many: itself, paraphrases and neighbours."""
-
-QUESTION = 24
-"""Tokens of a question of page 25, behind its worked examples."""
-
-ROWS = 32
-"""Texts that are sampled side by side: ``batch_size`` of `palimpsest.network.sampling.sample`."""
 
 PROBLEM = 0.15
 """Seconds of a random problem on page 03, in all its statements."""
@@ -169,7 +164,7 @@ def _protection(p: Parameters) -> Work:
 
 def _uncertainty(p: Parameters) -> Work:
     methods = [name for name in p["methods"] if name in ("rome", "memit", "alphaedit")]
-    models = (len(p["methods"]) + ARMS + ("ike" in p["methods"])) * p["facts"]
+    models = (2 * len(p["methods"]) + ARMS) * p["facts"]
     return Work(
         {1: len({*methods} - {"alphaedit"}) * p["facts"]},  # AlphaEdit's values are MEMIT's
         runs=tuple(Run(name, p["facts"], 1) for name in methods),
@@ -301,20 +296,6 @@ def _in_turn(p: Parameters) -> Work:
     )
 
 
-def _harder(p: Parameters) -> Work:
-    names, facts = p["editors"], p["hops"] + p["ripples"]
-    runs = tuple(Run(name, n, n) for name in names for n in (p["hops"], p["ripples"]))
-    prompts = 6 * p["hops"] + 4 * p["ripples"]
-    drawn = (1 + len(names)) * p["answer_tokens"]
-    return Work(
-        together((1 + len({*names} - {"memit", "alphaedit"})) * facts),  # these two share theirs
-        runs=runs,
-        asked=(1 + len(names)) * prompts // 2,
-        drawn=drawn * -(-prompts // ROWS),
-        sampled=(1 + len(names)) * prompts * (p["answer_tokens"] + QUESTION),
-    )
-
-
 def _none(_: Parameters) -> Work:
     return Work(layers=0, projected=False)
 
@@ -345,6 +326,6 @@ PAGES: dict[str, Callable[[Parameters], Work]] = {
     "22_alphaedit_theorems": _none,
     "23_causal_tracing": _traced,
     "24_other_editors": _in_turn,
-    "25_harder_questions": _harder,
+    "25_harder_questions": harder,
 }
 """Notebook -> its work by its parameters. A page that is not here has no estimate, and a plan says so."""

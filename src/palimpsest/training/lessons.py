@@ -1,7 +1,7 @@
-"""What a hypernetwork is trained on: cases of several kinds, and the losses of one draw of them."""
+"""What trained editors learn from: cases of several kinds, and the losses of one draw of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ class Kind:
 
     Attributes:
         name: of the kind, for curves and messages.
-        instruction: text before a fact while its gradient is taken; empty for MEND.
+        instruction: text before a fact while its gradient is taken; empty for MEND and SERAC.
         training: to learn from, at least one.
         validation: to choose among checkpoints by, at least one.
 
@@ -69,6 +69,7 @@ class Draw:
         cases: n facts.
         turn: number of the draw; which rewording and neighbour of a case are taken turns with it.
         beside_true: also read the true objects, for `more_likely`.
+        read: (case, prompt) -> ids of the prompt once the case is edited; None for those of the prompt alone.
 
     Attributes:
         answers: (index of the case, 0 for its own prompt or 1 for a rewording, whether the object is the new
@@ -76,9 +77,15 @@ class Draw:
     """
 
     def __init__(
-        self, model: EditableModel, cases: Sequence[EvalCase], turn: int, beside_true: bool = False
+        self,
+        model: EditableModel,
+        cases: Sequence[EvalCase],
+        turn: int,
+        beside_true: bool = False,
+        read: Callable[[EvalCase, str], list[int]] | None = None,
     ) -> None:
         self.model = model
+        read = read or (lambda _, prompt: encode(model.tokenizer, prompt))
         self.answers: list[tuple[int, int, bool]] = []
         rows: list[list[int]] = []
         labels: list[tuple[int, int, int, float]] = []
@@ -86,7 +93,7 @@ class Draw:
             objects = [case.request.target] + [case.target_true] * (beside_true and bool(case.target_true))
             for wording, prompt in enumerate(_wordings(case, turn)):
                 for target in objects:
-                    ids = encode(model.tokenizer, prompt)
+                    ids = read(case, prompt)
                     tokens = encode_target(model.tokenizer, target, prompt)
                     labels += [
                         (len(rows), len(ids) - 1 + i, token, 1 / len(tokens))
@@ -94,8 +101,8 @@ class Draw:
                     ]
                     self.answers.append((index, wording, target is objects[0]))
                     rows.append(ids + tokens[:-1])
-        beside = [one.neighbours[turn % len(one.neighbours)].prompt for one in cases if one.neighbours]
-        others = [encode(model.tokenizer, prompt) for prompt in beside]
+        beside = [(one, one.neighbours[turn % len(one.neighbours)].prompt) for one in cases if one.neighbours]
+        others = [read(*pair) for pair in beside]
         self._batch = pad(model.tokenizer, rows + others).to(model.device)
         row, position, token_, weight = zip(*labels, strict=True)
         self._row, self._position, self._token = (
@@ -106,11 +113,15 @@ class Draw:
         self._share = new / new.sum()
         self._others = torch.arange(len(rows), len(rows) + len(others), device=model.device)
         self._ends = torch.tensor([len(ids) - 1 for ids in others], device=model.device, dtype=torch.long)
-        self._before = self._unedited(others)
+        self._before = self._unedited([encode(model.tokenizer, prompt) for _, prompt in beside])
 
     def losses(self, updates: Mapping[int, Float[Tensor, "d_v d_k"]]) -> Losses:
-        """Losses with updates in force, differentiable in them."""
-        with _added(self.model, updates):
+        """Losses with updates of weights in force, differentiable in them."""
+        return self.losses_in(_added(self.model, updates))
+
+    def losses_in(self, edited: AbstractContextManager[None]) -> Losses:
+        """Losses inside a block in which the edit is in force, differentiable in what it adds."""
+        with edited:
             hidden = run_body(self.model, self._batch, use_cache=False).last_hidden_state
         log_p = self._log_p(hidden[self._row, self._position])
         picked = -log_p.gather(1, self._token[:, None])[:, 0] * self._weight
@@ -142,7 +153,8 @@ class Draw:
         with torch.no_grad():
             batch = pad(self.model.tokenizer, others).to(self.model.device)
             hidden = run_body(self.model, batch, use_cache=False).last_hidden_state
-            return self._log_p(hidden[torch.arange(len(others), device=self.model.device), self._ends])
+            ends = torch.tensor([len(ids) - 1 for ids in others], device=self.model.device)
+            return self._log_p(hidden[torch.arange(len(others), device=self.model.device), ends])
 
     def _log_p(self, hidden: Tensor) -> Tensor:
         logits = logits_of(self.model, hidden)

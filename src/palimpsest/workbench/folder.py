@@ -30,7 +30,7 @@ from palimpsest.errors import LedgerError, PalimpsestError, ResourceError, Seque
 from palimpsest.files import file_sha256, locked, reading, write_atomically
 from palimpsest.network.model import EditableModel
 from palimpsest.types import EditRequest
-from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described
+from palimpsest.workbench.work import DESCRIPTION, OWNER, Work, described, take_along
 
 FORMAT = 2
 FORMATS = (1, FORMAT)
@@ -179,25 +179,27 @@ def read_ledgers(folder: Path, about: Description, device: torch.device | str) -
         ResourceError: if a file is missing or damaged.
         LedgerError: if a file is no ledger, belongs to another layer or model, or lacks a fact.
     """
+    return {layer: read_ledger(folder, about, layer, device) for layer in about.editor.layers}
+
+
+def read_ledger(folder: Path, about: Description, layer: int, device: torch.device | str) -> EditLedger:
+    """As `read_ledgers`, of one layer."""
     names = {fact.id for fact in about.facts}
-    found = {}
-    for layer in about.editor.layers:
-        path = ledger_path(folder, layer)
-        ledger = _ledger(path, layer, device)
-        if ledger.base_sha256 != about.unedited.get(layer):
-            raise LedgerError(
-                f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
-                "differs from the one this folder was made from; restore the folder from an intact copy"
-            )
-        missing = sorted(names - set(ledger.ids))
-        if missing:
-            raise LedgerError(
-                f"{path} lacks {len(missing)} of the facts that {DESCRIPTION} names, {missing[0]!r} first; "
-                "restore the folder from an intact copy"
-            )
-        ledger.forget([name for name in ledger.ids if name not in names])
-        found[layer] = ledger
-    return found
+    path = ledger_path(folder, layer)
+    ledger = _ledger(path, layer, device)
+    if ledger.base_sha256 != about.unedited.get(layer):
+        raise LedgerError(
+            f"{path} is a ledger of another model than {about.base.get('name')}: its unedited weight "
+            "differs from the one this folder was made from; restore the folder from an intact copy"
+        )
+    missing = sorted(names - set(ledger.ids))
+    if missing:
+        raise LedgerError(
+            f"{path} lacks {len(missing)} of the facts that {DESCRIPTION} names, {missing[0]!r} first; "
+            "restore the folder from an intact copy"
+        )
+    ledger.forget([name for name in ledger.ids if name not in names])
+    return ledger
 
 
 def _ledger(path: Path, layer: int, device: torch.device | str) -> EditLedger:
@@ -240,6 +242,7 @@ def write_folder(
     refuse_others(out)
     work = Work(out)
     with locked(out):
+        work.check_end()
         if task != EDIT:
             refuse_unfinished(work)
         if expected is not None and described(work.current) != expected:
@@ -281,20 +284,8 @@ def _fill(work: Work, model: EditableModel, about: Description, ledgers: Mapping
         known = read_description(work.out).files or files | {
             p.name: "" for p in work.out.glob("*.safetensors")
         }
-        _take_along(work.out, staging, known)
+        take_along(work.out, staging, {*known, DESCRIPTION})
     write_ledgers(staging, replace(about, files=files), ledgers)
-
-
-def _take_along(old: Path, new: Path, ours: Mapping[str, str]) -> None:
-    """Copy what somebody else put into a folder."""
-    for path in sorted(old.rglob("*")):
-        name = path.relative_to(old)
-        if name.as_posix() in (*ours, DESCRIPTION) or (new / name).exists():
-            continue
-        if path.is_dir() and not path.is_symlink():
-            (new / name).mkdir()
-        else:
-            shutil.copy2(path, new / name, follow_symlinks=False)
 
 
 def settle(work: Work) -> None:
@@ -302,6 +293,7 @@ def settle(work: Work) -> None:
 
     Raises:
         ResourceError: if a folder cannot be moved.
+        SequenceError: if what lies there is of another model than ``out`` is now.
     """
     with _clear_errors(work.out):
         work.settle()

@@ -10,11 +10,13 @@ The work folder of ``out`` is ``.out.palimpsest``. It holds
 and is removed when the work is done. ``owner.json`` names the description that ``out`` had when the work
 began and, once ``new`` is complete, the one that it will have, both by their SHA-256. So nothing is moved
 into the place of a folder that somebody changed meanwhile, and after a death between the moves it is clear
-what is left to move.
+what is left to move. A complete folder in here is removed only where ``out`` is what became of it.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -122,6 +124,28 @@ class Work:
                 "back the folder that the edit began with"
             )
 
+    def check_end(self) -> None:
+        """Whether a folder that lies complete here belongs to what is in its place now.
+
+        Raises:
+            SequenceError: if not, as where an older copy was put back between two moves, or this work folder
+                was copied beside another model; to remove it would lose that folder.
+        """
+        owner, there = self.owner(), described(self.out)
+        if owner is None or not owner.end or there in ("", owner.start, owner.end):
+            return
+        kept = [
+            str(folder)
+            for folder, known in ((self.new, owner.end), (self.replaced, owner.start))
+            if known and described(folder) == known
+        ]
+        if kept:
+            raise SequenceError(
+                f"{self.out} is another model than the one that was finished beside it and only had to be "
+                f"moved: {' and '.join(kept)} would be lost; move what you want to keep elsewhere, then "
+                f"delete {self.folder}"
+            )
+
     def begin(self, task: str) -> None:
         """Make the folder, unless work has begun in it.
 
@@ -151,9 +175,13 @@ class Work:
     def settle(self) -> None:
         """Finish the moves of a finished work, and remove the folder unless an edit is unfinished.
 
+        Files that somebody put into ``out`` since ``new`` was complete move along.
+
         Raises:
             OSError: if a folder cannot be moved; ``out`` is then as before.
+            SequenceError: as `check_end`.
         """
+        self.check_end()
         owner, current = self.owner(), self.current
         if current != self.out:
             if self.out.exists():
@@ -164,6 +192,8 @@ class Work:
                 if current == self.new and self.replaced.exists():
                     self.replaced.rename(self.out)
                 raise
+        if owner and owner.start and described(self.replaced) == owner.start:
+            take_along(self.replaced, self.out, written(self.replaced))
         if owner is None or not self.unfinished:
             self.remove()
 
@@ -208,3 +238,36 @@ def described(folder: Path) -> str:
     file = folder / DESCRIPTION
     with reading(file):
         return file_sha256(file) if file.is_file() else ""
+
+
+def written(folder: Path) -> set[str]:
+    """Names of the files in a folder that its description names, itself among them; of all, if it names none.
+
+    Raises:
+        ResourceError: if the description cannot be read.
+    """
+    file = folder / DESCRIPTION
+    with reading(file):
+        named = json.loads(file.read_text("utf-8")).get("files")
+    return {*named, DESCRIPTION} if named else {name.as_posix() for name in _inside(folder)}
+
+
+def take_along(old: Path, new: Path, ours: Container[str]) -> None:
+    """Copy what somebody else put into a folder, to another that does not have it.
+
+    Args:
+        old: the folder that was.
+        new: the one in its place.
+        ours: names of files in ``old`` that this package wrote.
+    """
+    for name in _inside(old):
+        if name.as_posix() in ours or os.path.lexists(new / name):
+            continue
+        if (old / name).is_dir() and not (old / name).is_symlink():
+            (new / name).mkdir()
+        else:
+            shutil.copy2(old / name, new / name, follow_symlinks=False)
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [path.relative_to(folder) for path in sorted(folder.rglob("*"))]

@@ -1,6 +1,7 @@
 """One edit that changes no weight as a safetensors file: a memory at a layer, or texts chosen for prompts.
 
-tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text
+tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text;
+             texts that are read with an adapter: also its down and up, and the weights of the scope
 metadata     format, kind, base (fingerprint), model (name), sha256 (of all else)
 about        in the metadata, as JSON: the rest of the edit, without notes
 
@@ -19,12 +20,14 @@ from torch import Tensor
 from palimpsest import cache
 from palimpsest.errors import ResourceError
 from palimpsest.files import replacing
+from palimpsest.network.adapter import adapter_of
 from palimpsest.network.chosen import ChosenContext, Embed, cosines
 from palimpsest.network.codebook import Codebook
+from palimpsest.network.read_context import ReadContext, ScopeHead
 from palimpsest.network.wraps import ACTS, LayerWrap, Wrap
 
 FORMAT = "1"
-MEMORY, TEXTS = "memory", "texts"
+MEMORY, TEXTS, READ = "memory", "texts", "read texts"
 PROBE = "The capital of France is Paris, and 7 œuvres were sold there in 1987."
 """Text whose embedding tells whether an embedder is the one that texts were chosen with."""
 ALIKE = 0.999
@@ -50,6 +53,9 @@ def save_wrap(path: str | Path, edit: Wrap, model: str) -> None:
     elif isinstance(edit, ChosenContext):
         kind, tensors = TEXTS, {"vectors": edit.vectors, "probe": edit.embed([PROBE])}
         about = {"texts": edit.texts, "threshold": edit.threshold}
+        if isinstance(edit, ReadContext):
+            kind, tensors = READ, tensors | {"scope": edit.head.weights, **edit.adapter.state_dict()}
+            about |= {"bias": edit.head.bias, "layers": edit.adapter.layers}
     else:
         raise ResourceError(
             f"an edit of kind {type(edit).__name__} has no file format; save a LayerWrap or a ChosenContext"
@@ -101,12 +107,16 @@ def _made(told: Mapping[str, str], tensors: dict[str, Tensor], embed: Embed | No
     if kind == MEMORY:
         book = Codebook(tensors.pop("keys"), tensors.pop("radii"), tuple(about["labels"]))
         return LayerWrap(about["layer"], book, ACTS[about["act"]](**tensors), about["at"], base=base)
-    if kind != TEXTS:
-        raise ValueError(f"its kind is {kind!r}, neither {MEMORY!r} nor {TEXTS!r}")
+    if kind not in (TEXTS, READ):
+        raise ValueError(f"its kind is {kind!r}, none of {MEMORY!r}, {TEXTS!r} and {READ!r}")
     if embed is None:
         return None
-    threshold = float(about["threshold"])
-    return ChosenContext(tuple(about["texts"]), tensors["vectors"], threshold, embed, base=base)
+    texts, threshold = tuple(about["texts"]), float(about["threshold"])
+    if kind == TEXTS:
+        return ChosenContext(texts, tensors["vectors"], threshold, embed, base=base)
+    adapter = adapter_of(tuple(about["layers"]), tensors["down"], tensors["up"])
+    head = ScopeHead(tensors["scope"], float(about["bias"]))
+    return ReadContext(texts, tensors["vectors"], threshold, embed, base=base, head=head, adapter=adapter)
 
 
 def _require_embedder(path: str | Path, probe: Tensor, own: Tensor) -> None:
