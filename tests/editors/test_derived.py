@@ -177,6 +177,16 @@ def test_an_edit_by_name_prints_what_was_derived(
     assert editor_for("memit", model, layers=(2,)).layers == (2,)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("name", "editor"), OF_DERIVED)
+def test_settings_on_file_that_are_derived_are_said_to_be(
+    name: str, editor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editor_for(editor, name)
+    source = FILES[name]["derived_from"]
+    said = f"palimpsest: settings of {editor} for {name} are derived from those of {source} and were not sea"
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_a_model_with_a_file_gets_its_own_and_a_bare_name_none(capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model("llama")
     model.name = REFERENCE

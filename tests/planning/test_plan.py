@@ -268,7 +268,7 @@ def test_without_its_device_a_plan_takes_times_on_record() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("plan lap", "unknown profile 'lap'; choose one of: gpu-gpt-j-6b"),
+        ("plan lap", "unknown profile 'lap'; choose one of: gpu-gemma"),
         ("plan laptop --pages 99_x", "unknown notebook '99_x'; choose one of: 00_try_it"),
         ("plan laptop --pages 21_cost --device cuda:9", "device 'cuda:9' cannot be used here"),
     ],

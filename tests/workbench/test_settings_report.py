@@ -22,6 +22,11 @@ def test_a_model_with_a_file_shows_its_sections() -> None:
     assert any("has no settings for editor 'ike'" in line for line in lines)
 
 
+def test_a_file_of_derived_settings_says_whose_they_were() -> None:
+    first = next(settings_report("microsoft/phi-1_5"))
+    assert first.endswith("phi-1.5.yaml, derived from those of gpt2-xl and not searched:")
+
+
 def test_any_other_model_shows_what_is_derived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ from palimpsest.editors.memit import Memit
 from palimpsest.editors.mend import InstructEdit, Mend
 from palimpsest.editors.rome import Rome
 from palimpsest.editors.serac import Serac
-from palimpsest.editors.settings import asked, editor_settings
+from palimpsest.editors.settings import asked, derived_from, editor_settings
 from palimpsest.editors.ultraedit import UltraEdit
 from palimpsest.errors import ProfileError, RequestError, ScoreError, UnknownNameError
 from palimpsest.network.apply import Edit
@@ -87,6 +87,8 @@ def style_of(name: str) -> Style:
 def settings_for(model: str | EditableModel, editor: str) -> dict[str, Any]:
     """Settings of an editor for a model: those on file, or derived ones, printed with their reasons.
 
+    Of settings on file that are derived it is printed that they are, and from which model.
+
     Args:
         model: short name, or a hub id listed in the model's settings file; or a loaded model, for which
             settings are derived if it has no file.
@@ -97,7 +99,11 @@ def settings_for(model: str | EditableModel, editor: str) -> dict[str, Any]:
         ProfileError: if the file has no section for the editor.
     """
     if isinstance(model, str) or has_file(model.name):
-        return editor_settings(model if isinstance(model, str) else model.name, editor)
+        name = model if isinstance(model, str) else model.name
+        if source := derived_from(name):
+            said = f"settings of {editor} for {name} are derived from those of {source} and were not searched"
+            print(f"palimpsest: {said}; their file in config/models has the reasons", file=sys.stderr)
+        return editor_settings(name, editor)
     found = derived_settings(model, editor)
     print(f"palimpsest: {found}", file=sys.stderr)
     return found.settings

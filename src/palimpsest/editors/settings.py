@@ -178,6 +178,16 @@ def shapes() -> dict[str, Any]:
     }
 
 
+def derived_from(model: str) -> str:
+    """The model from whose settings those in a model's file were derived; empty if they were not.
+
+    Raises:
+        UnknownNameError: if the model has no settings file.
+        ProfileError: if the file is not YAML.
+    """
+    return str(_of_model(model)[1].get("derived_from", ""))
+
+
 def _of_model(model: str) -> tuple[str, dict[str, Any]]:
     """Name and content of the settings file of one model."""
     known = known_models()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from palimpsest.editors import EDITORS
 from palimpsest.editors.derived import derived_settings, has_file
-from palimpsest.editors.settings import editor_settings, known_models
+from palimpsest.editors.settings import derived_from, editor_settings, known_models
 from palimpsest.errors import ProfileError
 from palimpsest.network.model import load
 
@@ -22,7 +22,9 @@ def settings_report(name: str) -> Iterator[str]:
         ModelError, ResourceError, UnknownNameError: as `palimpsest.load`.
     """
     if has_file(name):
-        yield f"{name} has settings in {known_models()[name]}:"
+        source = derived_from(name)
+        how = f", derived from those of {source} and not searched" if source else ""
+        yield f"{name} has settings in {known_models()[name]}{how}:"
         for editor in EDITORS:
             try:
                 yield f"{editor}: {editor_settings(name, editor)}"
