@@ -90,9 +90,16 @@ def test_values_arrive_in_the_declared_types(clone: Clone, monkeypatch: pytest.M
     seen: dict[str, object] = {}
 
     def pretend(
-        notebook: str, profile: str, overrides: object, gpu: str | None, folder: object, wait: float
+        notebook: str,
+        profile: str,
+        overrides: object,
+        gpu: str | None,
+        folder: object,
+        wait: float,
+        check: object,
     ) -> runner.Run:
         assert folder is None
+        assert callable(check)
         seen.update(notebook=notebook, profile=profile, overrides=overrides, gpu=gpu, wait=wait)
         return runner.Run(Path("out.ipynb"), 61.0, True)
 
