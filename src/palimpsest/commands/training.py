@@ -57,10 +57,9 @@ def train(
 ) -> None:
     """Train what MEND, InstructEdit or SERAC learns beforehand.
 
-    For the first two a network that turns gradients of facts into updates; for SERAC which prompts a fact
-    answers, and low-rank matrices with which the model reads it before them. Facts about subjects of the
-    project's own set are left out; the others are divided by their subjects into a training, a validation and
-    a test part. Killed, the same command goes on from its last checkpoint.
+    SERAC learns which prompts a fact answers, and how the model reads it before them. Facts about subjects
+    of the project's own set are left out; the others are divided by their subjects into a training, a
+    validation and a test part. Killed, the same command goes on from its last checkpoint.
 
     Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
     """
@@ -72,7 +71,7 @@ def train(
     net, training = load(model, device=device), TRAININGS[kind]
     kinds, sources = _kinds(kind, training, data, instruction or [], only or [])
     chosen = tuple(layers_of(layers)) if layers else training.layers(net)
-    own: dict[str, Any] = {name: value for name, value in (("rank", rank), ("lr", lr)) if value is not None}
+    own = _given(rank=rank, lr=lr)
     plan = training.plan(chosen, steps, edit_weight=edit_weight, every=every, judged=judged, seed=seed, **own)
     place = out or network_file(fingerprint(net), kind)
     found = training.train(net, kinds, plan, place, {"model": net.name, "data": sources})
@@ -82,6 +81,11 @@ def train(
         typer.echo(
             f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
         )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were given; a training has its own defaults for others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _preferred(point: Mapping[str, float]) -> str:
