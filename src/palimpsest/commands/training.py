@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # what a command needs is loaded when it runs
     from palimpsest.types import EvalCase
 
 Trained = Literal["mend", "instruct_edit", "serac"]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="Adam's learning rate; default 0.001, of serac 0.002.", show_default=False),
+]
 
 
 def train(
@@ -41,10 +45,7 @@ def train(
     rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of the maps; default 128, of serac 8.", show_default=False)
     ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Adam's learning rate; default 0.001, of serac 0.002.", show_default=False),
-    ] = None,
+    lr: Rate = None,
     edit_weight: Annotated[float, typer.Option(min=0, help="Of facts beside neighbours in the loss.")] = 1.0,
     every: Annotated[int, typer.Option(min=1, help="Steps from checkpoint to checkpoint.")] = 100,
     judged: Annotated[int, typer.Option(min=1, help="Validation facts a file, for the curve.")] = 20,
@@ -57,10 +58,9 @@ def train(
 ) -> None:
     """Train what MEND, InstructEdit or SERAC learns beforehand.
 
-    For the first two a network that turns gradients of facts into updates; for SERAC which prompts a fact
-    answers, and low-rank matrices with which the model reads it before them. Facts about subjects of the
-    project's own set are left out; the others are divided by their subjects into a training, a validation and
-    a test part. Killed, the same command goes on from its last checkpoint.
+    SERAC learns which prompts a fact answers, and how the model reads it before them. Facts about subjects
+    of the project's own set are left out; the others are divided by their subjects into a training, a
+    validation and a test part. Killed, the same command goes on from its last checkpoint.
 
     Example: palimpsest train mend smollm2-135m --data facts.jsonl --steps 2
     """
@@ -72,16 +72,24 @@ def train(
     net, training = load(model, device=device), TRAININGS[kind]
     kinds, sources = _kinds(kind, training, data, instruction or [], only or [])
     chosen = tuple(layers_of(layers)) if layers else training.layers(net)
-    own: dict[str, Any] = {name: value for name, value in (("rank", rank), ("lr", lr)) if value is not None}
+    own = _given(rank=rank, lr=lr)
     plan = training.plan(chosen, steps, edit_weight=edit_weight, every=every, judged=judged, seed=seed, **own)
     place = out or network_file(fingerprint(net), kind)
     found = training.train(net, kinds, plan, place, {"model": net.name, "data": sources})
-    best = min(found.about["curve"], key=lambda row: row["loss"])
-    typer.echo(f"{place}: {steps} steps, the best after {best['step']}; {_preferred(best)}")
+    typer.echo(f"{place}: {steps} steps, {_best(found.about['curve'])}")
     if out is not None or training.file(net) != place:
-        typer.echo(
-            f"{kind} looks elsewhere first; to use this network, give the editor network={str(place)!r}"
-        )
+        typer.echo(f"{kind} looks elsewhere first; to use this one, give the editor network={str(place)!r}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were given; a training has its own defaults for others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _best(curve: Sequence[Mapping[str, float]]) -> str:
+    """The point of the curves that was kept."""
+    best = min(curve, key=lambda row: row["loss"])
+    return f"the best after {best['step']}; {_preferred(best)}"
 
 
 def _preferred(point: Mapping[str, float]) -> str:
