@@ -213,6 +213,7 @@ def _outside(load: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(load)
     def loaded(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("device_map", None)  # the double; what is loaded is moved there afterwards
         with _disable_current_modes():
             return load(*args, **kwargs)
 

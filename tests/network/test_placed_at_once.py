@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import AutoModelForCausalLM
 
 from palimpsest.errors import ModelError
@@ -88,6 +89,20 @@ def test_every_family_is_read_to_the_device(kind: str, tmp_path: Path, returned:
     assert {*returned} == {str(DEVICE)}
     assert {str(weight.device) for weight in loaded.net.parameters()} == {str(DEVICE)}
     assert fingerprint(loaded) == fingerprint(tiny_model(kind))
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_map_of_one_device_gives_the_same_weights_and_buffers(kind: str, tmp_path: Path) -> None:
+    """Frequencies of a rotation stand in no file; the double can leave them unset."""
+    place = saved(kind, tmp_path)
+    with _disable_current_modes():
+        plain: Any = AutoModelForCausalLM.from_pretrained(place)
+        mapped: Any = AutoModelForCausalLM.from_pretrained(place, device_map={"": torch.device("cpu")})
+    for of in ("named_parameters", "named_buffers"):
+        one, other = (dict(getattr(net, of)()) for net in (plain, mapped))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not any(hasattr(module, "_hf_hook") for module in mapped.modules())
 
 
 def test_the_host_holds_one_weight_at_a_time(folder: Path) -> None:
