@@ -268,14 +268,14 @@ def test_what_the_results_own_run_did_not_execute_does_not_matter(again: tuple[C
         TOY.replace("return x - 1", "return spare(x)")
         + "\n\ndef spare(x):\n    return x - LESS\n\n\nLESS = 1\n",
     )
-    clone.pretend_run_again(executed=["toy.doubled", "toy.thorough"])
+    clone.pretend_run_again(ran=["toy.doubled", "toy.thorough"])
     assert "does not execute toy.spare, toy.thorough, which changed" in refused()
-    clone.pretend_run_again(executed=["toy.doubled"])
+    clone.pretend_run_again(ran=["toy.doubled"])
     assert confirm("01_tiny", "laptop") is not None
     made = clone.provenance()
     assert made["confirmed"][-1]["declared"] == []
-    assert {"toy.doubled"} < set(made["executed"])  # and what records and paths ran in the small run
-    assert not {"toy.thorough", "toy.spare"} & set(made["executed"])
+    assert {"toy.doubled"} < set(made["ran"])  # and what records and paths ran in the small run
+    assert not {"toy.thorough", "toy.spare"} & set(made["ran"])
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_new_code_behind_code_that_ran_is_declared(again: tuple[Clone, str]) -> 
     clone, _ = again
     source = TOY.replace("return FACTOR * x", "return FACTOR * x if x else spare(x)")
     change(clone, f"{source}\n\ndef spare(x):\n    return x\n")
-    clone.pretend_run_again(executed=["toy.doubled"])
+    clone.pretend_run_again(ran=["toy.doubled"])
     assert "its small run does not execute toy.spare, which changed" in refused()
     row = {"definitions": ["toy.sp"], "reason": "numbers are never 0"}
     change(clone, clone.toy.read_text(), not_reached=[row])

@@ -184,6 +184,13 @@ def test_a_result_is_stale_when_code_it_came_from_has_changed(
 
 
 @pytest.mark.slow
+def test_a_result_says_which_code_its_own_run_executed(finished: Clone) -> None:
+    """With the sizes of its profile: what a smaller run would not reach is named."""
+    ran = finished.provenance()["ran"]
+    assert {"toy.doubled", "toy.thorough", "results.records.Results.save"} <= set(ran)
+    assert "toy.unreached" not in ran
+
+
 def test_a_result_is_stale_when_data_that_it_read_have_changed(finished: Clone) -> None:
     path = finished.root / DATA
     before = path.read_text()

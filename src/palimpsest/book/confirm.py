@@ -146,12 +146,12 @@ def _confirmed(name: str, profile: str) -> Confirmed | None:
         "on": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     renewed = {
-        **made,
+        **{name: value for name, value in made.items() if name != "executed"},  # not of its own run alone
         **hashes_of(now, file_hashes(made["files"])),
         "confirmed": [*made.get("confirmed", []), step],
     }
-    if "executed" in made:
-        renewed["executed"] = sorted({*made["executed"], *traced.names})
+    if "ran" in made:
+        renewed["ran"] = sorted({*made["ran"], *traced.names})
     write_provenance(source.stem, folder, renewed)
     return done
 

@@ -64,7 +64,8 @@ class Evidence:
         now: what the page reaches.
         small: trace of the small run under the present code.
         before: definitions of the code that the result was made or last confirmed with.
-        executed: what the result's own run executed; None where its provenance does not say.
+        executed: what the result's own run executed, and small runs since; None where its provenance does not
+            say, as of results from before runs were followed.
     """
 
     now: Inputs
@@ -75,7 +76,7 @@ class Evidence:
     @classmethod
     def of(cls, now: Inputs, small: Traced, made: Mapping[str, Any]) -> "Evidence":
         """From the provenance of a result."""
-        ran = made.get("executed")
+        ran = made.get("ran")
         return cls(now, small, frozenset(made["definitions"]), None if ran is None else frozenset(ran))
 
     def require(self, page: str, changed: Iterable[str]) -> list[str]:

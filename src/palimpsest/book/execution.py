@@ -111,7 +111,7 @@ def papermill_run(source: Path, staging: Path, parameters: Mapping[str, Any], gp
     output, declared = staging / source.name, read_parameters(source)
     unlike = {name: value for name, value in parameters.items() if value != declared[name].default}
     try:
-        with surroundings(source, staging, gpu) as values, environment(values):
+        with surroundings(source, staging, gpu) as values, environment({**values, CALLS: "1"}):
             papermill.execute_notebook(
                 source,
                 output,
