@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palimpsest.algebra.projector import LARGE
 from palimpsest.book.profiles import find_notebook, known_notebooks, load_profile, parameters_for
 from palimpsest.planning.counts import (
     PROMPT,
@@ -18,7 +17,7 @@ from palimpsest.planning.counts import (
     solve_work,
     svd_work,
 )
-from palimpsest.planning.memory import RESULT, disk, factors, freed, memory, passing
+from palimpsest.planning.memory import RESULT, disk, freed, memory, passing
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.plan import method_of
 from palimpsest.planning.work import Run, Work
@@ -193,12 +192,3 @@ def test_disk_by_hand() -> None:
     saved = disk(TINY, Work(runs=(Run("memit_aligned", 4, 1),), saved=4, projected=False), ALONE, "03_c")
     assert saved["ledgers", "03_c"] == 2 * (4 * 8 * (16 + 8 + 1) + 16 * 16 * 8)
     assert "projectors" not in {part for part, _ in saved}
-
-
-def test_factors_on_disk_are_those_of_wide_moments_that_ledgers_preserve() -> None:
-    wide = replace(TINY, d_k=LARGE)
-    preserving = Work(runs=(Run("memit_aligned", 20, 1), Run("alphaedit_aligned", 20, 1)))
-    assert factors(wide, preserving, ALONE) == {("factors", layer): LARGE * LARGE * 8 for layer in "12"}
-    assert factors(replace(wide, d_k=LARGE - 1), preserving, ALONE) == {}
-    for without in ("alphaedit_aligned", "latest_full", "memit"):
-        assert factors(wide, Work(runs=(Run(without, 20, 1),)), ALONE) == {}

@@ -14,8 +14,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from palimpsest.algebra.kept import largest_of
-
 TINY = 1e-8
 """Added to |W| before dividing by it, as the AlphaEdit code does (it adds to W, and the sum may be 0)."""
 
@@ -104,8 +102,7 @@ class Prune:
         start: Float[Tensor, "d_v d_k"],
     ) -> Float[Tensor, "d_v d_k"]:
         """Update to add to ``weight`` instead of ``delta``."""
-        unedited = self.bound == "start"
-        limit = largest_of(start, largest_singular_value) if unedited else largest_singular_value(weight)
+        limit = largest_singular_value(start if self.bound == "start" else weight)
         if self.of == "step":
             return compress(delta, limit, self.base)
         total = weight + delta - start

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from palimpsest.algebra.cholesky import Cholesky
 from palimpsest.algebra.fact_file import mapped
-from palimpsest.algebra.kept import factor_of
 from palimpsest.algebra.ledger_facts import Facts
 from palimpsest.algebra.projector import Projector
 from palimpsest.algebra.solve import CONDITION_LIMIT, PROTECTED_KEY
@@ -52,7 +51,7 @@ class Problem:
         if self.preserve is None or not self.projector.kept:
             return None
         try:
-            found = factor_of(self.projector.pad(self.matrix()))
+            found = Cholesky.of(self.projector.pad(self.matrix()))
         except SingularProblemError:
             return None
         return found if found.condition <= CONDITION_LIMIT else None

@@ -137,27 +137,10 @@ def _ledger(shape: Shape, run: Run, row: Mapping[str, Any], dtype: torch.dtype) 
         return copies
     anchored, naive = row.get("anchor") == "start", row["retain"] == "none"
     held = shape.d_k + run.batch if anchored else min(run.batch, run.facts) if naive else run.facts
-    matrices = 2 * shape.d_k * shape.d_k * FLOAT64 if _preserved(row) else 0  # the moment and its factor
+    preserved = (row["host"] == "memit" or "preserve_weight" in row) and not anchored
+    matrices = 2 * shape.d_k * shape.d_k * FLOAT64 if preserved else 0  # the moment and its factor
     one = ledger_bytes(shape, held, dtype) + matrices
     return (2 if naive else 1) * one + copies
-
-
-def factors(shape: Shape, work: Work, method: Method) -> Mapping[tuple[str, str], int]:
-    """Bytes on disk, by part and name, of the factors that a page on a CPU leaves in the cache.
-
-    Counted is one for each edited layer, where a run preserves the layer's second moment and that is wide
-    enough for its factor to be kept (`palimpsest.algebra.kept`).
-    """
-    rows = rows_of(work).values()
-    if shape.d_k < LARGE or not any(_preserved(row) for row in rows):
-        return {}
-    return {("factors", str(layer)): shape.d_k * shape.d_k * FLOAT64 for layer in method.layers}
-
-
-def _preserved(row: Mapping[str, Any]) -> bool:
-    """Whether the ledgers of a sequence hold a second moment."""
-    held = row["host"] == "memit" or "preserve_weight" in row
-    return bool(row["retain"]) and held and row.get("anchor") != "start"
 
 
 def disk(shape: Shape, work: Work, method: Method, page: str) -> Mapping[tuple[str, str], int]:

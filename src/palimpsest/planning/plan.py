@@ -22,7 +22,7 @@ from palimpsest.editors.named_sequences import changed, stepwise
 from palimpsest.errors import ModelError, ProfileError
 from palimpsest.planning.counts import STAGES, Method, Operations, operations
 from palimpsest.planning.machine import Machine, device_of, probe
-from palimpsest.planning.memory import LIBRARIES, disk, factors, freed, memory
+from palimpsest.planning.memory import LIBRARIES, disk, freed, memory
 from palimpsest.planning.pages import PAGES
 from palimpsest.planning.weights import Weights, weights_of
 from palimpsest.planning.work import Work
@@ -133,7 +133,7 @@ class ProfilePlan:
         kept: dict[tuple[str, str], int] = {}
         for page in self.pages:
             kept |= page.disk
-        parts = dict.fromkeys(("moments", "projectors", "factors", "values", "ledgers", "results"), 0)
+        parts = dict.fromkeys(("moments", "projectors", "values", "ledgers", "results"), 0)
         for (part, _), count in kept.items():
             parts[part] += count
         return {"weights": self.weights.stored, **parts}
@@ -245,11 +245,10 @@ def _page(
     method = Method.of(method_of(source, parameters))
     shape, dtype = weights.shape, weights.dtype
     held = memory(shape, work, method, dtype, machine.cores)
-    kept = factors(shape, work, method) if machine.device == "cpu" else {}
     made = PagePlan(
         source.stem,
         memory=freed(held) if machine.device == "cpu" else held,
-        disk={**disk(shape, work, method, source.stem), **kept},
+        disk=disk(shape, work, method, source.stem),
         recorded=recorded,
         here=here,
     )
@@ -263,10 +262,10 @@ def _page(
     found = dict.fromkeys(STAGES, 0.0)
     if work.found and work.after in {page.name for page in before if page.seconds}:
         found |= seconds(work.found)
-    there = {name for page in before for name in page.disk}
+    kept = {name for page in before for name in page.disk}
     for stage, part in (("statistics", "moments"), ("projector", "projectors")):
         wanted = {name for name in made.disk if name[0] == part}
-        found[stage] = whole[stage] * len(wanted & there) / max(len(wanted), 1)
+        found[stage] = whole[stage] * len(wanted & kept) / max(len(wanted), 1)
     return replace(made, seconds=whole, found=found)
 
 
