@@ -173,7 +173,6 @@ def test_what_two_pages_leave_on_disk_is_there_once() -> None:
         "weights": 2**30,
         "moments": 2**30,
         "projectors": 0,
-        "factors": 0,
         "values": 2**10,
         "ledgers": 0,
         "results": 2**21,

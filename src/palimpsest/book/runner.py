@@ -171,8 +171,8 @@ def _made(
 ) -> tuple[dict[str, Any], float]:
     """Execute a notebook; the provenance of its result, and how many seconds it took.
 
-    Strictly, code that ran and that no hash covers is an error. It is the page's and not the run's, so that no
-    long run is lost by it.
+    Strictly, code that ran and that no hash covers is an error: the page's, not the run's, so that no long
+    run is lost by it.
     """
     before = inputs(source, parameters)
     started, clock = datetime.now(UTC), time.monotonic()
