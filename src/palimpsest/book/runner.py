@@ -9,8 +9,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +53,7 @@ from palimpsest.book.provenance import (
 )
 from palimpsest.book.staleness import file_hashes, inputs, reach, shown_hash, with_files
 from palimpsest.book.standing import stale
-from palimpsest.errors import LostRunError, NotebookError
+from palimpsest.errors import LostRunError, NotebookError, PalimpsestError, ResourceError
 from palimpsest.files import as_json, locked, write_atomically
 from palimpsest.results import records
 
@@ -115,6 +116,7 @@ def run_notebook(
             earlier results are untouched.
         LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost; a
             FullGpuError where a GPU's memory did not suffice.
+        ResourceError: if the result cannot be written.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
@@ -123,7 +125,7 @@ def run_notebook(
     if check is not None:
         check(source, parameters)
     target = folder or (runs_of(profile, overrides) if overrides else results_of(profile))
-    with locked(result_place(source.stem, target), wait):
+    with locked(result_place(source.stem, target), wait), _writing(target):
         clean_up(source.stem, target)
         with tempfile.TemporaryDirectory(dir=target, prefix=f"{source.stem}.tmp.") as place:
             staging = Path(place)
@@ -141,6 +143,19 @@ def run_notebook(
             changed = _move_into_place(source.stem, staging, target, made)
     copy = target / f"{source.stem}.ipynb"
     return Run(copy if copy.is_file() else copy.with_suffix(".json"), seconds, changed)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except PalimpsestError:
+        raise
+    except OSError as error:
+        raise ResourceError(
+            f"could not write the result in {target}: {error}; free some space or choose another folder, and "
+            "run the page again. An earlier result stands, or counts as stale where a part of it was replaced"
+        ) from error
 
 
 def runs_of(profile: str, overrides: Mapping[str, Any]) -> Path:
