@@ -253,13 +253,13 @@ def _files(stem: str, folder: Path) -> dict[str, Path]:
 
 
 def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, Any]) -> bool:
-    """Replace the earlier result; the provenance comes last, since it vouches for the others."""
+    """Replace the earlier result: records, the copy that shows them, and the provenance that vouches for them."""
     new, old = _files(stem, staging), _files(stem, target)
     changed = new.keys() != old.keys() or any(
         path.read_bytes() != old[name].read_bytes() for name, path in new.items()
     )
-    for name, path in new.items():
-        os.replace(path, target / name)
+    for name in sorted(new, key=lambda name: name.endswith(".ipynb")):
+        os.replace(new[name], target / name)
     for name in old.keys() - new.keys():
         old[name].unlink()
     before = read_provenance(stem, target)
