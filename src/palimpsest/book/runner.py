@@ -253,7 +253,7 @@ def _files(stem: str, folder: Path) -> dict[str, Path]:
 
 
 def _move_into_place(stem: str, staging: Path, target: Path, made: Mapping[str, Any]) -> bool:
-    """Replace the earlier result: records, the copy that shows them, and the provenance that vouches for them."""
+    """Replace the earlier result: records, the copy that shows them, the provenance that vouches for them."""
     new, old = _files(stem, staging), _files(stem, target)
     changed = new.keys() != old.keys() or any(
         path.read_bytes() != old[name].read_bytes() for name, path in new.items()
