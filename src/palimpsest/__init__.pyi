@@ -71,6 +71,7 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.evaluate import first_known as first_known
 from .evaluation.evaluate import records_frame as records_frame
 from .evaluation.evaluate import target_nll as target_nll
+from .evaluation.fluency import repetition as repetition
 from .evaluation.harness import harness_folder as harness_folder
 from .evaluation.metrics import COUNTERFACT_METRICS as COUNTERFACT_METRICS
 from .evaluation.metrics import SCORES as SCORES
