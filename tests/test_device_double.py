@@ -110,7 +110,7 @@ def test_memories(name: str, device: torch.device, tmp_path: Path, monkeypatch: 
         assert isinstance(editor, RememberingEditor)
         for batch in (FACTS[:2], FACTS[2:4]):
             edit, state = editor.edit(model, batch, state)
-        left, _ = editor.forget(state, [FACTS[1].id or FACTS[1].text])
+        left, _ = editor.forget(model, state, [FACTS[1].id or FACTS[1].text])
         found: list[Any] = []
         for held in (edit, left):
             with installed(model, held):

@@ -69,7 +69,8 @@ def test_a_model_that_is_spread_has_the_memory_of_all_gpus(device: str, gpus: in
     assert ("MORE THAN THIS MACHINE HAS (16.0 GiB)" in text) == (gpus == 1)
 
 
-def test_the_type_of_a_device_and_why_it_is_not_here() -> None:
+def test_the_type_of_a_device_and_why_it_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: None)
     assert device_of("cpu") == device_of("auto") == ("cpu", "")
     kind, why = device_of("cuda:99")
     assert kind == "cuda"
