@@ -111,12 +111,11 @@ def run_notebook(
         UnknownNameError: if there is no such notebook, profile or parameter.
         ProfileError: if a value is of another type than the notebook's default, the profile does not run the
             page, or the model has no settings for an editor that the page needs.
-        ResourceError: if there is no such GPU.
+        ResourceError: if there is no such GPU, or the result cannot be written.
         NotebookError: if the notebook failed, or ran code or asked for settings that its hash does not cover;
             earlier results are untouched.
         LostRunError: if it failed for want of memory, or because the GPU or the kernel was lost; a
             FullGpuError where a GPU's memory did not suffice.
-        ResourceError: if the result cannot be written.
     """
     source, setting = find_notebook(name), load_profile(profile)
     parameters = parameters_for(setting, source, overrides)
