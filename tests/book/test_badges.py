@@ -16,7 +16,9 @@ from palimpsest.results.claims import (
     load_claims,
 )
 from palimpsest.results.effects import Effect, Parts
-from palimpsest.results.rules import UNTESTED, Judgement
+from palimpsest.results.labels import badge
+from palimpsest.results.reservations import AS_PUBLISHED
+from palimpsest.results.rules import OWN_DATA, UNTESTED, Judgement
 
 CLAIMS = load_claims()
 FOUND = judged(CLAIMS)
@@ -98,3 +100,12 @@ def test_what_is_awaited_is_said_before_the_parts() -> None:
     parts = (("one", Judgement("undecided", "x")),)
     text = told(label=UNTESTED, reason="still to come on page 16: it; so far: one: undecided, x", parts=parts)
     assert "*Not tested in the paper's regime* (profile laptop): still to come on page 16: it." in text
+
+
+def test_a_part_that_is_as_large_as_published_on_other_data_has_the_colours_of_such_data() -> None:
+    """As in the carried record of A09; no label of its own exists for it."""
+    found = Judgement(AS_PUBLISHED, "1 [0.5, 1.5]")
+    claim = load_claims().claims[0]
+    verdict = Verdict(claim.id, OWN_DATA, "laptop", "made up", {}, (("a part", found),))
+    told = detail(claim, [verdict])
+    assert badge(OWN_DATA, AS_PUBLISHED) in told

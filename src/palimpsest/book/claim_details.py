@@ -8,7 +8,8 @@ from palimpsest.results.claims import PUBLISHED, Claim, Verdict, headline
 from palimpsest.results.labels import badge
 from palimpsest.results.printed_audit import agreement, load_audit
 from palimpsest.results.prose import plain, readable
-from palimpsest.results.rules import Entry
+from palimpsest.results.reservations import AS_PUBLISHED
+from palimpsest.results.rules import OWN_DATA, Entry
 from palimpsest.results.tables import table
 
 KINDS = {"T": "theorem or formula", "N": "published numbers", "Q": "trend"}
@@ -66,7 +67,7 @@ def _found(item: Verdict) -> str:
 
 
 def _parts(item: Verdict) -> str:
-    rows = [[plain(name), badge(found.label), plain(found.reason)] for name, found in item.parts]
+    rows = [[plain(name), _badge(found.label), plain(found.reason)] for name, found in item.parts]
     return table(["part", "verdict", "found"], rows) if rows else ""
 
 
@@ -94,3 +95,8 @@ def _checks(claim: Claim) -> str:
     if not total:
         return f"Printed numbers: none of {len(rows)} can be checked, they exist only in a figure."
     return f"Printed numbers: {agree} of {total} {{doc}}`checks <audit>` agree."
+
+
+def _badge(label: str) -> str:
+    """Of a part; what is as large as published on other data has the colours of such data."""
+    return badge(OWN_DATA, label) if label == AS_PUBLISHED else badge(label)
