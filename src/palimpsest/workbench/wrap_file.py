@@ -1,7 +1,7 @@
 """One edit that changes no weight as a safetensors file: a memory at a layer, or texts chosen for prompts.
 
-tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text;
-             texts that are read with an adapter: also its down and up, and the weights of the scope
+tensors      a memory: keys, radii and contents by their names; texts: vectors, and that of a probe text
+also         of texts that are read with an adapter: its down and up, and the weights of the scope
 metadata     format, kind, base (fingerprint), model (name), sha256 (of all else)
 about        in the metadata, as JSON: the rest of the edit, without notes
 
